@@ -1,0 +1,1 @@
+"""medjax: diffusion models of 3D medical volumes, from one CPU core to a TPU pod."""

@@ -1,0 +1,42 @@
+"""`--golden=DIR`: which reference files the parity tests run over (see golden_files.py)."""
+
+from pathlib import Path
+
+import pytest
+from golden_files import GoldenFile, golden_files, kind_of
+
+TESTS = Path(__file__).parent
+CLAIMED = pytest.StashKey[set]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--golden", type=Path, default=TESTS / "golden", help="folder of reference .npz files")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "golden(kind, *groups): run for every reference file of this kind, as `golden`")
+    config.stash[CLAIMED] = set()
+    if not any(kind_of(path) for path in config.getoption("golden").glob("*.npz")):
+        raise pytest.UsageError(f"--golden={config.getoption('golden')} holds no .npz file of a known kind")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if marker := metafunc.definition.get_closest_marker("golden"):
+        paths = golden_files(metafunc.config.getoption("golden"), *marker.args)
+        metafunc.config.stash[CLAIMED].update(paths)
+        cases = [pytest.param(path, id=path.stem, marks=pytest.mark.parity) for path in paths]
+        metafunc.parametrize("golden", cases, indirect=True)
+
+
+@pytest.fixture
+def golden(request: pytest.FixtureRequest) -> GoldenFile:
+    return GoldenFile(request.param)
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """A reference file that no test reads would be silently untested, so it fails a run over the whole tree."""
+    whole_tree = any(Path(argument).resolve() in (TESTS, TESTS.parent) for argument in session.config.args)
+    files = session.config.getoption("golden").glob("*.npz")
+    unread = sorted(path.name for path in files if kind_of(path) and path not in session.config.stash[CLAIMED])
+    if whole_tree and unread:
+        raise pytest.UsageError(f"no test reads {', '.join(unread)}: add a test of that kind, or of its keys")

@@ -1,0 +1,1 @@
+"""From NIfTI and DICOM files to batches. Knows nothing of models and nothing of jax."""

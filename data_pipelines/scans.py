@@ -1,0 +1,47 @@
+"""What a dataset is before it is read: scans, and their division by subject."""
+
+import dataclasses
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+SPLITS = ("train", "validation", "test")
+
+
+@dataclasses.dataclass(frozen=True)
+class Scan:
+    """One volume of a dataset, still on disk.
+
+    Attributes:
+      name: unique in its dataset; the same wherever the dataset lies.
+      subject: whose scan it is; the scans of one subject stay on one side of a split.
+      path: a NIfTI file, or the folder of one DICOM series.
+      label: a NIfTI file of integer labels on the same voxels, if there is one.
+    """
+
+    name: str
+    subject: str
+    path: Path
+    label: Path | None = None
+
+
+def split(scans: Sequence[Scan], fractions: tuple[float, float, float]) -> dict[str, tuple[Scan, ...]]:
+    """Divides scans into "train", "validation" and "test", by subject.
+
+    Subjects are ranked by a hash of their name, so the division depends on nothing but the names. Train has at least
+    one subject; validation too if there are two.
+
+    Args:
+      scans: of any number of subjects.
+      fractions: of the subjects, in the order train, validation, test; they are normalised to add up to one.
+    """
+    subjects = sorted({scan.subject for scan in scans}, key=lambda name: hashlib.sha256(name.encode()).digest())
+    n = len(subjects)
+    _, validation, test = (fraction / sum(fractions) for fraction in fractions)
+    n_validation = min(max(1, round(n * validation)), n - 1)
+    n_test = min(round(n * test), n - 1 - n_validation)
+    sides = dict.fromkeys(subjects, "train")
+    sides |= dict.fromkeys(subjects[:n_validation], "validation")
+    sides |= dict.fromkeys(subjects[n_validation : n_validation + n_test], "test")
+    ordered = sorted(scans, key=lambda scan: scan.name)
+    return {side: tuple(scan for scan in ordered if sides[scan.subject] == side) for side in SPLITS}

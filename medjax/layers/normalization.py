@@ -1,0 +1,46 @@
+"""Group normalization of plain or folded volumes."""
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from medjax.layers.fold import per_channel
+
+
+class GroupNorm(nn.Module):
+    """Group normalization (arXiv 1803.08494) of a volume [B, D, H, W/fold, fold * C]; statistics in float32.
+
+    Attributes:
+      groups: the C channels are split in this many groups of neighbours.
+      epsilon: added to the variance; 1e-5 is PyTorch's default.
+      fold: of the input.
+
+    Raises:
+      ValueError: C is not a multiple of groups.
+    """
+
+    groups: int = 32
+    epsilon: float = 1e-5
+    fold: int = 1
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        channels = x.shape[-1] // self.fold
+        if channels % self.groups:
+            raise ValueError(f"GroupNorm of {channels} channels in {self.groups} groups: choose groups that divide it")
+        scale = self.param("scale", nn.initializers.ones, (channels,), jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (channels,), jnp.float32)
+        y = x.astype(jnp.float32)
+        centred = y - self._group_mean(y)
+        # The mean of the squared differences: E[x^2] - E[x]^2 cancels in float32 where volumes are large.
+        variance = self._group_mean(centred**2)
+        y = centred * (jax.lax.rsqrt(variance + self.epsilon) * per_channel(scale, self.fold))
+        return (y + per_channel(bias, self.fold)).astype(x.dtype)
+
+    def _group_mean(self, x: jax.Array) -> jax.Array:
+        """[B, 1, 1, 1, fold * C]: each channel's entry is the mean of its group, over space and folded voxels too.
+
+        Space goes first, so that the reduction over volumes keeps their own layout.
+        """
+        means = x.mean(axis=(1, 2, 3)).reshape(x.shape[0], self.fold, self.groups, -1).mean(axis=(1, 3))
+        return per_channel(jnp.repeat(means, x.shape[-1] // self.fold // self.groups, axis=-1), self.fold)

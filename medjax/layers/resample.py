@@ -1,0 +1,38 @@
+"""Doubling and halving the resolution, by plain reshapes so that volumes split over devices stay split."""
+
+import jax
+import jax.numpy as jnp
+
+from medjax.layers.fold import refold
+
+
+def average_pool_2x(x: jax.Array, resample_2d: bool = False, fold: int = 1, out_fold: int = 1) -> jax.Array:
+    """The mean of every 2 x 2 x 2 cube (1 x 2 x 2 with `resample_2d`).
+
+    Args:
+      x: [B, D, H, W/fold, fold * C]; halved axes even.
+      resample_2d: leave D alone.
+      fold: of x.
+      out_fold: of the result.
+
+    Returns:
+      [B, D/2, H/2, W/2/out_fold, out_fold * C], of x's dtype.
+    """
+    x = refold(x, fold, 1)
+    b, d, h, w, c = x.shape
+    depth = 1 if resample_2d else 2
+    cubes = x.reshape(b, d // depth, depth, h // 2, 2, w // 2, 2, c)
+    return refold(cubes.mean(axis=(2, 4, 6)), 1, out_fold)
+
+
+def nearest_2x(x: jax.Array, resample_2d: bool = False, fold: int = 1, out_fold: int = 1) -> jax.Array:
+    """Every voxel becomes a 2 x 2 x 2 cube (1 x 2 x 2 with `resample_2d`); arguments as in `average_pool_2x`.
+
+    Returns:
+      [B, 2D, 2H, 2W/out_fold, out_fold * C], of x's dtype.
+    """
+    x = refold(x, fold, 1)
+    b, d, h, w, c = x.shape
+    depth = 1 if resample_2d else 2
+    cubes = jnp.broadcast_to(x[:, :, None, :, None, :, None], (b, d, depth, h, 2, w, 2, c))
+    return refold(cubes.reshape(b, d * depth, h * 2, w * 2, c), 1, out_fold)

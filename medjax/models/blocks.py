@@ -1,0 +1,78 @@
+"""What the wavelet diffusion networks are built from."""
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from medjax.layers.conv import Conv, uniform_fan_in
+from medjax.layers.fold import per_channel, refold
+from medjax.layers.normalization import GroupNorm
+from medjax.layers.resample import average_pool_2x, nearest_2x
+
+
+class ResidualBlock(nn.Module):
+    """WDM's residual block: two 3x3x3 convolutions, each after GroupNorm and SiLU, told the time in between.
+
+    Attributes:
+      features: output channels.
+      resample: "down" (2x average pooling) or "up" (nearest 2x) before the first convolution, on both paths, or None.
+      resample_2d: resampling leaves D alone.
+      scale_shift_norm: the time scales and shifts the second norm's output instead of being added before it.
+      dropout: rate, before the second convolution.
+      groups: of the GroupNorms.
+      dtype: of the computation.
+      lowering: of the convolutions.
+      fold: of the input.
+      out_fold: of the output; differs from fold only where the block resamples.
+    """
+
+    features: int
+    resample: str | None = None
+    resample_2d: bool = False
+    scale_shift_norm: bool = False
+    dropout: float = 0.0
+    groups: int = 32
+    dtype: jnp.dtype = jnp.float32
+    lowering: str = "direct"
+    fold: int = 1
+    out_fold: int = 1
+
+    @nn.compact
+    def __call__(self, x: jax.Array, embedding: jax.Array, train: bool = False) -> jax.Array:
+        """x [B, D, H, W/fold, fold * C], the time embedding [B, E] -> [B, D', H', W'/out_fold, out_fold * features]."""
+        h = nn.silu(GroupNorm(self.groups, fold=self.fold, name="norm_1")(x))
+        h, x = self._resampled(h), self._resampled(x)
+        h = self._conv("conv_1")(h)
+
+        time_features = self.features * (2 if self.scale_shift_norm else 1)
+        time_projection = nn.Dense(
+            time_features, kernel_init=uniform_fan_in, dtype=self.dtype, name="time_projection"
+        )
+        time = time_projection(nn.silu(embedding))
+        norm_2 = GroupNorm(self.groups, fold=self.out_fold, name="norm_2")
+        if self.scale_shift_norm:
+            scale, shift = (per_channel(part, self.out_fold) for part in jnp.split(time, 2, axis=-1))
+            h = norm_2(h) * (1 + scale) + shift
+        else:
+            h = norm_2(h + per_channel(time, self.out_fold))
+        h = nn.Dropout(self.dropout, deterministic=not train)(nn.silu(h))
+        h = self._conv("conv_2", kernel_init=nn.initializers.zeros)(h)
+
+        if x.shape[-1] != h.shape[-1]:
+            x = self._conv("skip_conv", kernel_size=(1, 1, 1))(x)
+        return x + h
+
+    def _conv(self, name: str, **options) -> Conv:
+        return Conv(
+            self.features, dtype=self.dtype, lowering=self.lowering, fold=self.out_fold, name=name, **options
+        )
+
+    def _resampled(self, x: jax.Array) -> jax.Array:
+        match self.resample:
+            case "down":
+                return average_pool_2x(x, self.resample_2d, self.fold, self.out_fold)
+            case "up":
+                return nearest_2x(x, self.resample_2d, self.fold, self.out_fold)
+            case None:
+                return refold(x, self.fold, self.out_fold)
+        raise ValueError(f"resample {self.resample!r}: choose 'down', 'up' or None")

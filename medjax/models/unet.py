@@ -1,0 +1,191 @@
+"""WDM's U-Net (arXiv 2402.19043), on the wavelet coefficients of a volume or on any other channels-last volume."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from medjax.layers.attention import SelfAttention
+from medjax.layers.conv import Conv
+from medjax.layers.embeddings import TimeEmbedding
+from medjax.layers.fold import concatenate_channels, refold
+from medjax.layers.normalization import GroupNorm
+from medjax.layers.resample import nearest_2x
+from medjax.models.blocks import ResidualBlock
+
+
+def size_multiple(levels: int, resample_2d: bool = False, fold: int | tuple[int, ...] = 1) -> tuple[int, int, int]:
+    """What D, H and W of a U-Net's input must be multiples of: each level but the last halves them.
+
+    Args:
+      levels: of the U-Net, the length of its channel_multipliers.
+      resample_2d: D is left alone.
+      fold: of W, at every level or one a level.
+    """
+    folds = _one_a_level(fold, levels)
+    halvings = 2 ** (levels - 1)
+    return (1 if resample_2d else halvings, halvings, math.lcm(halvings, *(f * 2**i for i, f in enumerate(folds))))
+
+
+class UNet(nn.Module):
+    """The network of WDM: residual blocks on levels of halved resolution, and skips from the way down to the way up.
+
+    The defaults are the published model for 128^3 volumes (64^3 wavelet coefficients, 57,914,824 parameters).
+
+    Attributes:
+      out_channels: of the prediction.
+      base_channels: width of the first level.
+      channel_multipliers: each level's width is this times base_channels.
+      blocks_per_level: residual blocks a level on the way down; the way up has one more.
+      attention_factors: self-attention follows each block of the levels downsampled by these factors (1, 2, 4, ...).
+      middle_attention: self-attention between the two middle blocks.
+      attention_heads: heads of each attention.
+      up_attention_heads: the same on the way up, if it differs.
+      attention_head_channels: channels a head, instead of a number of heads.
+      qkv_order: "heads_first" or "qkv_first", see `SelfAttention`.
+      scale_shift_norm: the time scales and shifts the second norm of each block instead of being added before it.
+      skip: "add", (h + skip) / 2, or "concat", the channels of h then of the skip.
+      resample_blocks: resample inside a residual block (average pooling, nearest); otherwise by a convolution of stride
+        2, and by nearest and a convolution.
+      resample_2d: resampling leaves D alone.
+      dropout: rate in the residual blocks.
+      groups: of every GroupNorm; divides every level's width.
+      dtype: of the computation; parameters, norms and the result are float32.
+      remat: recompute each block's activations in the backward pass instead of keeping them.
+      lowering: of every convolution, "direct" or "planes".
+      fold: W voxels folded into channels, at every level or one a level; input and output are plain.
+    """
+
+    out_channels: int
+    base_channels: int = 64
+    channel_multipliers: tuple[int, ...] = (1, 2, 2, 4, 4)
+    blocks_per_level: int = 2
+    attention_factors: tuple[int, ...] = ()
+    middle_attention: bool = False
+    attention_heads: int = 1
+    up_attention_heads: int | None = None
+    attention_head_channels: int | None = None
+    qkv_order: str = "heads_first"
+    scale_shift_norm: bool = False
+    skip: str = "add"
+    resample_blocks: bool = True
+    resample_2d: bool = False
+    dropout: float = 0.0
+    groups: int = 32
+    dtype: jnp.dtype = jnp.float32
+    remat: bool = False
+    lowering: str = "direct"
+    fold: int | tuple[int, ...] = 1
+
+    @nn.compact
+    def __call__(self, x_t: jax.Array, t: jax.Array, train: bool = False) -> jax.Array:
+        """The prediction for noised volumes.
+
+        Args:
+          x_t: [B, D, H, W, C]; D, H and W multiples of `size_multiple(...)`.
+          t: [B], the timesteps of the training schedule, whole or fractional.
+          train: apply dropout (needs an rng named "dropout" if its rate is not zero).
+
+        Returns:
+          [B, D, H, W, out_channels], float32.
+
+        Raises:
+          ValueError: the levels cannot halve the shape, or an attribute is none of its choices.
+        """
+        levels = len(self.channel_multipliers)
+        folds = _one_a_level(self.fold, levels)
+        multiple = size_multiple(levels, self.resample_2d, self.fold)
+        if any(edge % m for edge, m in zip(x_t.shape[1:4], multiple, strict=True)):
+            raise ValueError(f"U-Net input {x_t.shape}: {levels} levels need (D, H, W) in multiples of {multiple}")
+        if self.skip not in ("add", "concat"):
+            raise ValueError(f"skip {self.skip!r}: choose 'add' or 'concat'")
+
+        embedding = TimeEmbedding(self.base_channels, 4 * self.base_channels, self.dtype, name="time_embedding")(t)
+        h = self._conv("input_conv", self.base_channels, folds[0])(refold(x_t.astype(self.dtype), 1, folds[0]))
+
+        skips, widths = [h], [self.base_channels]
+        for level, multiplier in enumerate(self.channel_multipliers):
+            width = multiplier * self.base_channels
+            for i in range(self.blocks_per_level):
+                h = self._block(f"down_{level}_block_{i}", width, folds[level])(h, embedding, train)
+                if 2**level in self.attention_factors:
+                    h = self._attention(f"down_{level}_attention_{i}", width, folds[level])(h)
+                skips.append(h)
+                widths.append(width)
+            if level < levels - 1:
+                h = self._down(f"down_{level}_resample", width, h, embedding, train, folds[level], folds[level + 1])
+                skips.append(h)
+                widths.append(width)
+
+        h = self._block("middle_block_0", width, folds[-1])(h, embedding, train)
+        if self.middle_attention:
+            h = self._attention("middle_attention", width, folds[-1])(h)
+        h = self._block("middle_block_1", width, folds[-1])(h, embedding, train)
+
+        for level, multiplier in reversed(list(enumerate(self.channel_multipliers))):
+            for i in range(self.blocks_per_level + 1):
+                skip = skips.pop()
+                widths.pop()
+                if self.skip == "add":
+                    h = (h + skip) / 2
+                    width = widths[-1] if widths else self.base_channels  # so that the next skip can be added
+                else:
+                    h = concatenate_channels(h, skip, folds[level])
+                    width = multiplier * self.base_channels
+                h = self._block(f"up_{level}_block_{i}", width, folds[level])(h, embedding, train)
+                if 2**level in self.attention_factors:
+                    h = self._attention(f"up_{level}_attention_{i}", width, folds[level], up=True)(h)
+            if level > 0:
+                h = self._up(f"up_{level}_resample", width, h, embedding, train, folds[level], folds[level - 1])
+
+        h = nn.silu(GroupNorm(self.groups, fold=folds[0], name="head_norm")(h))
+        y = self._conv("head_conv", self.out_channels, folds[0], kernel_init=nn.initializers.zeros)(h)
+        return refold(y, folds[0], 1).astype(jnp.float32)
+
+    def _conv(self, name: str, features: int, fold: int, **options) -> Conv:
+        return Conv(features, dtype=self.dtype, lowering=self.lowering, fold=fold, name=name, **options)
+
+    def _block(
+        self, name: str, features: int, fold: int, out_fold: int | None = None, resample: str | None = None
+    ) -> ResidualBlock:
+        # `train` is an ordinary Python value: argument 3, counting the module itself.
+        block = nn.remat(ResidualBlock, static_argnums=(3,)) if self.remat else ResidualBlock
+        return block(
+            features,
+            resample=resample,
+            resample_2d=self.resample_2d,
+            scale_shift_norm=self.scale_shift_norm,
+            dropout=self.dropout,
+            groups=self.groups,
+            dtype=self.dtype,
+            lowering=self.lowering,
+            fold=fold,
+            out_fold=out_fold or fold,
+            name=name,
+        )
+
+    def _attention(self, name: str, width: int, fold: int, up: bool = False) -> SelfAttention:
+        heads = self.up_attention_heads if up and self.up_attention_heads else self.attention_heads
+        if self.attention_head_channels:
+            heads = width // self.attention_head_channels
+        attention = nn.remat(SelfAttention) if self.remat else SelfAttention
+        return attention(heads, self.qkv_order, self.groups, self.dtype, fold, name=name)
+
+    def _down(self, name, width, h, embedding, train, fold, out_fold) -> jax.Array:
+        if self.resample_blocks:
+            return self._block(name, width, fold, out_fold, "down")(h, embedding, train)
+        strides = (1 if self.resample_2d else 2, 2, 2)
+        return self._conv(name, width, out_fold, strides=strides)(refold(h, fold, out_fold))
+
+    def _up(self, name, width, h, embedding, train, fold, out_fold) -> jax.Array:
+        if self.resample_blocks:
+            return self._block(name, width, fold, out_fold, "up")(h, embedding, train)
+        return self._conv(name, width, out_fold)(nearest_2x(h, self.resample_2d, fold, out_fold))
+
+
+def _one_a_level(fold: int | tuple[int, ...], levels: int) -> tuple[int, ...]:
+    folds = (fold,) * levels if isinstance(fold, int) else tuple(fold)
+    if len(folds) != levels:
+        raise ValueError(f"fold {fold}: expected one number, or {levels}, one a level")
+    return folds

@@ -104,6 +104,7 @@ def _write(folder: Path, subjects: Atlas, scans: list[Scan], change: Callable[[V
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(folder / ".lock"):
+            nifti.remove_unfinished(folder)
             missing = [n for n, scan in enumerate(scans) if not scan.path.exists()]
             if missing:
                 atlas.load_template(float(atlas.grid(subjects.size)[0, 0]))  # once, not once a thread

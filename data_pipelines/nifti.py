@@ -113,7 +113,7 @@ def write(path: str | Path, volume: Volume, dtype: type[np.floating | np.integer
     # Both forms say "scanner": readers that know only one of them place the volume alike.
     image.set_sform(volume.affine, code="scanner")
     image.set_qform(volume.affine, code="scanner")
-    temporary = path.with_name(f".{os.getpid()}-{path.name}")
+    temporary = path.with_name(f".unfinished-{os.getpid()}-{path.name}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         nib.save(image, temporary)
@@ -122,6 +122,12 @@ def write(path: str | Path, volume: Volume, dtype: type[np.floating | np.integer
         raise cannot_write(path.parent, error) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Removes what a killed `write` left in a folder that only this project writes to, under the caller's lock."""
+    for path in folder.rglob(".unfinished-*"):
+        path.unlink(missing_ok=True)
 
 
 def cannot_write(folder: Path, error: OSError) -> DataError | OSError:

@@ -1,0 +1,116 @@
+"""Batches of decoded volumes, by tf.data on an index dataset: there is no iterator state to save.
+
+Position p of the endless stream of examples is volume shuffle(epoch)[p mod n] with epoch = p div n; batch k takes
+positions k * batch_size and on. So batch k is a pure function of (seed, k), and any process finds its rows of it.
+"""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+
+from data_pipelines import nifti, scans, synthetic, transforms
+from data_pipelines.cache import Example
+from data_pipelines.datasets import Dataset, open_dataset
+
+__all__ = ["Dataset", "open_dataset", "train_batches", "volumes"]
+
+
+def train_batches(
+    dataset: Dataset, seed: int, batch_size: int, step: int = 0, rows: slice | None = None, flip: bool = False
+) -> Iterator[dict[str, np.ndarray]]:
+    """Yields batches step, step + 1, ... without end; starting late costs nothing.
+
+    Args:
+      dataset: whose training examples are shuffled anew each epoch; a batch may reach over several epochs.
+      seed: of the shuffles and flips.
+      batch_size: of the global batch.
+      step: which batch comes first.
+      rows: of the global batch, those of this process; the others are not read. None: all.
+      flip: mirror each volume left to right with probability 1/2; the affine stays.
+
+    Yields:
+      image: [b, D, H, W, 1] float32 in [-1, 1]; affine: [b, 4, 4] float32.
+    """
+    if dataset.name == "synthetic":
+        yield from synthetic.train_batches(dataset.size, seed, batch_size, step, rows)
+        return
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # errors only
+    import tensorflow as tf  # takes seconds to import, and only training needs it
+
+    tf.config.set_visible_devices([], "GPU")  # it would take the accelerator's memory
+
+    examples, load = dataset.train, _loader(dataset)
+    affines = np.stack([example.affine for example in examples]).astype(np.float32)
+    chosen = range(batch_size)[rows or slice(None)]
+
+    def read(p: np.ndarray, example: np.ndarray) -> np.ndarray:
+        image = load(examples[example])
+        # A generator of its own for each position; the 1 sets it apart from other uses of the seed.
+        if flip and np.random.default_rng([seed, 1, p]).random() < 0.5:
+            image = np.flip(image, _left_right(examples[example], dataset.axes))
+        return np.ascontiguousarray(image[..., None])
+
+    @tf.autograph.experimental.do_not_convert
+    def element(index: "tf.Tensor") -> dict[str, "tf.Tensor"]:
+        p = index // len(chosen) * batch_size + chosen.start + index % len(chosen) * chosen.step
+        epoch, place = p // len(examples), p % len(examples)
+        key = tf.stack([tf.constant(seed % 2**63, tf.int64), epoch])
+        example = tf.random.experimental.index_shuffle(place, key, tf.constant(len(examples) - 1, tf.int64))
+        image = tf.numpy_function(read, [p, example], tf.float32, stateful=False)
+        return {"image": tf.ensure_shape(image, (*dataset.size, 1)), "affine": tf.gather(affines, example)}
+
+    indices = tf.data.Dataset.range(step * len(chosen), np.iinfo(np.int64).max, output_type=tf.int64)
+    stream = indices.map(element, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    yield from stream.batch(len(chosen), drop_remainder=True).prefetch(2).as_numpy_iterator()
+
+
+def volumes(dataset: Dataset, side: str, count: int | None = None) -> np.ndarray:
+    """The first volumes of one side of the split, without TensorFlow.
+
+    Args:
+      dataset: any; "synthetic" has 8 volumes a side.
+      side: "train", "validation" or "test".
+      count: how many at most; None is all.
+
+    Returns:
+      [n, D, H, W, 1] float32 in [-1, 1]; n may be 0.
+    """
+    if dataset.name == "synthetic":
+        seed = int(dataset.parameters["seed"])
+        start = 2**40 * scans.SPLITS.index(side)  # far apart, so that the sides share no volume
+        made = [synthetic.volume(dataset.size, seed, start + i) for i in range(8 if count is None else count)]
+        return np.stack(made)[..., None]
+    load = _loader(dataset)
+    examples: Sequence[Example] = getattr(dataset, side)[:count]
+    return np.array([load(example) for example in examples], np.float32).reshape(-1, *dataset.size, 1)
+
+
+def _loader(dataset: Dataset) -> Callable[[Example], np.ndarray]:
+    """From an example to its [D, H, W]: out of RAM if all training volumes fit in half of what is free."""
+    in_memory: dict[str, np.ndarray] = {}
+    keep = len(dataset.train) * np.prod(dataset.size, dtype=np.int64) * 4 < _free_memory() / 2
+
+    def load(example: Example) -> np.ndarray:
+        if example.name in in_memory:
+            return in_memory[example.name]
+        array = transforms.to_network(nifti.memory_map(example.path), dataset.axes)
+        if keep:
+            array = in_memory[example.name] = np.ascontiguousarray(array)
+        return array
+
+    return load
+
+
+def _free_memory() -> int:
+    """Bytes; 0 where the system does not say."""
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (ValueError, OSError, AttributeError):
+        return 0
+
+
+def _left_right(example: Example, axes: str) -> int:
+    """Which of D, H, W runs most nearly along the patient's left-right axis."""
+    voxel_axis = int(np.argmax(np.abs(example.affine[0, :3])))
+    return transforms.PERMUTATIONS[axes].index(voxel_axis)

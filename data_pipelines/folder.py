@@ -1,0 +1,88 @@
+"""Any folder of NIfTI scans, of any orientation, spacing and shape."""
+
+import dataclasses
+import re
+from pathlib import Path
+
+import numpy as np
+
+from data_pipelines import nifti, transforms
+from data_pipelines.errors import DataError
+from data_pipelines.nifti import Volume
+from data_pipelines.scans import Scan
+from data_pipelines.transforms import Shape
+
+
+def find_scans(root: Path) -> tuple[Scan, ...]:
+    """Every .nii and .nii.gz under a folder, at any depth.
+
+    Scans in sub-folders belong to the subject that the first folder below `root` is named after; a scan directly in
+    `root` to the subject of its own name, up to the first underscore if it begins with "sub-" as BIDS names do.
+
+    Raises:
+      DataError: the folder does not exist, is empty, or has no NIfTI file in it.
+    """
+    files = list_files(root)
+    scans = [path for path in files if nifti.is_nifti(path)]
+    if not scans:
+        found = ", ".join(sorted({"".join(path.suffixes[-2:]) or path.name for path in files})[:5])
+        raise DataError(f"data.root={root}: {len(files)} files ({found}), none .nii or .nii.gz; convert them to NIfTI")
+    return tuple(Scan(str(path.relative_to(root)), _subject(path.relative_to(root)), path) for path in scans)
+
+
+def list_files(root: Path) -> list[Path]:
+    """All files under a folder, sorted; a DataError if there is no such folder or nothing in it."""
+    if not root.is_dir():
+        found = "is a file" if root.exists() else "does not exist"
+        raise DataError(f"data.root={root}: {found}; give the folder that holds the scans")
+    files = sorted(path for path in root.rglob("*") if path.is_file())
+    if not files:
+        raise DataError(f"data.root={root}: the folder is empty; give the folder that holds the scans")
+    return files
+
+
+@dataclasses.dataclass(frozen=True)
+class Preprocessing:
+    """From a NIfTI file to what training reads: orientation, spacing, intensity window, shape; in this order.
+
+    Attributes:
+      shape: (I, J, K) voxels.
+      orientation: "RAS" or "native".
+      spacing: (I, J, K) millimetres to resample to; None keeps each file's own.
+      window: "quantile" or "fixed": what `window_range` is, a pair of quantiles or of intensities (HU, for a CT).
+      window_range: is mapped to [-1, 1], what lies outside clipped to it.
+      fit: "crop" crops and pads (with -1) to the shape about the centre, "resize" interpolates to it.
+    """
+
+    shape: Shape
+    orientation: str = "RAS"
+    spacing: tuple[float, float, float] | None = None
+    window: str = "quantile"
+    window_range: tuple[float, float] = (0.001, 0.999)
+    fit: str = "crop"
+
+    def __call__(self, path: Path) -> Volume:
+        volume = transforms.to_orientation(nifti.read(path), self.orientation)
+        if self.spacing is not None:
+            volume = transforms.resample(volume, self.spacing)
+        low, high = self.window_range
+        if self.window == "quantile":
+            low, high = np.quantile(volume.array, self.window_range)
+        if not low < high or volume.array.min() >= high or volume.array.max() <= low:
+            raise DataError(
+                f"{path}: no contrast in the window {low:g} to {high:g} (values are {volume.array.min():g} to "
+                f"{volume.array.max():g}); change data.window_range or remove the file"
+            )
+        volume = transforms.window(volume, low, high)
+        if self.fit == "crop":
+            return transforms.crop_or_pad(volume, self.shape, fill=-1.0)
+        resized = transforms.resize(volume, self.shape)
+        return dataclasses.replace(resized, array=np.clip(resized.array, -1, 1))  # cubic splines overshoot
+
+
+def _subject(relative: Path) -> str:
+    if len(relative.parts) > 1:
+        return relative.parts[0]
+    stem = nifti.stem(relative)
+    bids = re.match(r"sub-[^_]+", stem)
+    return bids.group() if bids else stem

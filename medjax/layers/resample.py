@@ -6,12 +6,12 @@ import jax.numpy as jnp
 from medjax.layers.fold import refold
 
 
-def average_pool_2x(x: jax.Array, resample_2d: bool = False, fold: int = 1, out_fold: int = 1) -> jax.Array:
-    """The mean of every 2 x 2 x 2 cube (1 x 2 x 2 with `resample_2d`).
+def average_pool_2x(x: jax.Array, keep_depth: bool = False, fold: int = 1, out_fold: int = 1) -> jax.Array:
+    """The mean of every 2 x 2 x 2 cube (1 x 2 x 2 with `keep_depth`).
 
     Args:
       x: [B, D, H, W/fold, fold * C]; halved axes even.
-      resample_2d: leave D alone.
+      keep_depth: leave D alone.
       fold: of x.
       out_fold: of the result.
 
@@ -20,19 +20,19 @@ def average_pool_2x(x: jax.Array, resample_2d: bool = False, fold: int = 1, out_
     """
     x = refold(x, fold, 1)
     b, d, h, w, c = x.shape
-    depth = 1 if resample_2d else 2
+    depth = 1 if keep_depth else 2
     cubes = x.reshape(b, d // depth, depth, h // 2, 2, w // 2, 2, c)
     return refold(cubes.mean(axis=(2, 4, 6)), 1, out_fold)
 
 
-def nearest_2x(x: jax.Array, resample_2d: bool = False, fold: int = 1, out_fold: int = 1) -> jax.Array:
-    """Every voxel becomes a 2 x 2 x 2 cube (1 x 2 x 2 with `resample_2d`); arguments as in `average_pool_2x`.
+def nearest_2x(x: jax.Array, keep_depth: bool = False, fold: int = 1, out_fold: int = 1) -> jax.Array:
+    """Every voxel becomes a 2 x 2 x 2 cube (1 x 2 x 2 with `keep_depth`); arguments as in `average_pool_2x`.
 
     Returns:
       [B, 2D, 2H, 2W/out_fold, out_fold * C], of x's dtype.
     """
     x = refold(x, fold, 1)
     b, d, h, w, c = x.shape
-    depth = 1 if resample_2d else 2
+    depth = 1 if keep_depth else 2
     cubes = jnp.broadcast_to(x[:, :, None, :, None, :, None], (b, d, depth, h, 2, w, 2, c))
     return refold(cubes.reshape(b, d * depth, h * 2, w * 2, c), 1, out_fold)

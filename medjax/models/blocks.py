@@ -16,7 +16,7 @@ class ResidualBlock(nn.Module):
     Attributes:
       features: output channels.
       resample: "down" (2x average pooling) or "up" (nearest 2x) before the first convolution, on both paths, or None.
-      resample_2d: resampling leaves D alone.
+      keep_depth: resampling leaves D alone.
       scale_shift_norm: the time scales and shifts the second norm's output instead of being added before it.
       dropout: rate, before the second convolution.
       groups: of the GroupNorms.
@@ -28,7 +28,7 @@ class ResidualBlock(nn.Module):
 
     features: int
     resample: str | None = None
-    resample_2d: bool = False
+    keep_depth: bool = False
     scale_shift_norm: bool = False
     dropout: float = 0.0
     groups: int = 32
@@ -70,9 +70,9 @@ class ResidualBlock(nn.Module):
     def _resampled(self, x: jax.Array) -> jax.Array:
         match self.resample:
             case "down":
-                return average_pool_2x(x, self.resample_2d, self.fold, self.out_fold)
+                return average_pool_2x(x, self.keep_depth, self.fold, self.out_fold)
             case "up":
-                return nearest_2x(x, self.resample_2d, self.fold, self.out_fold)
+                return nearest_2x(x, self.keep_depth, self.fold, self.out_fold)
             case None:
                 return refold(x, self.fold, self.out_fold)
         raise ValueError(f"resample {self.resample!r}: choose 'down', 'up' or None")

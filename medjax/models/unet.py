@@ -15,17 +15,17 @@ from medjax.layers.resample import nearest_2x
 from medjax.models.blocks import ResidualBlock
 
 
-def size_multiple(levels: int, resample_2d: bool = False, fold: int | tuple[int, ...] = 1) -> tuple[int, int, int]:
+def size_multiple(levels: int, keep_depth: bool = False, fold: int | tuple[int, ...] = 1) -> tuple[int, int, int]:
     """What D, H and W of a U-Net's input must be multiples of: each level but the last halves them.
 
     Args:
       levels: of the U-Net, the length of its channel_multipliers.
-      resample_2d: D is left alone.
+      keep_depth: D is left alone.
       fold: of W, at every level or one a level.
     """
     folds = _one_a_level(fold, levels)
     halvings = 2 ** (levels - 1)
-    return (1 if resample_2d else halvings, halvings, math.lcm(halvings, *(f * 2**i for i, f in enumerate(folds))))
+    return (1 if keep_depth else halvings, halvings, math.lcm(halvings, *(f * 2**i for i, f in enumerate(folds))))
 
 
 class UNet(nn.Module):
@@ -48,7 +48,7 @@ class UNet(nn.Module):
       skip: "add", (h + skip) / 2, or "concat", the channels of h then of the skip.
       resample_blocks: resample inside a residual block (average pooling, nearest); otherwise by a convolution of stride
         2, and by nearest and a convolution.
-      resample_2d: resampling leaves D alone.
+      keep_depth: resampling leaves D alone.
       dropout: rate in the residual blocks.
       groups: of every GroupNorm; divides every level's width.
       dtype: of the computation; parameters, norms and the result are float32.
@@ -70,7 +70,7 @@ class UNet(nn.Module):
     scale_shift_norm: bool = False
     skip: str = "add"
     resample_blocks: bool = True
-    resample_2d: bool = False
+    keep_depth: bool = False
     dropout: float = 0.0
     groups: int = 32
     dtype: jnp.dtype = jnp.float32
@@ -95,7 +95,7 @@ class UNet(nn.Module):
         """
         levels = len(self.channel_multipliers)
         folds = _one_a_level(self.fold, levels)
-        multiple = size_multiple(levels, self.resample_2d, self.fold)
+        multiple = size_multiple(levels, self.keep_depth, self.fold)
         if any(edge % m for edge, m in zip(x_t.shape[1:4], multiple, strict=True)):
             raise ValueError(f"U-Net input {x_t.shape}: {levels} levels need (D, H, W) in multiples of {multiple}")
         if self.skip not in ("add", "concat"):
@@ -154,7 +154,7 @@ class UNet(nn.Module):
         return block(
             features,
             resample=resample,
-            resample_2d=self.resample_2d,
+            keep_depth=self.keep_depth,
             scale_shift_norm=self.scale_shift_norm,
             dropout=self.dropout,
             groups=self.groups,
@@ -175,13 +175,13 @@ class UNet(nn.Module):
     def _down(self, name, width, h, embedding, train, fold, out_fold) -> jax.Array:
         if self.resample_blocks:
             return self._block(name, width, fold, out_fold, "down")(h, embedding, train)
-        strides = (1 if self.resample_2d else 2, 2, 2)
+        strides = (1 if self.keep_depth else 2, 2, 2)
         return self._conv(name, width, out_fold, strides=strides)(refold(h, fold, out_fold))
 
     def _up(self, name, width, h, embedding, train, fold, out_fold) -> jax.Array:
         if self.resample_blocks:
             return self._block(name, width, fold, out_fold, "up")(h, embedding, train)
-        return self._conv(name, width, out_fold)(nearest_2x(h, self.resample_2d, fold, out_fold))
+        return self._conv(name, width, out_fold)(nearest_2x(h, self.keep_depth, fold, out_fold))
 
 
 def _one_a_level(fold: int | tuple[int, ...], levels: int) -> tuple[int, ...]:

@@ -1,0 +1,115 @@
+"""Noise schedules: tables over the timesteps 0 .. T-1, in float64."""
+
+import dataclasses
+from functools import cached_property
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Schedule:
+    """A variance-preserving schedule (arXiv 2006.11239); every table is numpy float64 [T], cast to float32 where used.
+
+    Attributes:
+      betas: beta_t in (0, 1).
+      timesteps: the timestep of the training schedule that each step stands for: what the network is told.
+    """
+
+    betas: np.ndarray
+    timesteps: np.ndarray
+
+    @property
+    def steps(self) -> int:
+        return len(self.betas)
+
+    @cached_property
+    def alphas_cumprod(self) -> np.ndarray:
+        """alpha_bar_t, the share of x_0's variance in x_t."""
+        return np.cumprod(1 - self.betas)
+
+    @cached_property
+    def alphas_cumprod_prev(self) -> np.ndarray:
+        """alpha_bar_{t-1}; 1 before the first step."""
+        return np.append(1.0, self.alphas_cumprod[:-1])
+
+    @cached_property
+    def posterior_variance(self) -> np.ndarray:
+        """Variance of q(x_{t-1} | x_t, x_0), eq. 7 of the paper; 0 at t = 0. "Fixed small"."""
+        return self.betas * (1 - self.alphas_cumprod_prev) / (1 - self.alphas_cumprod)
+
+    @cached_property
+    def posterior_log_variance_clipped(self) -> np.ndarray:
+        """Its logarithm, that of t = 1 standing in at t = 0."""
+        return np.log(_first_from_second(self.posterior_variance))
+
+    @cached_property
+    def posterior_mean_coef1(self) -> np.ndarray:
+        """Weight of x_0 in the mean of q(x_{t-1} | x_t, x_0)."""
+        return self.betas * np.sqrt(self.alphas_cumprod_prev) / (1 - self.alphas_cumprod)
+
+    @cached_property
+    def posterior_mean_coef2(self) -> np.ndarray:
+        """Weight of x_t in the mean of q(x_{t-1} | x_t, x_0)."""
+        return (1 - self.alphas_cumprod_prev) * np.sqrt(1 - self.betas) / (1 - self.alphas_cumprod)
+
+    @cached_property
+    def fixed_large_variance(self) -> np.ndarray:
+        """beta_t, and the posterior variance of t = 1 at t = 0: what the published models sample with."""
+        return np.append(_first_from_second(self.posterior_variance)[:1], self.betas[1:])
+
+
+def linear(steps: int) -> Schedule:
+    """betas from 1e-4 to 0.02 in equal steps, times 1000 / steps (arXiv 2006.11239, any number of steps).
+
+    Raises:
+      ValueError: fewer than 21 steps, where the last beta would reach 1.
+    """
+    if steps <= 20:
+        raise ValueError(f"a linear schedule of {steps} steps has betas of 1 or more: use at least 21, or cosine")
+    return Schedule(np.linspace(1e-4, 0.02, steps, dtype=np.float64) * (1000 / steps), np.arange(steps))
+
+
+def cosine(steps: int) -> Schedule:
+    """alpha_bar(u) = cos^2((u + 0.008) / 1.008 * pi / 2), betas at most 0.999 (arXiv 2102.09672, eq. 17).
+
+    Raises:
+      ValueError: no step.
+    """
+    if steps < 1:
+        raise ValueError(f"a cosine schedule of {steps} steps: use at least 1")
+    alpha_bar = np.cos((np.arange(steps + 1) / steps + 0.008) / 1.008 * np.pi / 2) ** 2
+    return Schedule(np.minimum(1 - alpha_bar[1:] / alpha_bar[:-1], 0.999), np.arange(steps))
+
+
+def respace(schedule: Schedule, steps: int) -> Schedule:
+    """The same process seen at `steps` of its timesteps only, evenly spaced, the first and the last among them.
+
+    With a single step that is the last one, the pure noise that sampling starts from.
+
+    Raises:
+      ValueError: steps is not in 1 .. T.
+    """
+    if not 1 <= steps <= schedule.steps:
+        raise ValueError(f"respacing a schedule of {schedule.steps} steps to {steps}: use 1 to {schedule.steps}")
+    if steps == 1:
+        return respace_to(schedule, np.array([schedule.steps - 1]))
+    return respace_to(schedule, evenly_spaced(schedule.steps, steps))
+
+
+def respace_to(schedule: Schedule, indices: np.ndarray) -> Schedule:
+    """The process seen at the given increasing indices only: alpha_bar is theirs, betas follow from it."""
+    alphas_cumprod = schedule.alphas_cumprod[indices]
+    betas = 1 - alphas_cumprod / np.append(1.0, alphas_cumprod[:-1])
+    return Schedule(betas, schedule.timesteps[indices])
+
+
+def evenly_spaced(total: int, count: int) -> np.ndarray:
+    """`count` integers from 0 to total - 1, both included, rounded half to even from equal spacing."""
+    spacing = (total - 1) / max(count - 1, 1)
+    # By repeated addition, as the published code does: it decides which way a half is rounded.
+    return np.round(np.cumsum(np.append(0.0, np.full(count - 1, spacing)))).astype(np.int64)
+
+
+def _first_from_second(table: np.ndarray) -> np.ndarray:
+    """The table with its first entry, a variance of 0, replaced by the second one's (kept if there is no second)."""
+    return np.append(table[1:2] if len(table) > 1 else table[:1], table[1:])

@@ -2,7 +2,7 @@
 
 A sampler takes
 - `denoise(x_t, t)`: the estimate of x_0 from x_t at the training timesteps t [B], clamped as the caller likes;
-- `noise_at(i)`: the standard normal noise, like x_t, of step i of the schedule, so that a caller decides what it depends on;
+- `noise_at(i)`: the standard normal noise, like x_t, of step i of the schedule: the caller decides what it depends on;
 - the schedule, respaced for fewer steps. Steps run from its last to 0.
 """
 

@@ -24,11 +24,6 @@ def default_lowering(platform: str) -> str:
     return "direct" if platform == "gpu" else "planes"
 
 
-def default_lowering(platform: str) -> str:
-    """The faster lowering on "cpu", "tpu" or "gpu" (measured on CPUs, by the compiler's estimate on TPUs)."""
-    return "direct" if platform in ("gpu", "cuda", "rocm") else "planes"
-
-
 class Conv(nn.Module):
     """A 3D convolution of a volume [B, D, H, W/fold, fold * C].
 

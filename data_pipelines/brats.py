@@ -47,12 +47,14 @@ class Preprocessing:
 
     Attributes:
       shape: (I, J, K) voxels.
+      orientation: "native" as published, or "RAS".
     """
 
     shape: Shape
+    orientation: str = "native"
 
     def __call__(self, path: Path) -> Volume:
-        volume = nifti.read(path)
+        volume = transforms.to_orientation(nifti.read(path), self.orientation)
         low, high = np.quantile(volume.array, QUANTILES)
         if not low < high:
             raise DataError(f"{path}: 99.8 % of the voxels are {low:g}; not a T1 scan of a brain, remove it")

@@ -117,9 +117,9 @@ def _check(data: Any) -> None:
 def _preprocessing(data: Any, shape: Shape) -> cache.Preprocessing:
     match data.name:
         case "brats":
-            return brats.Preprocessing(shape)
+            return brats.Preprocessing(shape, data.orientation)
         case "lidc":
-            return lidc.Preprocessing(shape, tuple(data.spacing or (1.0, 1.0, 1.0)))
+            return lidc.Preprocessing(shape, data.orientation, tuple(data.spacing or (1.0, 1.0, 1.0)))
         case _:
             return folder.Preprocessing(
                 shape=shape,

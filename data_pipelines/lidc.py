@@ -48,15 +48,18 @@ class Preprocessing:
 
     Attributes:
       shape: (I, J, K) voxels.
+      orientation: "RAS", or "native" as published: NIfTI files as they are, DICOM to left, anterior, superior.
       spacing: (I, J, K) mm to resample to; 1 mm as published.
     """
 
     shape: Shape
+    orientation: str = "native"
     spacing: tuple[float, float, float] = (1.0, 1.0, 1.0)
 
     def __call__(self, path: Path) -> Volume:
-        volume = dicom.read_series(path) if path.is_dir() else nifti.read(path)
-        volume = zoom(volume, self.spacing)
+        # LAS is the voxel order that WDM's converter (dicom2nifti) writes.
+        volume = transforms.to_orientation(dicom.read_series(path), "LAS") if path.is_dir() else nifti.read(path)
+        volume = zoom(transforms.to_orientation(volume, self.orientation), self.spacing)
         factor = max(1, round(FIELD_OF_VIEW / max(np.multiply(self.spacing, self.shape))))
         field = tuple(factor * n for n in self.shape)
         cropped = transforms.crop_or_pad(volume, tuple(np.minimum(field, volume.array.shape)))

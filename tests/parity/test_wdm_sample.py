@@ -1,0 +1,140 @@
+"""WDM's sampling: the estimate of x_0, single steps, and whole loops with recorded noise."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from comparison import assert_close
+from golden_files import GoldenFile, channels_last
+from spacing import spaced_timesteps
+from wdm_models import network_time, params_of, schedule_of, unet_of
+
+from medjax.diffusion import process, samplers
+from medjax.diffusion.schedules import Schedule, cosine, respace, respace_to
+from medjax.diffusion.wavelet_domain import clamp_in_image_space, from_wavelet_domain
+
+
+def denoiser(golden: GoldenFile, schedule: Schedule, clip: bool):
+    """The estimate of x_0, from x_t and the timesteps of the unspaced `schedule`."""
+    unet = unet_of(golden.config)
+    params = params_of(unet, golden.config, golden.weights)
+
+    def denoise(x_t, t):
+        prediction = unet.apply({"params": params}, x_t, network_time(golden.config, t, schedule.steps))
+        if not golden.config["kwargs"]["predict_xstart"]:
+            prediction = process.x_0_from_noise(schedule, x_t, t, prediction)
+        return clamp_in_image_space(prediction) if clip else prediction
+
+    return jax.jit(denoise)
+
+
+@pytest.mark.parametrize("clip", [True, False], ids=["clip", "noclip"])
+@pytest.mark.golden("wdm_sample", "in/x", "in/t")
+def test_steps(golden, clip):
+    schedule = schedule_of(golden.config)
+    x_t, t = channels_last(golden["in/x"]), golden["in/t"]
+    x_0 = denoiser(golden, schedule, clip)(x_t, t)
+    no_noise = jnp.zeros_like(x_t)  # the reference's DDIM steps were recorded without, at eta 1 too
+    noise = channels_last(golden["in/p_sample_noise"]) if "in/p_sample_noise" in golden else no_noise
+    variance = schedule.fixed_large_variance[t]
+    volumes = {
+        "p_mean_variance/clip{}/mean": process.posterior_mean(schedule, x_t, t, x_0),
+        "p_mean_variance/clip{}/pred_xstart": x_0,
+        "p_sample/clip{}": samplers.ancestral_step(schedule, x_t, t, x_0, noise),
+        "ddim_sample/clip{}": samplers.ddim_step(schedule, x_t, t, x_0, no_noise, eta=0.0),
+        "ddim_sample_eta1/clip{}": samplers.ddim_step(schedule, x_t, t, x_0, no_noise, eta=1.0),
+    }
+    numbers = {
+        "p_mean_variance/clip{}/variance": variance,
+        "p_mean_variance/clip{}/log_variance": np.log(variance),
+    }
+    direction = process.noise_from_x_0(schedule, x_t, t, x_0)
+    rounding = {
+        "ddim_sample/clip{}": ddim_rounding(schedule, t, direction, eta=0.0),
+        "ddim_sample_eta1/clip{}": ddim_rounding(schedule, t, direction, eta=1.0),
+    }
+    for pattern, value in {**volumes, **numbers}.items():
+        key = "out/" + pattern.format(int(clip))
+        if key in golden:
+            expected = channels_last(golden[key]) if pattern in volumes else golden[key]
+            assert_close(value, expected, atol=2e-5 + rounding.get(pattern, 0.0), name=key)
+
+
+def ddim_rounding(schedule: Schedule, t: np.ndarray, direction: jax.Array, eta: float) -> np.ndarray:
+    """How far the reference's DDIM step is from exact because its weights are made from alpha_bar rounded to float32.
+
+    Near t = 0, 1 - alpha_bar has three digits left of it, and these inputs, which no x_0 explains, point far away. Our
+    tables are made in float64, rounded last.
+    """
+
+    def weight(dtype: type) -> np.ndarray:
+        tables = (np.ones_like(t), schedule.alphas_cumprod[t], schedule.alphas_cumprod_prev[t])
+        one, alpha_bar, previous = (table.astype(dtype) for table in tables)
+        sigma = dtype(eta) * np.sqrt((one - previous) / (one - alpha_bar)) * np.sqrt(one - alpha_bar / previous)
+        return np.sqrt(np.maximum(one - previous - sigma**2, 0))
+
+    return np.abs(weight(np.float32) - weight(np.float64)).reshape(-1, 1, 1, 1, 1) * np.abs(direction)
+
+
+@pytest.mark.golden("wdm_sample", "in/ddim_steps_init", "out/ddim_steps/samples")
+def test_ddim_on_a_subset_of_timesteps(golden):
+    """The reference stops at its first index; ours goes on to alpha_bar = 1."""
+    base = schedule_of(golden.config)
+    indices = golden["out/ddim_steps/indices"][::-1]
+    schedule = respace(base, golden.config["ddim_sampling_steps"])
+    np.testing.assert_array_equal(schedule.timesteps[1:], indices)
+    denoise = denoiser(golden, base, clip=True)
+    x = channels_last(golden["in/ddim_steps_init"])
+    for i, expected in zip(reversed(range(1, schedule.steps)), golden["out/ddim_steps/samples"], strict=True):
+        t = jnp.full(x.shape[:1], i)
+        x_0 = denoise(x, jnp.asarray(schedule.timesteps)[t])
+        x = samplers.ddim_step(schedule, x, t, x_0, jnp.zeros_like(x))
+        assert_close(x, channels_last(expected), name=f"step {i}")
+    if "out/ddim_steps/pred_xstart_last" in golden:
+        assert_close(x_0, channels_last(golden["out/ddim_steps/pred_xstart_last"]))
+
+
+@pytest.mark.golden("wdm_sample", "in/")
+def test_loops(golden):
+    for key in golden.keys("in/"):
+        if match := re.fullmatch("in/((?:loop|ddim)_.*)/init", key):
+            check_loop(golden, match[1])
+
+
+def check_loop(golden: GoldenFile, loop: str) -> None:
+    if match := re.search(r"cosine(\d+)", loop):
+        base = schedule = cosine(int(match[1]))
+    else:
+        base = schedule_of(golden.config)
+        schedule = respace_to(base, spaced_timesteps(base.steps, golden.config["respacing"]))
+    if f"out/{loop}/model_timesteps" in golden:
+        np.testing.assert_array_equal(schedule.timesteps[::-1], golden[f"out/{loop}/model_timesteps"])
+
+    denoise, seen = denoiser(golden, base, clip="noclip" not in loop), []
+
+    def watched(x_t, t):
+        x_0 = denoise(x_t, t)
+        jax.debug.callback(lambda *arrays: seen.append(arrays), x_t, x_0, ordered=True)
+        return x_0
+
+    x_T = channels_last(golden[f"in/{loop}/init"])
+    if f"in/{loop}/noises" in golden:
+        noises = jnp.asarray(channels_last(golden[f"in/{loop}/noises"])[::-1])  # drawn for the last step first
+    else:
+        noises = jnp.zeros((schedule.steps, *x_T.shape))
+    sample = samplers.ddim if loop.startswith("ddim") else samplers.ancestral
+    x_0 = jax.block_until_ready(sample(watched, x_T, lambda i: noises[i], schedule))
+    jax.effects_barrier()
+
+    image = from_wavelet_domain(x_0)
+    volumes = {
+        "samples": np.stack([*(x_t for x_t, _ in seen[1:]), x_0]),
+        "pred_xstart_last": seen[-1][1],
+        "idwt": image,
+        "image01": (image + 1) / 2,
+    }
+    for name, value in volumes.items():
+        if f"out/{loop}/{name}" in golden:
+            assert_close(value, channels_last(golden[f"out/{loop}/{name}"]), name=f"{loop}/{name}")

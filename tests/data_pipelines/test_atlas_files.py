@@ -1,0 +1,53 @@
+import numpy as np
+
+from data_pipelines import atlas, atlas_files, brats, lidc, nifti
+from data_pipelines.atlas_files import Atlas
+
+SUBJECTS = Atlas(seed=0, size=(32, 32, 32), lesion_share=1.0)
+
+
+def test_files_hold_the_subjects(tmp_path):
+    scans = atlas_files.write_plain(tmp_path, SUBJECTS, 2)
+    assert [scan.name for scan in scans] == ["sub-00000", "sub-00001"]
+    image, labels = atlas.subject(0, 1, SUBJECTS.size, 1.0)
+    for path, volume in ((scans[1].path, image), (scans[1].label, labels)):
+        stored = nifti.read(path)
+        np.testing.assert_array_equal(stored.array, volume.array)
+        np.testing.assert_allclose(stored.affine, volume.affine, atol=1e-5)
+    unfinished = [path for path in tmp_path.rglob("*") if "unfinished" in path.name]
+    assert not unfinished
+
+
+def test_only_what_is_missing_is_written(tmp_path):
+    first, second = atlas_files.write_plain(tmp_path, SUBJECTS, 2)
+    before, missing = first.path.stat().st_mtime_ns, second.path.read_bytes()
+    second.path.unlink()
+    (first.path.parent / ".unfinished-1-sub-00000.nii.gz").touch()
+    scans = atlas_files.write_plain(tmp_path, SUBJECTS, 3)
+    assert len(scans) == 3 and first.path.stat().st_mtime_ns == before
+    assert second.path.read_bytes() == missing
+    assert len(list(first.path.parent.iterdir())) == 3
+
+
+def test_other_subjects_go_elsewhere(tmp_path):
+    folders = {Atlas(seed, (32, 32, n), share).folder(tmp_path, "atlas")
+               for seed in (0, 1) for n in (32, 40) for share in (0.0, 0.25)}  # fmt: skip
+    assert len(folders) == 8
+
+
+def test_laid_out_as_brats(tmp_path):
+    root = atlas_files.write_as_brats(tmp_path, SUBJECTS, 2)
+    assert (root / "BraTS-GLI-00000-000/BraTS-GLI-00000-000-t1n.nii.gz").exists()
+    scans = brats.find_scans(root)
+    assert [scan.subject for scan in scans] == ["BraTS-GLI-00000", "BraTS-GLI-00001"]
+    image, labels = nifti.read(scans[0].path), nifti.read(scans[0].label)
+    np.testing.assert_array_equal(np.sign(np.diag(image.affine)), [-1, -1, 1, 1])
+    np.testing.assert_allclose(image.affine, labels.affine)
+    assert not image.array[labels.array == 0].max() > 1000 and (labels.array == atlas.LESION).any()
+
+
+def test_laid_out_as_lidc(tmp_path):
+    root = atlas_files.write_as_lidc(tmp_path, SUBJECTS, 2)
+    scans = lidc.find_scans(root)
+    assert [scan.subject for scan in scans] == ["LIDC-IDRI-0001", "LIDC-IDRI-0002"]
+    assert nifti.read(scans[0].path).array.min() == -1000

@@ -1,0 +1,108 @@
+import dataclasses
+import os
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data_pipelines import cache, nifti
+from data_pipelines.errors import DataError
+from data_pipelines.folder import Preprocessing
+from data_pipelines.nifti import Volume
+from data_pipelines.scans import Scan
+
+SHAPE = (8, 9, 10)
+calls = []
+
+
+@dataclasses.dataclass(frozen=True)
+class Counting:
+    """Preprocessing that remembers what it was asked for."""
+
+    gain: float = 1.0
+
+    def __call__(self, path: Path) -> Volume:
+        calls.append(path.name)
+        volume = nifti.read(path)
+        return dataclasses.replace(volume, array=self.gain * volume.array)
+
+
+@pytest.fixture
+def scans(tmp_path):
+    calls.clear()
+    rng = np.random.default_rng(0)
+    found = []
+    for n in range(4):
+        path = tmp_path / f"source/{n}.nii.gz"
+        nifti.write(path, Volume(rng.normal(size=SHAPE).astype(np.float32), np.diag([1, 2, 3.0, 1])))
+        found.append(Scan(path.name, str(n), path))
+    return found
+
+
+def test_decoded_once_and_memory_mappable(scans, tmp_path):
+    for _ in range(2):
+        examples = cache.decode(scans, Counting(), tmp_path / "cache")
+    assert sorted(calls) == ["0.nii.gz", "1.nii.gz", "2.nii.gz", "3.nii.gz"]
+    for scan in scans:
+        example = examples[scan.name]
+        np.testing.assert_array_equal(nifti.memory_map(example.path), nifti.read(scan.path).array)
+        np.testing.assert_allclose(example.affine, np.diag([1, 2, 3, 1]))
+        assert example.source == scan.path
+
+
+def test_another_preprocessing_or_a_changed_source_is_decoded_anew(scans, tmp_path):
+    before = cache.decode(scans, Counting(), tmp_path / "cache")
+    after = cache.decode(scans, Counting(gain=2.0), tmp_path / "cache")
+    assert len(calls) == 8 and not {e.path for e in before.values()} & {e.path for e in after.values()}
+    nifti.write(scans[0].path, Volume(np.random.default_rng(9).normal(size=SHAPE).astype(np.float32), np.eye(4)))
+    os.utime(scans[0].path, ns=(10**18, 10**18))
+    again = cache.decode(scans, Counting(), tmp_path / "cache")
+    assert calls[8:] == ["0.nii.gz"]
+    np.testing.assert_array_equal(nifti.memory_map(again["0.nii.gz"].path), nifti.read(scans[0].path).array)
+
+
+def test_two_runs_at_once_decode_once(scans, tmp_path):
+    runs = [threading.Thread(target=cache.decode, args=(scans, Counting(), tmp_path / "cache")) for _ in range(3)]
+    for run in runs:
+        run.start()
+    for run in runs:
+        run.join()
+    assert len(calls) == 4
+
+
+def test_unreadable_files(scans, tmp_path, capsys):
+    for n in (1, 2):
+        scans[n].path.write_bytes(scans[n].path.read_bytes()[:300])
+    with pytest.raises(DataError, match=r"1\.nii\.gz.*first of 2 unusable scans out of 4.*skip_bad_files"):
+        cache.decode(scans, Preprocessing(SHAPE), tmp_path / "cache")
+    examples = cache.decode(scans, Preprocessing(SHAPE), tmp_path / "cache", skip_bad_files=True)
+    assert list(examples) == ["0.nii.gz", "3.nii.gz"]
+    skipped = [line for line in capsys.readouterr().err.splitlines() if line.startswith("skipped")]
+    assert len(skipped) == 2 and "2.nii.gz" in skipped[1]
+    with pytest.raises(DataError, match=r"1\.nii\.gz"):
+        cache.decode(scans[1:3], Preprocessing(SHAPE), tmp_path / "cache", skip_bad_files=True)
+
+
+def test_full_disk_is_the_cache_s_fault_not_the_scan_s(scans, tmp_path, monkeypatch):
+    def full(path, volume):
+        raise DataError(f"{path.parent}: no space left")
+
+    monkeypatch.setattr(nifti, "write", full)
+    with pytest.raises(DataError, match=r"cache.*no space left"):
+        cache.decode(scans, Counting(), tmp_path / "cache", skip_bad_files=True)
+
+
+def test_leftovers_of_a_killed_run_are_removed(scans, tmp_path):
+    examples = cache.decode(scans, Counting(), tmp_path / "cache")
+    leftover = examples["0.nii.gz"].path.with_name(".unfinished-77-x.nii")
+    leftover.touch()
+    cache.decode(scans, Counting(), tmp_path / "cache")
+    assert not leftover.exists()
+
+
+def test_default_folder_follows_xdg(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert cache.default_folder() == tmp_path / "medjax"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert cache.default_folder() == Path.home() / ".cache/medjax"

@@ -28,6 +28,7 @@ class Dataset:
       size: (D, H, W) of the arrays a network sees.
       axes: which voxel axes these are: "ijk" or "kij".
       affine: [4, 4] float64, of the first training volume: samples take it.
+      intensity_range: what -1 and 1 stand for in files: fixed window values such as HU, or 0 and 1 after quantiles.
       skipped: how many files could not be used.
       padded: how many scans were smaller than the published field of view.
       parameters: plain data that, with the sources, determines every volume.
@@ -40,6 +41,7 @@ class Dataset:
     size: Shape
     axes: str
     affine: np.ndarray
+    intensity_range: tuple[float, float]
     skipped: int
     padded: int
     parameters: dict[str, Any]
@@ -65,7 +67,7 @@ def open_dataset(data: Any, seed: int) -> Dataset:
     size = tuple(data.size)
     shape = transforms.voxel_shape(size, data.axes)
     if data.name == "synthetic":
-        return Dataset("synthetic", (), (), (), size, data.axes, np.eye(4), 0, 0, {"seed": seed})
+        return Dataset("synthetic", (), (), (), size, data.axes, np.eye(4), (0.0, 1.0), 0, 0, {"seed": seed})
 
     cache_folder = Path(data.cache).expanduser() if data.cache else cache.default_folder()
     preprocessing = _preprocessing(data, shape)
@@ -81,6 +83,7 @@ def open_dataset(data: Any, seed: int) -> Dataset:
         size=size,
         axes=data.axes,
         affine=train[0].affine,
+        intensity_range=_intensity_range(data),
         skipped=len(found) - len(examples),
         padded=sum(example.description.startswith("padded") for example in examples.values()),
         parameters={
@@ -129,6 +132,11 @@ def _preprocessing(data: Any, shape: Shape) -> cache.Preprocessing:
                 window_range=tuple(data.window_range),
                 fit=data.fit,
             )
+
+
+def _intensity_range(data: Any) -> tuple[float, float]:
+    by_window = data.name in ("atlas", "folder") and data.window == "fixed"
+    return tuple(float(value) for value in data.window_range) if by_window else (0.0, 1.0)
 
 
 def _find(data: Any, shape: Shape, cache_folder: Path) -> tuple[tuple[Scan, ...], str]:

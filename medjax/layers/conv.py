@@ -106,9 +106,7 @@ def _planes(x: jax.Array, kernel: jax.Array, strides: Triple, padding: Padding) 
     return total.reshape(b, depth, *total.shape[1:])
 
 
-def _folded(
-    kernel: jax.Array, width: int, stride: int, padding: Padding, fold: int
-) -> tuple[jax.Array, Padding]:
+def _folded(kernel: jax.Array, width: int, stride: int, padding: Padding, fold: int) -> tuple[jax.Array, Padding]:
     """The kernel and the padding with which folded volumes are convolved as the given ones convolve plain volumes.
 
     Output voxel j of a folded position reads input voxel stride * j - before + k through tap k. Counted from the same

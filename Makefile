@@ -1,0 +1,33 @@
+# make demo   from nothing to synthetic brains in runs/demo, on two CPU cores, within minutes
+# make test   every test
+# make lint   ruff and the floors of the house (import-linter)
+# make .venv  the environment alone; PYTHON=python3.12 picks another interpreter
+
+PYTHON ?= python3
+RUN = .venv/bin/python
+
+.PHONY: demo test lint
+
+demo: .venv
+	$(RUN) launch.py --config=configs/atlas.py:demo --workdir=runs/demo --mode=train
+	$(RUN) launch.py --config=configs/atlas.py:demo --workdir=runs/demo --mode=sample
+	@echo
+	@echo "trained model   runs/demo/checkpoints"
+	@echo "loss curves     runs/demo/metrics.jsonl, or: tensorboard --logdir=runs/demo"
+	@echo "volumes         runs/demo/samples/sample_00000.nii.gz ... (any radiology viewer)"
+	@echo "picture         runs/demo/samples/montage.png (first row real, the others generated)"
+
+test: .venv
+	$(RUN) -m pytest
+
+lint: .venv
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/lint-imports
+
+.venv: .venv/complete
+
+.venv/complete: requirements.txt requirements-dev.txt
+	$(PYTHON) -m venv .venv
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt -r requirements-dev.txt
+	touch .venv/complete

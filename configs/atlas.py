@@ -1,0 +1,56 @@
+"""Brains made from the MNI152 template: data that is at hand everywhere. The default.
+
+Variants: demo (two CPU cores, minutes), tiny (under a minute), bf16.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import common
+
+
+def get_config(variants: str | None = None) -> ConfigDict:
+    config = common.base()
+    config.data.name = "atlas"
+    config.data.size = (64, 80, 64)
+    config.data.atlas_count = 512
+    config.data.batch_size = 16
+    config.data.window = "fixed"
+    config.data.window_range = (0.0, 1200.0)  # white matter is about 1000
+    config.model.base_channels = 32
+    config.model.channel_multipliers = (1, 2, 4)
+    config.model.groups = 16
+    config.optimizer.learning_rate = 5e-4
+    config.optimizer.warmup_steps = 200
+    config.optimizer.decay = "cosine"
+    config.optimizer.clip_norm = 1.0
+    config.train.steps = 20_000
+    config.train.eval_every = 500
+    config.train.checkpoint_every = 500
+    config.train.ema_decay = 0.999
+    config.sample.sampler = "ddim"
+    config.sample.steps = 50
+    return common.apply(config, variants, {"demo": demo, "tiny": tiny, "bf16": common.bf16})
+
+
+def demo(config: ConfigDict) -> None:
+    """What `make demo` trains."""
+    config.data.size = (32, 40, 32)
+    config.data.batch_size = 8
+    config.data.atlas_count = 192
+    config.model.base_channels = 16
+    config.model.groups = 8
+    config.optimizer.learning_rate = 3e-3
+    config.optimizer.warmup_steps = 50
+    config.train.steps = 700
+    config.train.log_every = 10
+    config.train.eval_every = 100
+    config.train.eval_volumes = 16
+    config.train.checkpoint_every = 100
+    config.train.ema_decay = 0.995
+    config.sample.batch_size = 8
+
+
+def tiny(config: ConfigDict) -> None:
+    """Trains and samples on two CPU cores in under a minute."""
+    common.tiny(config)
+    config.optimizer.decay = "constant"

@@ -1,0 +1,15 @@
+"""WDM on BraTS 2023 adult glioma, as published: --config.data.root=DIR, the folder of BraTS-GLI-* folders as downloaded.
+
+Variants: 128 (the default), 256, bf16, and tiny, which runs anywhere, on atlas files laid out as that dataset.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import common
+
+
+def get_config(variants: str | None = None) -> ConfigDict:
+    config = common.base()
+    config.data.name = "brats"
+    config.data.orientation = "native"
+    return common.apply(config, variants, common.WDM_VARIANTS)

@@ -1,0 +1,154 @@
+"""Every key there is, with WDM's published values (arXiv 2402.19043) for 128^3; the other files change some. Data only."""
+
+from collections.abc import Callable, Mapping
+
+from ml_collections import ConfigDict, config_dict
+
+
+def base() -> ConfigDict:
+    """Wavelet diffusion of volumes of 128^3 voxels with the published U-Net and optimiser."""
+    config = ConfigDict()
+    config.task = "wavelet_diffusion"
+    config.seed = 0
+
+    config.data = data = ConfigDict()
+    data.name = "folder"  # who reads the files: atlas, folder, brats, lidc; or synthetic, which needs none
+    data.root = config_dict.placeholder(str)  # where they are
+    data.records = config_dict.placeholder(str)
+    data.cache = config_dict.placeholder(str)  # for preprocessed volumes; the user's cache folder by default
+    data.size = (128, 128, 128)  # (D, H, W) voxels
+    data.axes = "ijk"  # which voxel axes are D, H, W; "kij" puts slices first
+    data.orientation = "RAS"  # or "native", as the file has it
+    data.spacing = config_dict.placeholder(tuple)  # millimetres to resample to; as it is by default
+    data.fit = "crop"  # how a scan comes to `size`: "crop" or pad about the centre, or "resize"
+    data.window = "quantile"  # what becomes -1 and 1: "quantile"s of the scan, or "fixed" intensities such as HU
+    data.window_range = (0.001, 0.999)
+    data.flip = False  # left and right, at random, in training
+    data.batch_size = 10  # of all devices together
+    data.split = (0.8, 0.1, 0.1)  # of the subjects: train, validation, test
+    data.skip_bad_files = False
+    data.atlas_layout = False  # made-up subjects laid out as this dataset, in place of root
+    data.atlas_count = 256  # how many
+    data.atlas_seed = 0
+    data.lesion_share = 0.25
+
+    config.model = model = ConfigDict()
+    model.network = "unet"
+    model.base_channels = 64
+    model.channel_multipliers = (1, 2, 2, 4, 4)
+    model.blocks_per_level = 2
+    model.groups = 32
+    model.dropout = 0.0
+    model.attention_factors = ()  # self-attention on the levels downsampled by these factors: 1, 2, 4, ...
+    model.middle_attention = False
+    model.attention_heads = 1
+    model.scale_shift_norm = False
+    model.skip = "add"  # or "concat"
+    model.resample_blocks = True  # resample inside residual blocks, or by convolutions of their own
+    model.keep_depth = False  # resample H and W only
+
+    config.diffusion = diffusion = ConfigDict()
+    diffusion.steps = 1000
+    diffusion.schedule = "linear"  # or "cosine"
+
+    config.optimizer = optimizer = ConfigDict()
+    optimizer.learning_rate = 1e-5
+    optimizer.warmup_steps = 0
+    optimizer.decay = "constant"  # or "cosine", to a hundredth at train.steps
+    optimizer.weight_decay = 0.0
+    optimizer.b1 = 0.9
+    optimizer.b2 = 0.999
+    optimizer.eps = 1e-8
+    optimizer.clip_norm = 0.0  # 0: gradients are not clipped
+
+    config.train = train = ConfigDict()
+    train.steps = 1_200_000
+    train.log_every = 50
+    train.eval_every = 5000
+    train.eval_volumes = 32
+    train.checkpoint_every = 5000
+    train.keep = 3  # checkpoints, besides the one of lowest validation loss
+    train.ema_decay = 0.0  # of the parameters that samples are drawn with; 0: no average
+    train.accumulate = 1  # microbatches a step
+    train.dtype = "float32"  # or "bfloat16", of the network's computations; parameters and losses stay float32
+    train.remat = "none"  # or "blocks": recompute each block's activations rather than keep them
+    train.lowering = config_dict.placeholder(str)  # of convolutions: "direct" or "planes"; the platform's by default
+
+    config.mesh = mesh = ConfigDict()
+    mesh.data = -1  # what the others leave
+    mesh.fsdp = 1
+    mesh.depth = 1
+    mesh.height = 1
+
+    config.sample = sample = ConfigDict()
+    sample.count = 16
+    sample.batch_size = 4
+    sample.seed = 0
+    sample.sampler = "ancestral"  # or "ddim"
+    sample.steps = config_dict.placeholder(int)  # of diffusion.steps; all by default
+    sample.eta = 0.0  # of DDIM: 0 adds no noise on the way
+    sample.ema = True
+    sample.checkpoint = "last"  # or "best", of lowest validation loss
+    sample.dtype = "float32"  # or "int16", of the files
+    return config
+
+
+def apply(config: ConfigDict, variants: str | None, known: Mapping[str, Callable[[ConfigDict], None]]) -> ConfigDict:
+    """Changes `config` by each word of a comma list in turn.
+
+    Raises:
+      ValueError: a word is not in `known`.
+    """
+    for word in filter(None, (variants or "").split(",")):
+        if word not in known:
+            raise ValueError(f"--config: {word!r} is not a variant of this file; use {', '.join(known)}")
+        known[word](config)
+    return config
+
+
+def at_128(config: ConfigDict) -> None:
+    """As published for 128^3."""
+    config.data.size = (128, 128, 128)
+    config.data.batch_size = 10
+    config.model.channel_multipliers = (1, 2, 2, 4, 4)
+
+
+def at_256(config: ConfigDict) -> None:
+    """As published for 256^3."""
+    config.data.size = (256, 256, 256)
+    config.data.batch_size = 1
+    config.sample.batch_size = 1
+    config.model.channel_multipliers = (1, 2, 2, 4, 4, 4)
+
+
+def bf16(config: ConfigDict) -> None:
+    """Half the memory: bfloat16 activations, recomputed in the backward pass."""
+    config.train.dtype = "bfloat16"
+    config.train.remat = "blocks"
+
+
+def tiny(config: ConfigDict) -> None:
+    """Trains and samples on two CPU cores in under a minute."""
+    config.data.size = (32, 32, 32)
+    config.data.batch_size = 4
+    config.data.atlas_layout = config.data.name in ("brats", "lidc")
+    config.data.atlas_count = 24
+    config.model.base_channels = 8
+    config.model.channel_multipliers = (1, 2)
+    config.model.blocks_per_level = 1
+    config.model.groups = 4
+    config.optimizer.learning_rate = 2e-3
+    config.optimizer.warmup_steps = 10
+    config.train.steps = 60
+    config.train.log_every = 5
+    config.train.eval_every = 20
+    config.train.eval_volumes = 4
+    config.train.checkpoint_every = 20
+    config.train.ema_decay = 0.95
+    config.sample.count = 4
+    config.sample.batch_size = 4
+    config.sample.sampler = "ddim"
+    config.sample.steps = 20
+
+
+WDM_VARIANTS = {"128": at_128, "256": at_256, "tiny": tiny, "bf16": bf16}

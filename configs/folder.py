@@ -1,0 +1,25 @@
+"""Your own scans: --config.data.root=DIR, any folder of .nii and .nii.gz files, searched to the bottom.
+
+Variants: 128 (the default), 256, tiny, bf16. Set data.window to "fixed" and data.window_range to (-1000, 1000), say, for CT.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import common
+
+
+def get_config(variants: str | None = None) -> ConfigDict:
+    config = common.base()
+    config.data.name = "folder"
+    config.data.fit = "resize"  # whatever the field of view, all of it is kept
+    config.optimizer.learning_rate = 1e-4
+    config.optimizer.warmup_steps = 500
+    config.optimizer.clip_norm = 1.0
+    config.train.steps = 100_000
+    config.train.eval_every = 500
+    config.train.checkpoint_every = 500
+    config.train.ema_decay = 0.9995
+    config.data.batch_size = 2  # fits one GPU
+    config.sample.sampler = "ddim"
+    config.sample.steps = 100
+    return common.apply(config, variants, common.WDM_VARIANTS)

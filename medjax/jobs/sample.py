@@ -1,0 +1,141 @@
+"""`--mode=sample`: draws volumes from a trained model and writes them as NIfTI, with a montage to look at."""
+
+import pathlib
+import sys
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+from tqdm import tqdm
+
+from data_pipelines import nifti
+from data_pipelines.batches import open_dataset, volumes
+from data_pipelines.errors import DataError
+from data_pipelines.transforms import from_network
+from medjax.errors import UserError
+from medjax.runtime.checkpoints import Checkpoints
+from medjax.runtime.mesh import batch_sharding, check_batch_size, check_volume_size, make_mesh, replicated
+from medjax.runtime.pictures import montage
+from medjax.runtime.workdir import check_same_model, free_name, read_json, write_json, written_aside
+from medjax.tasks import make_task
+
+DTYPES = {"float32": np.float32, "int16": np.int16}
+PICTURES_A_ROW, MOST_PICTURES = 4, 16
+
+
+def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
+    """Writes `sample.count` volumes to WORKDIR/samples; needs no data and no TensorFlow.
+
+    Volume i depends on the checkpoint, `sample.seed` and i alone. Volumes that an interrupted run of the same settings
+    left are kept and not drawn again; samples of other settings are moved aside to samples.1, samples.2, ...
+
+    Raises:
+      UserError: no checkpoint, one of another model, or settings that cannot work.
+    """
+    count, batch_size = config.sample.count, config.sample.batch_size
+    if count < 1:
+        raise UserError(f"sample.count is {count}: use 1 or more")
+    if config.sample.dtype not in DTYPES:
+        raise UserError(f"sample.dtype is {config.sample.dtype!r}: use 'float32' or 'int16'")
+    task, mesh = make_task(config), make_mesh(config.mesh)
+    size = tuple(config.data.size)
+    check_volume_size(size, mesh, task.size_multiple)
+    check_batch_size("sample.batch_size", batch_size, mesh)
+    check_same_model(workdir, read_json(workdir / "config.json"), config.to_dict())
+    data = read_json(workdir / "data.json")
+    if tuple(data["identity"]["size"]) != size:
+        raise UserError(f"data.size is {size}: {workdir} was trained at {tuple(data['identity']['size'])}; use that")
+
+    checkpoints = Checkpoints(workdir, config.train.keep)
+    blank = {"image": jax.ShapeDtypeStruct((1, *size, 1), jnp.float32)}
+    shapes = jax.eval_shape(task.init, jax.random.key(0), blank)
+    step, model = checkpoints.restore_model(shapes, mesh, best=config.sample.checkpoint == "best")
+
+    folder = samples_folder(workdir, settings(config, step))
+    missing = [i for i in range(count) if not sample_path(folder, i).exists()]
+
+    def draw(model: dict[str, Any], indices: jax.Array) -> jax.Array:
+        keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(config.sample.seed), i))(indices)
+        params = model["ema"] if config.sample.ema else model["params"]
+        return task.sample(params, model["variables"], {}, keys)
+
+    volume_shape = jax.ShapeDtypeStruct((batch_size, *size, 1), jnp.float32)
+    compiled = None
+    seconds = 0.0
+    with tqdm(total=count, initial=count - len(missing), unit="vol", desc="sampling", file=sys.stderr) as progress:
+        for start in range(0, len(missing), batch_size):
+            wanted = missing[start : start + batch_size]
+            # The last batch is filled up, so that one compilation serves all.
+            indices = jnp.asarray(wanted + wanted[-1:] * (batch_size - len(wanted)), jnp.uint32)
+            if compiled is None:
+                shardings = batch_sharding(mesh, volume_shape) if mesh.size > 1 else replicated(mesh)
+                compiled = jax.jit(draw, out_shardings=shardings).lower(model, indices).compile()
+            begin = time.perf_counter()
+            volumes = jax.device_get(compiled(model, indices))
+            seconds += time.perf_counter() - begin
+            for i, volume in zip(wanted, volumes, strict=False):
+                write_sample(sample_path(folder, i), volume[..., 0], data, DTYPES[config.sample.dtype])
+            progress.update(len(wanted))
+
+    write_montage(folder, count, config, data)
+    return {
+        "count": count,
+        "drawn": len(missing),
+        "seconds_per_volume": seconds / len(missing) if missing else None,
+        "step": step,
+        "files": [str(sample_path(folder, i)) for i in range(count)],
+        "montage": str(folder / "montage.png"),
+    }
+
+
+def settings(config: ConfigDict, step: int) -> dict[str, Any]:
+    """What decides what a sample is: equal settings, equal files."""
+    sample = config.sample.to_dict()
+    return {"step": step, "train_dtype": config.train.dtype} | {k: v for k, v in sample.items() if k != "count"}
+
+
+def samples_folder(workdir: pathlib.Path, settings: dict[str, Any]) -> pathlib.Path:
+    """WORKDIR/samples for these settings; one of other settings is renamed first."""
+    folder = workdir / "samples"
+    if folder.exists():
+        record = folder / "settings.json"
+        if not record.exists() or read_json(record) != settings:
+            aside = free_name(folder)
+            folder.rename(aside)
+            print(f"{folder} holds samples of other settings: moved to {aside}", file=sys.stderr)
+    folder.mkdir(exist_ok=True)
+    write_json(folder / "settings.json", settings)
+    return folder
+
+
+def sample_path(folder: pathlib.Path, i: int) -> pathlib.Path:
+    """sample_00000.nii.gz and so on."""
+    return folder / f"sample_{i:05d}.nii.gz"
+
+
+def write_sample(path: pathlib.Path, volume: np.ndarray, data: dict[str, Any], dtype: type) -> None:
+    """A volume [D, H, W] in [-1, 1] as NIfTI: the training data's voxel order, affine and intensities."""
+    low, high = data["intensity_range"]
+    intensities = low + (from_network(volume, data["axes"]) + 1.0) / 2.0 * (high - low)
+    nifti.write(path, nifti.Volume(intensities.astype(np.float32), np.asarray(data["affine"])), dtype)
+
+
+def write_montage(folder: pathlib.Path, count: int, config: ConfigDict, data: dict[str, Any]) -> None:
+    """montage.png: real volumes in the first row where they are at hand, then the first samples."""
+    low, high = data["intensity_range"]
+    pictured = [nifti.read(sample_path(folder, i)).array for i in range(min(count, MOST_PICTURES))]
+    generated = [(array - low) / (high - low) * 2.0 - 1.0 for array in pictured]
+    try:
+        real = volumes(open_dataset(config.data, config.seed), "train", PICTURES_A_ROW)
+    except (DataError, OSError) as error:
+        print(f"no real volumes in the montage: {error}", file=sys.stderr)
+        real = []
+    rows = [("real", [from_network(volume[..., 0], data["axes"]) for volume in real])]
+    for start in range(0, len(generated), PICTURES_A_ROW):
+        chunk = generated[start : start + PICTURES_A_ROW]
+        rows.append((f"generated {start} to {start + len(chunk) - 1}", chunk))
+    with written_aside(folder / "montage.png") as aside:
+        montage(rows, np.asarray(data["affine"])).save(aside, format="PNG")

@@ -1,0 +1,194 @@
+"""`--mode=train`: from data to a trained generator, going on by itself where an earlier run stopped."""
+
+import math
+import pathlib
+import sys
+import time
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+from tqdm import tqdm
+
+from data_pipelines.batches import Dataset, open_dataset, train_batches
+from medjax.errors import UserError
+from medjax.jobs.validation import Validation
+from medjax.runtime.checkpoints import Checkpoints
+from medjax.runtime.interrupt import Interrupt
+from medjax.runtime.mesh import check_batch_size, check_volume_size, make_mesh, process_rows, put_batch
+from medjax.runtime.metrics_log import MetricsLog, last_values
+from medjax.runtime.optimizer import learning_rate_schedule, make_optimizer
+from medjax.runtime.stopwatch import Stopwatch
+from medjax.runtime.train_state import build_sharded, jit_train_step, make_train_step, state_builder
+from medjax.runtime.workdir import open_workdir
+from medjax.tasks import make_task
+
+FROZEN: dict[str, Any] = {}  # what a task only reads; wavelet diffusion has nothing of the kind
+
+
+def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
+    """Trains to `train.steps`, or until SIGTERM or Ctrl-C, and leaves a checkpoint either way.
+
+    Raises:
+      UserError, DataError: what was asked for cannot work, the loss is not finite, or the disk is full.
+    """
+    with Interrupt() as interrupt:
+        return _run(config, workdir, interrupt)
+
+
+def _run(config: ConfigDict, workdir: pathlib.Path, interrupt: Interrupt) -> dict[str, Any]:
+    # What cannot work fails here, before any data is touched.
+    task, mesh = make_task(config), make_mesh(config.mesh)
+    batch_size = config.data.batch_size
+    check_cadences(config.train)
+    check_volume_size(tuple(config.data.size), mesh, task.size_multiple)
+    check_batch_size("data.batch_size", batch_size, mesh, config.train.accumulate)
+    schedule = learning_rate_schedule(
+        config.optimizer.learning_rate,
+        warmup_steps=config.optimizer.warmup_steps,
+        decay=config.optimizer.decay,
+        steps=config.train.steps,
+    )
+    optimizer = make_optimizer(
+        schedule,
+        b1=config.optimizer.b1,
+        b2=config.optimizer.b2,
+        eps=config.optimizer.eps,
+        weight_decay=config.optimizer.weight_decay,
+        clip_norm=config.optimizer.clip_norm,
+    )
+
+    # Data, and the folder that belongs to it.
+    dataset = open_dataset(config.data, config.seed)
+    open_workdir(workdir, config.to_dict(), description(dataset))
+
+    # The state: as it was left, or new.
+    rows = process_rows(mesh, batch_size)
+    blank = {"image": np.zeros((rows.stop - rows.start, *config.data.size, 1), np.float32)}
+    example = put_batch(blank, mesh, batch_size)
+    build, key = state_builder(task, optimizer), jax.random.key(config.seed)
+    checkpoints = Checkpoints(workdir, config.train.keep)
+    resumed_from = checkpoints.latest_step
+    if resumed_from is None:
+        state = build_sharded(build, key, example, mesh)
+    else:
+        print(f"going on from step {resumed_from} of {workdir}", file=sys.stderr)
+        state = checkpoints.restore(jax.eval_shape(build, key, example), mesh)
+    start, steps = resumed_from or 0, config.train.steps
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+    log = MetricsLog(workdir if jax.process_index() == 0 else None, start)
+    validation = Validation(task, dataset, mesh, count=config.train.eval_volumes, batch_size=batch_size)
+
+    def evaluate(step: int) -> float | None:
+        losses = validation.losses(state, FROZEN)
+        if losses:
+            log.write(step, losses)
+        for name, pixels in validation.pictures(state, FROZEN).items():
+            log.write_picture(step, name, pixels)
+        return losses.get("val_loss")
+
+    if start < steps:
+        # Compiled apart, so that the rates below are those of training alone.
+        begin = time.perf_counter()
+        print(f"compiling the training step of {parameters:,} parameters", file=sys.stderr)
+        step_function = make_train_step(
+            task, optimizer, seed=config.seed, ema_decay=config.train.ema_decay, accumulate=config.train.accumulate
+        )
+        train_step = jit_train_step(step_function, state, example, mesh).lower(state, FROZEN, example).compile()
+        print(f"compiled in {time.perf_counter() - begin:.1f} s", file=sys.stderr)
+    val_loss = evaluate(0) if start == 0 else None
+
+    # The loop. Numbers stay on the device until a row is due, so the host never waits for the step it has just sent.
+    batches = train_batches(dataset, config.seed, batch_size, step=start, rows=rows, flip=config.data.flip)
+    interrupt.defer()
+    watch, pending = Stopwatch(), []
+    progress = tqdm(
+        total=steps * batch_size,
+        initial=start * batch_size,
+        unit="vol",
+        desc="training",
+        mininterval=0.5 if sys.stderr.isatty() else 10.0,
+        file=sys.stderr,
+    )
+    for step in range(start + 1, steps + 1):
+        host_batch = next(batches)
+        batch = put_batch({name: host_batch[name] for name in example}, mesh, batch_size)
+        state, metrics = train_step(state, FROZEN, batch)
+        pending.append((step, metrics))
+        watch.step(1)
+        if len(pending) > 1:
+            jax.block_until_ready(pending[-2][1]["loss"])
+        progress.update(batch_size)
+
+        last = step == steps or interrupt.requested
+        log_due, eval_due, save_due = (
+            step % every == 0 for every in (config.train.log_every, config.train.eval_every, config.train.checkpoint_every)
+        )
+        if log_due or eval_due or save_due or last:
+            rows_due = [number for number, _ in pending if number % config.train.log_every == 0 or number == steps]
+            for number, values in check_finite(pending):
+                if number in rows_due:
+                    rates = {"learning_rate": float(schedule(number - 1)), "volumes_per_second": watch.rate * batch_size}
+                    log.write(number, values | rates)
+                    progress.set_postfix_str(f"loss {values['loss']:.4g}", refresh=False)
+            pending.clear()
+        if eval_due or step == steps:
+            with watch.paused():
+                val_loss = evaluate(step)
+        if save_due or last:
+            with watch.paused():
+                checkpoints.save(state, val_loss if eval_due or step == steps else None)
+        if last:
+            break
+    progress.close()
+    checkpoints.close()
+    log.close()
+
+    values = last_values(workdir / "metrics.jsonl")
+    return {
+        "step": int(state.step),
+        "loss": values.get("loss"),
+        "val_loss": values.get("val_loss"),
+        "parameters": parameters,
+        "steps_per_second": watch.rate,
+        "volumes_per_second": watch.rate and watch.rate * batch_size,
+        "resumed_from": resumed_from,
+        "volumes": len(dataset.train),
+        "skipped_files": dataset.skipped,
+        "workdir": str(workdir),
+    }
+
+
+def check_cadences(train: ConfigDict) -> None:
+    """Raises UserError for a number of steps that is not positive."""
+    for key in ("steps", "log_every", "eval_every", "checkpoint_every", "accumulate", "keep"):
+        if train[key] < 1:
+            raise UserError(f"train.{key} is {train[key]}: use 1 or more")
+
+
+def check_finite(pending: list[tuple[int, dict[str, jax.Array]]]) -> list[tuple[int, dict[str, float]]]:
+    """The metrics of successive steps as numbers.
+
+    Raises:
+      UserError: naming the first step whose loss or gradient is not finite.
+    """
+    numbers = [(step, {name: float(value) for name, value in jax.device_get(metrics).items()}) for step, metrics in pending]
+    for step, values in numbers:
+        for name in ("loss", "grad_norm"):
+            if not math.isfinite(values[name]):
+                raise UserError(
+                    f"{name} is {values[name]} at step {step}: training stopped, the last checkpoint is good; "
+                    "lower optimizer.learning_rate or set optimizer.clip_norm"
+                )
+    return numbers
+
+
+def description(dataset: Dataset) -> dict[str, Any]:
+    """What the workdir remembers of the data: its identity, and how arrays become files again."""
+    return {
+        "identity": dataset.identity(),
+        "axes": dataset.axes,
+        "affine": np.asarray(dataset.affine).tolist(),
+        "intensity_range": list(dataset.intensity_range),
+    }

@@ -1,0 +1,38 @@
+"""Stopping a run from outside without losing a step: SIGTERM (a scheduler) and Ctrl-C."""
+
+import signal
+import sys
+from types import FrameType
+
+
+class Interrupt:
+    """Inside this context the first SIGTERM or Ctrl-C ends the process with status 0, or, once `defer` was called, only sets
+    `requested`, for the loop to save and leave. A second one does what it does by default.
+    """
+
+    SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+    def __init__(self):
+        self.requested = False
+        self._deferring = False
+        self._previous = {}
+
+    def __enter__(self) -> "Interrupt":
+        self._previous = {number: signal.signal(number, self._handle) for number in self.SIGNALS}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def defer(self) -> None:
+        """From now on there is something to save first."""
+        self._deferring = True
+
+    def _handle(self, number: int, _: FrameType | None) -> None:
+        self.__exit__()
+        if not self._deferring:
+            print("interrupted before the first step: nothing to save", file=sys.stderr)
+            raise SystemExit(0)
+        print(f"\n{signal.Signals(number).name}: saving a checkpoint, then leaving", file=sys.stderr)
+        self.requested = True

@@ -1,0 +1,101 @@
+"""The device mesh `data` x `fsdp` x `depth` x `height`, and how a batch is laid on it.
+
+A batch [B, D, H, W, C] is split over data x fsdp along B, over depth along D and over height along H. Every other axis
+is whole on every device. A mesh axis of size 1 costs nothing, so one device is the same code as a pod.
+"""
+
+import math
+from collections.abc import Mapping
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from medjax.errors import UserError
+
+AXES = ("data", "fsdp", "depth", "height")
+
+
+def make_mesh(sizes: Mapping[str, int]) -> Mesh:
+    """A mesh over the first devices, axes in the order of `AXES`.
+
+    Args:
+      sizes: devices along each axis; `data` may be -1 for "what the others leave".
+
+    Raises:
+      UserError: a size is not positive, or there are too few devices.
+    """
+    devices = jax.devices()
+    shape = [int(sizes[axis]) for axis in AXES]
+    for axis, size in zip(AXES, shape, strict=True):
+        if size < 1 and not (axis == "data" and size == -1):
+            raise UserError(f"mesh.{axis} is {size}: give a number of devices, 1 or more (mesh.data may be -1)")
+    if shape[0] == -1:
+        shape[0] = max(1, len(devices) // math.prod(shape[1:]))
+    wanted = math.prod(shape)
+    if wanted > len(devices):
+        described = ", ".join(f"mesh.{axis}={size}" for axis, size in zip(AXES, shape, strict=True) if size > 1)
+        raise UserError(f"{described} asks for {wanted} devices, found {len(devices)}: make the mesh smaller")
+    if jax.process_count() > 1 and wanted != len(devices):
+        raise UserError(f"the mesh uses {wanted} of {len(devices)} devices: with several processes it must use all")
+    # Auto axes let the compiler partition convolutions; under JAX's default, Explicit, they raise a ShardingTypeError.
+    axis_types = (AxisType.Auto,) * len(AXES)
+    return jax.make_mesh(tuple(shape), AXES, axis_types=axis_types, devices=devices[:wanted])
+
+
+def batch_ways(mesh: Mesh) -> int:
+    """Into how many parts the batch axis is cut."""
+    return mesh.shape["data"] * mesh.shape["fsdp"]
+
+
+def check_batch_size(key: str, batch_size: int, mesh: Mesh, accumulate: int = 1) -> None:
+    """Raises UserError, naming `key`, unless every device gets the same whole number of examples a microbatch."""
+    ways = batch_ways(mesh) * accumulate
+    if batch_size < 1 or batch_size % ways:
+        by = f"{batch_ways(mesh)} (mesh.data x mesh.fsdp)" + (f" x {accumulate} (train.accumulate)" if accumulate > 1 else "")
+        raise UserError(f"{key} is {batch_size}: the mesh cannot divide it; make it a multiple of {by}")
+
+
+def check_volume_size(size: tuple[int, int, int], mesh: Mesh, multiples: tuple[int, int, int]) -> None:
+    """Raises UserError unless (D, H, W) are multiples of what the model's levels ask, and D and H split evenly over the mesh."""
+    if len(size) != 3:
+        raise UserError(f"data.size is {size}: give three numbers, D, H and W")
+    for axis, edge, multiple in zip("DHW", size, multiples, strict=True):
+        if edge < multiple or edge % multiple:
+            raise UserError(
+                f"data.size is {tuple(size)}: {axis} = {edge} cannot be halved as often as the levels ask; "
+                f"make it a multiple of {multiple} or use fewer model.channel_multipliers"
+            )
+    for axis, name, edge in (("D", "depth", size[0]), ("H", "height", size[1])):
+        # Two planes of a subband, which are four of the volume, are the least that a shard may hold.
+        if mesh.shape[name] > 1 and edge % (4 * mesh.shape[name]):
+            raise UserError(
+                f"mesh.{name} is {mesh.shape[name]}: {axis} = {edge} of data.size does not split into parts of four "
+                f"planes or a multiple of it; use a divisor of {edge // 4}"
+            )
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """The whole array on every device."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def batch_sharding(mesh: Mesh, array: jax.ShapeDtypeStruct | np.ndarray | jax.Array) -> NamedSharding:
+    """How one array of a batch lies on the mesh: a volume [B, D, H, W, C] over all four axes, anything else along B."""
+    volume_axes = ("depth", "height") if array.ndim == 5 else ()
+    return NamedSharding(mesh, PartitionSpec(("data", "fsdp"), *volume_axes))
+
+
+def process_rows(mesh: Mesh, batch_size: int) -> slice:
+    """The rows of the global batch that this process's devices hold, and so the only ones it must read."""
+    sharding = NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
+    spans = [index[0].indices(batch_size) for index in sharding.addressable_devices_indices_map((batch_size,)).values()]
+    return slice(min(start for start, _, _ in spans), max(stop for _, stop, _ in spans))
+
+
+def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh, batch_size: int) -> dict[str, jax.Array]:
+    """This process's rows of a batch as global arrays of `batch_size` rows on the mesh."""
+    return {
+        name: jax.make_array_from_process_local_data(batch_sharding(mesh, rows), rows, (batch_size, *rows.shape[1:]))
+        for name, rows in batch.items()
+    }

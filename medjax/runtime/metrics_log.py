@@ -1,0 +1,94 @@
+"""Numbers of a run over time: `metrics.jsonl`, one JSON object a line, and the same as TensorBoard events."""
+
+import json
+import math
+import pathlib
+import time
+from collections.abc import Mapping
+
+import numpy as np
+from tensorboardX import summary
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+
+from medjax.runtime.workdir import written_aside
+
+
+class MetricsLog:
+    """Writes rows of metrics and pictures for one process; give `workdir` None on the processes that must not write.
+
+    Args:
+      workdir: the run's folder.
+      step: the step that the run goes on from. Rows after it, and a torn last line, are of a run that was
+        interrupted before its next checkpoint: they are dropped, for they will be written again.
+    """
+
+    def __init__(self, workdir: pathlib.Path | None, step: int):
+        self._rows = None
+        if workdir is None:
+            return
+        drop_rows_after(workdir / "metrics.jsonl", step)
+        self._rows = (workdir / "metrics.jsonl").open("a")
+        # Synchronous: tensorboardX's usual writer is a thread, whose failures nobody would hear of.
+        self._events = EventsWriter(str(workdir / "events"))
+        if step:
+            self._add_event(Event(step=step + 1, session_log=SessionLog(status=SessionLog.START)))
+
+    def write(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Appends one row; a value that is not finite is null there and absent from TensorBoard."""
+        if self._rows is None:
+            return
+        values = {name: float(value) if math.isfinite(value) else None for name, value in metrics.items()}
+        self._rows.write(json.dumps({"step": step, **values}) + "\n")
+        self._rows.flush()
+        for name, value in values.items():
+            if value is not None:
+                self._add_event(Event(step=step, summary=summary.scalar(name, value)))
+        self._events.flush()
+
+    def write_picture(self, step: int, name: str, pixels: np.ndarray) -> None:
+        """A grey picture, [H, W] uint8, for TensorBoard alone."""
+        if self._rows is None:
+            return
+        self._add_event(Event(step=step, summary=summary.image(name, pixels[None], dataformats="CHW")))
+        self._events.flush()
+
+    def close(self) -> None:
+        if self._rows is not None:
+            self._rows.close()
+            self._events.close()
+
+    def _add_event(self, event: Event) -> None:
+        event.wall_time = time.time()
+        self._events.write_event(event)
+
+
+def drop_rows_after(path: pathlib.Path, step: int) -> None:
+    """Keeps the whole rows of at most `step`; the file is replaced in one move, and only if something is to go."""
+    if not path.exists():
+        return
+    lines = path.read_text().splitlines(keepends=True)
+    kept = [line for line in lines if (row_step := _step_of(line)) is not None and row_step <= step]
+    if kept != lines:
+        with written_aside(path) as aside:
+            aside.write_text("".join(kept))
+
+
+def _step_of(line: str) -> int | None:
+    """The row's step, or None for a line that was torn."""
+    if not line.endswith("\n"):
+        return None
+    try:
+        return json.loads(line)["step"]
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def last_values(path: pathlib.Path) -> dict[str, float]:
+    """The latest value of every metric in a `metrics.jsonl`; empty where there is none."""
+    values: dict[str, float] = {}
+    if path.exists():
+        for line in path.read_text().splitlines(keepends=True):
+            if _step_of(line) is not None:
+                values |= json.loads(line)
+    return values

@@ -1,0 +1,34 @@
+"""The optimiser: AdamW with a learning-rate schedule and clipping, as one optax chain."""
+
+from collections.abc import Callable
+
+import optax
+
+from medjax.errors import UserError
+
+Schedule = Callable[[int], float]
+
+
+def learning_rate_schedule(learning_rate: float, *, warmup_steps: int, decay: str, steps: int) -> Schedule:
+    """Linear warm-up from 0, then constant or half a cosine down to a hundredth at `steps`.
+
+    Raises:
+      UserError: `decay` is neither "constant" nor "cosine".
+    """
+    if decay == "constant":
+        after = optax.constant_schedule(learning_rate)
+    elif decay == "cosine":
+        after = optax.cosine_decay_schedule(learning_rate, max(1, steps - warmup_steps), alpha=0.01)
+    else:
+        raise UserError(f"optimizer.decay is {decay!r}: use 'constant' or 'cosine'")
+    if not warmup_steps:
+        return after
+    return optax.join_schedules([optax.linear_schedule(0.0, learning_rate, warmup_steps), after], [warmup_steps])
+
+
+def make_optimizer(
+    schedule: Schedule, *, b1: float, b2: float, eps: float, weight_decay: float, clip_norm: float
+) -> optax.GradientTransformation:
+    """AdamW behind a clip of the global gradient norm; `clip_norm` 0 means no clipping."""
+    clip = optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity()
+    return optax.chain(clip, optax.adamw(schedule, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay))

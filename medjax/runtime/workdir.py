@@ -1,0 +1,110 @@
+"""A run's folder: it belongs to one model of one dataset.
+
+`config.json` is the configuration in force, `data.json` says which data the model learned and how its samples become files.
+"""
+
+import contextlib
+import itertools
+import json
+import os
+import pathlib
+import tempfile
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from medjax.errors import UserError
+
+# Another value of these is another model; anything else (steps, mesh, batch size, sampler) may change between runs.
+FIXED_KEYS = ("task", "seed", "model", "diffusion")
+
+
+def open_workdir(workdir: pathlib.Path, config: Mapping[str, Any], data: Mapping[str, Any]) -> None:
+    """Makes the folder or checks that it is of the same model and data, then records `config` and `data`.
+
+    Args:
+      config: the whole configuration as plain data.
+      data: {"identity": what makes the dataset this dataset, ...what sampling needs}.
+
+    Raises:
+      UserError: the folder cannot be made, or is of another model; nothing in it was touched.
+    """
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--workdir={workdir} cannot be made: {error.strerror}") from error
+    if (workdir / "config.json").exists():
+        known = read_json(workdir / "config.json")
+        check_same_model(workdir, known, config)
+    if (workdir / "data.json").exists():
+        known = read_json(workdir / "data.json").get("identity", {})
+        difference = first_difference(known, as_json(data["identity"]), "data")
+        if difference:
+            raise UserError(f"{workdir} belongs to a model of other data: {difference}; choose another --workdir")
+    write_json(workdir / "config.json", config)
+    write_json(workdir / "data.json", data)
+
+
+def check_same_model(workdir: pathlib.Path, known: Mapping[str, Any], config: Mapping[str, Any]) -> None:
+    """Raises UserError, naming the first key that differs, unless both configurations are of one model."""
+    config = as_json(config)
+    for key in FIXED_KEYS:
+        difference = first_difference(known.get(key), config.get(key), key)
+        if difference:
+            raise UserError(f"{workdir} belongs to another model: {difference}; choose another --workdir")
+
+
+def first_difference(there: Any, here: Any, key: str) -> str | None:
+    """The first key, depth first, at which two trees of plain data differ, with both values; None where none does."""
+    if isinstance(there, dict) and isinstance(here, dict):
+        for name in sorted(there.keys() | here.keys()):
+            difference = first_difference(there.get(name), here.get(name), f"{key}.{name}")
+            if difference:
+                return difference
+        return None
+    return None if there == here else f"{key} is {there} there and {here} here"
+
+
+def as_json(tree: Any) -> Any:
+    """The tree as it comes back from a JSON file: tuples are lists."""
+    return json.loads(json.dumps(tree))
+
+
+def read_json(path: pathlib.Path) -> dict[str, Any]:
+    """Raises UserError if the file is missing or is not JSON."""
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing: train first, with the same --workdir") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({error}): restore it or choose another --workdir") from error
+
+
+def write_json(path: pathlib.Path, content: Mapping[str, Any]) -> None:
+    """Writes `content`, whole or not at all."""
+    with written_aside(path) as aside:
+        aside.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
+
+
+@contextlib.contextmanager
+def written_aside(path: pathlib.Path) -> Iterator[pathlib.Path]:
+    """A temporary path beside `path`, with its suffix, that takes its name when the block ends well and is removed if not."""
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix="".join(path.suffixes[-2:]), dir=path.parent)
+    os.close(handle)
+    aside = pathlib.Path(name)
+    try:
+        yield aside
+        aside.chmod(0o666 & ~_umask())
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def free_name(path: pathlib.Path) -> pathlib.Path:
+    """The first of path.1, path.2, ... that does not exist."""
+    return next(name for n in itertools.count(1) if not (name := path.with_name(f"{path.name}.{n}")).exists())

@@ -1,0 +1,205 @@
+import itertools
+import json
+import subprocess
+import sys
+from collections import Counter
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from data_pipelines import batches, nifti
+from data_pipelines.errors import DataError
+from data_pipelines.nifti import Volume
+
+SHAPE = (4, 6, 8)
+N = 7
+
+
+def settings(**changes) -> SimpleNamespace:
+    """The `data` part of a config."""
+    data = {
+        "name": "folder", "root": "", "cache": "", "size": SHAPE, "axes": "ijk", "orientation": "RAS",
+        "split": (0.8, 0.1, 0.1), "skip_bad_files": False, "spacing": None, "fit": "crop", "window": "fixed",
+        "window_range": (0.0, 1000.0), "atlas_count": 4, "atlas_seed": 0, "lesion_share": 0.25, "atlas_layout": False,
+    }  # fmt: skip
+    return SimpleNamespace(**(data | changes))
+
+
+@pytest.fixture
+def data(tmp_path) -> SimpleNamespace:
+    """Nine scans, whose first voxel tells which it is: 7 for training, 1 for validation, 1 for test."""
+    rng = np.random.default_rng(0)
+    for n in range(9):
+        array = rng.uniform(0, 1000, SHAPE).astype(np.float32)
+        array[0, 0, 0] = array[-1, 0, 0] = 100 * n
+        affine = np.diag([1.0, 2, 3, 1])
+        affine[0, 3] = n
+        nifti.write(tmp_path / f"scans/{n}.nii.gz", Volume(array, affine))
+    return settings(root=str(tmp_path / "scans"), cache=str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def dataset(data) -> batches.Dataset:
+    return batches.open_dataset(data, seed=0)
+
+
+def take(iterator, count):
+    return list(itertools.islice(iterator, count))
+
+
+def which(batch) -> list[int]:
+    return [round((float(image[0, 0, 0, 0]) + 1) * 5) for image in batch["image"]]
+
+
+def test_volumes_are_those_of_the_files(dataset, data):
+    assert [len(side) for side in (dataset.train, dataset.validation, dataset.test)] == [N, 1, 1]
+    train = batches.volumes(dataset, "train")
+    assert train.shape == (N, *SHAPE, 1) and train.dtype == np.float32
+    for example, volume in zip(dataset.train, train, strict=True):
+        source = nifti.read(f"{data.root}/{example.name}")
+        np.testing.assert_allclose(volume[..., 0], source.array / 500 - 1, atol=1e-6)
+        np.testing.assert_allclose(example.affine, source.affine)
+    np.testing.assert_allclose(dataset.affine, dataset.train[0].affine)
+    assert batches.volumes(dataset, "train", 2).shape[0] == 2
+    assert batches.volumes(dataset, "validation").shape[0] == 1
+    assert batches.volumes(dataset, "test", 0).shape == (0, *SHAPE, 1)
+
+
+def test_every_epoch_holds_every_volume_once_in_a_new_order(dataset):
+    stream = [i for batch in take(batches.train_batches(dataset, 1, 3), 14) for i in which(batch)]
+    epochs = [tuple(stream[start : start + N]) for start in range(0, 42, N)]
+    assert all(Counter(epoch) == Counter(epochs[0]) and len(set(epoch)) == N for epoch in epochs)
+    assert len(set(epochs)) >= 5
+    assert take(batches.train_batches(dataset, 2, N), 1)[0]["image"].shape == (N, *SHAPE, 1)
+    assert which(next(batches.train_batches(dataset, 2, N))) != list(epochs[0])
+
+
+def test_batch_k_is_a_function_of_seed_and_k(dataset):
+    whole = take(batches.train_batches(dataset, 5, 4, flip=True), 9)
+    for step in (1, 4, 8):
+        again = next(batches.train_batches(dataset, 5, 4, step=step, flip=True))
+        for key in ("image", "affine"):
+            np.testing.assert_array_equal(again[key], whole[step][key])
+    far = [next(batches.train_batches(dataset, 5, 4, step=10**9)) for _ in range(2)]
+    np.testing.assert_array_equal(far[0]["image"], far[1]["image"])
+
+
+def test_rows_are_those_of_the_global_batch(dataset):
+    whole = take(batches.train_batches(dataset, 5, 6, step=2), 3)
+    for rows in (slice(0, 2), slice(4, 6), slice(1, 6, 2)):
+        for part, batch in zip(take(batches.train_batches(dataset, 5, 6, step=2, rows=rows), 3), whole, strict=True):
+            np.testing.assert_array_equal(part["image"], batch["image"][rows])
+            np.testing.assert_array_equal(part["affine"], batch["affine"][rows])
+
+
+def test_image_and_affine_belong_together(dataset):
+    batch = next(batches.train_batches(dataset, 0, N))
+    assert [int(affine[0, 3]) for affine in batch["affine"]] == which(batch)
+
+
+def test_batches_larger_than_the_dataset(dataset):
+    batch = next(batches.train_batches(dataset, 0, 3 * N))
+    assert set(Counter(which(batch)).values()) == {3}
+
+
+@pytest.mark.parametrize("axes", ["ijk", "kij"])
+def test_flips_mirror_left_and_right_half_of_the_time(data, axes):
+    data.axes = axes
+    data.size = SHAPE if axes == "ijk" else (8, 4, 6)
+    dataset = batches.open_dataset(data, seed=0)
+    plain = take(batches.train_batches(dataset, 0, N), 6)
+    flipped = take(batches.train_batches(dataset, 0, N, flip=True), 6)
+    axis = 0 if axes == "ijk" else 1  # of D, H, W: where the voxels' first axis went
+    mirrored = 0
+    for a, b in zip((x for p in plain for x in p["image"]), (x for f in flipped for x in f["image"]), strict=True):
+        assert np.array_equal(a, b) or np.array_equal(np.flip(a, axis), b)
+        mirrored += not np.array_equal(a, b)
+    assert 10 <= mirrored <= 32
+
+
+def test_slices_first(data):
+    data.axes, data.size = "kij", (8, 4, 6)
+    volumes = batches.volumes(batches.open_dataset(data, seed=0), "train")
+    data.axes, data.size = "ijk", SHAPE
+    plain = batches.volumes(batches.open_dataset(data, seed=0), "train")
+    np.testing.assert_array_equal(volumes, np.moveaxis(plain, 3, 1))
+
+
+def test_files_are_mapped_where_memory_is_short(dataset, monkeypatch):
+    expected = next(batches.train_batches(dataset, 0, 4))
+    monkeypatch.setattr(batches, "_free_memory", lambda: 0)
+    np.testing.assert_array_equal(next(batches.train_batches(dataset, 0, 4))["image"], expected["image"])
+
+
+def test_identity_is_that_of_the_data(data, tmp_path):
+    def identity(**changes):
+        return batches.open_dataset(SimpleNamespace(**(vars(data) | changes)), seed=0).identity()
+
+    first = identity()
+    assert json.loads(json.dumps(first)) == first and first["count"] == 9
+    (tmp_path / "scans").rename(tmp_path / "moved")
+    assert identity(root=str(tmp_path / "moved"), cache=str(tmp_path / "elsewhere")) == first
+    data.root = str(tmp_path / "moved")
+    assert identity(window_range=(0.0, 900.0)) != first
+    assert identity(size=(4, 6, 10)) != first
+    (tmp_path / "moved/8.nii.gz").rename(tmp_path / "moved/9.nii.gz")
+    assert identity() != first
+
+
+def test_bad_files_are_skipped_only_if_asked(data, tmp_path):
+    bad = tmp_path / "scans/3.nii.gz"
+    bad.write_bytes(bad.read_bytes()[:200])
+    with pytest.raises(DataError, match=r"3\.nii\.gz.*skip_bad_files=True"):
+        batches.open_dataset(data, seed=0)
+    data.skip_bad_files = True
+    dataset = batches.open_dataset(data, seed=0)
+    examples = dataset.train + dataset.validation + dataset.test
+    assert dataset.skipped == 1 and sorted(e.name[0] for e in examples) == list("01245678")
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"name": "mnist"}, "data.name is 'mnist'; use one of atlas, folder"),
+        ({"axes": "jik"}, "data.axes is 'jik'"),
+        ({"orientation": "LPS"}, "data.orientation is 'LPS'"),
+        ({"fit": "stretch"}, "data.fit is 'stretch'"),
+        ({"window": "minmax"}, "data.window is 'minmax'"),
+        ({"size": (32, 32)}, "data.size is"),
+        ({"split": (0.0, 0.5, 0.5)}, "data.split is"),
+        ({"window_range": (5.0, 5.0)}, "data.window_range is"),
+        ({"window": "quantile", "window_range": (-1.0, 2.0)}, "data.window_range is"),
+        ({"spacing": (1.0, 0.0, 1.0)}, "data.spacing is"),
+        ({"root": ""}, "data.root is not set"),
+        ({"root": "/nowhere"}, "data.root=/nowhere: does not exist"),
+        ({"name": "atlas", "atlas_count": 0}, "data.atlas_count is 0"),
+    ],
+)
+def test_settings_that_cannot_work(data, changes, expected):
+    with pytest.raises(DataError) as raised:
+        batches.open_dataset(SimpleNamespace(**(vars(data) | changes)), seed=0)
+    assert str(raised.value).startswith(expected) and "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("name", ["atlas", "brats", "lidc"])
+def test_made_up_data_under_every_name(tmp_path, name):
+    changes = {"orientation": "native", "spacing": (5.5,) * 3} if name == "lidc" else {}
+    data = settings(name=name, cache=str(tmp_path), size=(32, 32, 32), atlas_layout=name != "atlas", **changes)
+    dataset = batches.open_dataset(data, seed=0)
+    assert [len(side) for side in (dataset.train, dataset.validation, dataset.test)] == [3, 1, 0]
+    volumes = batches.volumes(dataset, "train")
+    assert volumes.shape == (3, 32, 32, 32, 1) and volumes.min() == -1 and volumes.max() <= 1
+    assert 0.1 < (volumes > -0.9).mean() < 0.6
+    assert next(batches.train_batches(dataset, 0, 2))["image"].shape == (2, 32, 32, 32, 1)
+
+
+def test_synthetic_needs_no_files_and_no_tensorflow():
+    program = (
+        "import sys; from types import SimpleNamespace as S; from data_pipelines import batches;"
+        f"d = batches.open_dataset(S(**{vars(settings(name='synthetic'))!r}), seed=1);"
+        "b = next(batches.train_batches(d, 1, 2)); assert b['image'].shape == (2, 4, 6, 8, 1);"
+        "assert batches.volumes(d, 'validation', 3).shape == (3, 4, 6, 8, 1);"
+        "assert not {'tensorflow', 'jax', 'medjax', 'nilearn'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)

@@ -15,6 +15,7 @@ import nibabel as nib
 import numpy as np
 from scipy import interpolate, ndimage
 
+from data_pipelines.errors import DataError
 from data_pipelines.nifti import Volume
 from data_pipelines.transforms import Shape
 
@@ -71,7 +72,7 @@ class Deformation:
         moved = np.stack([_on_grid(component, axes) for component in self.displacement])
         for dimension, axis in enumerate(axes):
             moved[dimension] += _along(axis - CENTRE[dimension], dimension)
-        points = np.tensordot(self.matrix.astype(np.float32), moved, axes=1)
+        points = np.einsum("ab,bijk->aijk", self.matrix.astype(np.float32), moved)
         return points + (CENTRE + self.shift).astype(np.float32).reshape(3, 1, 1, 1)
 
 
@@ -170,8 +171,12 @@ def load_template(spacing: float) -> Template:
 
 def _read_template(name: str) -> nib.Nifti1Image:
     # Found without importing nilearn, which takes seconds.
-    package = importlib.util.find_spec("nilearn").submodule_search_locations[0]
-    return nib.load(Path(package) / f"datasets/data/mni_icbm152_{name}_tal_nlin_sym_09a_converted.nii.gz")
+    spec = importlib.util.find_spec("nilearn")
+    package = Path(spec.submodule_search_locations[0] if spec else "nilearn")
+    path = package / f"datasets/data/mni_icbm152_{name}_tal_nlin_sym_09a_converted.nii.gz"
+    if not path.exists():
+        raise DataError(f"{path}: no MNI152 template; install nilearn as requirements.txt names it")
+    return nib.load(path)
 
 
 def _exponential(velocity: np.ndarray) -> np.ndarray:
@@ -195,17 +200,20 @@ def _smooth_noise(rng: np.random.Generator, scale: float) -> np.ndarray:
 
 def _on_grid(field: np.ndarray, axes: tuple[np.ndarray, np.ndarray, np.ndarray]) -> np.ndarray:
     """Cubic-spline interpolation from the control points to a grid, one axis at a time; float32."""
+    # einsum, not tensordot: BLAS would start threads, which on a busy machine wait for each other.
+    field = field.astype(np.float32)
     for dimension, axis in enumerate(axes):
-        matrix = _spline_matrix(dimension, axis.tobytes())
-        field = np.moveaxis(np.tensordot(matrix, field, axes=(1, dimension)), 0, dimension)
-    return np.ascontiguousarray(field)
+        field = np.einsum(
+            ("ac,cjk->ajk", "ac,ick->iak", "ac,ijc->ija")[dimension], _spline_matrix(dimension, tuple(axis)), field
+        )
+    return field
 
 
 @functools.lru_cache(maxsize=16)
-def _spline_matrix(dimension: int, axis_bytes: bytes) -> np.ndarray:
+def _spline_matrix(dimension: int, axis: tuple[float, ...]) -> np.ndarray:
     """[points, control points] weights; constant beyond the outermost control points."""
     control = CONTROL_AXES[dimension]
-    points = np.clip(np.frombuffer(axis_bytes), control[0], control[-1])
+    points = np.clip(axis, control[0], control[-1])
     return interpolate.make_interp_spline(control, np.eye(len(control)), k=3)(points).astype(np.float32)
 
 
@@ -229,7 +237,9 @@ def _lesion(rng: np.random.Generator, template: Template, points: np.ndarray) ->
     offset = points - centre.astype(np.float32).reshape(3, 1, 1, 1)
     distance = np.sqrt(((offset / radii.astype(np.float32).reshape(3, 1, 1, 1)) ** 2).sum(0))
     near = distance < 2
-    lobes = sum(np.sin(wave @ offset[:, near] + phase) for wave, phase in zip(waves, phases, strict=True))
+    lobes = sum(
+        np.sin(np.einsum("a,an->n", wave, offset[:, near]) + phase) for wave, phase in zip(waves, phases, strict=True)
+    )
     lesion = np.zeros_like(distance)
     # The border is 2 mm wide.
     lesion[near] = 1 / (1 + np.exp((distance[near] + 0.1 * lobes - 1) * radii.mean() / 1.0))

@@ -15,7 +15,7 @@ GAP_TOLERANCE = 0.1  # of the slice distance; scanners round positions
 
 def modality(folder: Path) -> str | None:
     """ "CT", "MR", "DX" ... of the first image in a folder; None if no file in it is an image."""
-    for path in sorted(folder.glob("*.dcm")):
+    for path in _files(folder):
         try:
             header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["Modality", "Rows"])
         except (InvalidDicomError, OSError):
@@ -39,7 +39,7 @@ def read_series(folder: str | Path) -> Volume:
       DataError: a file cannot be read, or the slices are not one regular stack.
     """
     folder = Path(folder)
-    slices = [image for path in sorted(folder.glob("*.dcm")) if (image := _read(path)) is not None]
+    slices = [image for path in _files(folder) if (image := _read(path)) is not None]
     if len(slices) < 2:
         raise DataError(f"{folder}: {len(slices)} DICOM slices, a volume needs two at least; remove the folder")
     for key in ("SeriesInstanceUID", "Rows", "Columns", "ImageOrientationPatient", "PixelSpacing"):
@@ -68,6 +68,10 @@ def read_series(folder: str | Path) -> Volume:
     affine[:3, 2] = (positions[-1] - positions[0]) / (len(positions) - 1)
     affine[:3, 3] = positions[0]
     return Volume(array, LPS_TO_RAS @ affine)
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() == ".dcm")
 
 
 def _read(path: Path) -> pydicom.Dataset | None:

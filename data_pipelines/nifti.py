@@ -122,13 +122,11 @@ def remove_unfinished(folder: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def cannot_write(folder: Path, error: OSError) -> DataError | OSError:
-    """The one-line error for a folder that takes no more files; any other OSError comes back as it is."""
+def cannot_write(folder: Path, error: OSError) -> DataError:
+    """The one-line error for a folder that takes no more files."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return DataError(f"{folder}: no space left on the disk; free some or choose another folder")
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return DataError(f"{folder}: may not be written to ({error.strerror}); choose another folder")
-    return error
+    return DataError(f"{folder}: cannot be written to ({error.strerror or error}); choose another folder")
 
 
 def read_header(path: Path) -> tuple[np.ndarray, str]:

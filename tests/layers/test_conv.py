@@ -1,0 +1,91 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from medjax.layers.conv import Conv, conv3d
+from medjax.layers.fold import refold
+
+# kernel, strides, padding, W: what the two systems use, and some asymmetric ones.
+CASES = {
+    "3x3x3": ((3, 3, 3), (1, 1, 1), ((1, 1),) * 3, 8),
+    "1x1x1": ((1, 1, 1), (1, 1, 1), ((0, 0),) * 3, 8),
+    "stride 2": ((3, 3, 3), (2, 2, 2), ((1, 1),) * 3, 8),
+    "stride 2 in slices": ((3, 3, 3), (1, 2, 2), ((1, 1),) * 3, 16),
+    "in slices": ((1, 7, 7), (1, 1, 1), ((0, 0), (3, 3), (3, 3)), 8),
+    "kernel 4 stride 2": ((4, 4, 4), (2, 2, 2), ((1, 1),) * 3, 16),
+    "kernel 4": ((4, 4, 4), (1, 1, 1), ((2, 1),) * 3, 8),
+    "one-sided": ((2, 3, 5), (1, 2, 1), ((0, 1), (2, 0), (4, 0)), 8),
+}
+
+
+def operands(kernel_size, width, channels=3, features=5):
+    generator = np.random.default_rng(0)
+    x = generator.standard_normal((2, 6, 8, width, channels)).astype(np.float32)
+    kernel = generator.standard_normal((*kernel_size, channels, features)).astype(np.float32)
+    return x, kernel / np.sqrt(kernel[..., 0].size)
+
+
+def by_definition(x, kernel, strides, padding):
+    """The cross-correlation, one kernel tap at a time, in float64."""
+    x = np.pad(x.astype(np.float64), ((0, 0), *padding, (0, 0)))
+    size = [(n - k) // s + 1 for n, k, s in zip(x.shape[1:4], kernel.shape, strides, strict=False)]
+    total = 0
+    for tap in np.ndindex(kernel.shape[:3]):
+        slices = [slice(o, o + (n - 1) * s + 1, s) for o, n, s in zip(tap, size, strides, strict=True)]
+        total = total + x[:, slices[0], slices[1], slices[2]] @ kernel[tap]
+    return total
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("lowering", ["direct", "planes"])
+@pytest.mark.parametrize("fold", [1, 2, 4])
+def test_is_a_convolution(case, lowering, fold):
+    kernel_size, strides, padding, width = CASES[case]
+    x, kernel = operands(kernel_size, width)
+    expected = by_definition(x, kernel, strides, padding)
+    y = conv3d(refold(jnp.asarray(x), 1, fold), jnp.asarray(kernel), strides, padding, lowering, fold)
+    np.testing.assert_allclose(refold(y, fold, 1), expected, atol=5e-6)
+
+
+@pytest.mark.parametrize("case", ["3x3x3", "stride 2", "one-sided"])
+@pytest.mark.parametrize(("lowering", "fold"), [("planes", 1), ("direct", 2), ("planes", 2)])
+def test_gradients_are_those_of_direct(case, lowering, fold):
+    kernel_size, strides, padding, width = CASES[case]
+    x, kernel = operands(kernel_size, width)
+
+    def loss(x, kernel, lowering, fold):
+        y = refold(conv3d(refold(x, 1, fold), kernel, strides, padding, lowering, fold), fold, 1)
+        return jnp.sum(jnp.sin(y) * jnp.arange(y.size).reshape(y.shape) / y.size)
+
+    gradients = [jax.grad(loss, argnums=(0, 1))(x, kernel, *how) for how in [("direct", 1), (lowering, fold)]]
+    for expected, gradient in zip(*gradients, strict=True):
+        np.testing.assert_allclose(gradient, expected, atol=2e-5, rtol=1e-5)
+
+
+def test_layer_adds_its_bias_and_keeps_its_parameters_whatever_the_fold():
+    x, _ = operands((3, 3, 3), 8)
+    conv = Conv(features=5)
+    params = conv.init(jax.random.key(0), x)
+    params["params"]["bias"] = jnp.arange(5.0)
+    expected = by_definition(x, params["params"]["kernel"], (1, 1, 1), ((1, 1),) * 3) + np.arange(5.0)
+    for lowering, fold in [("direct", 1), ("planes", 1), ("direct", 2), ("planes", 4)]:
+        conv = Conv(features=5, lowering=lowering, fold=fold)
+        folded = refold(jnp.asarray(x), 1, fold)
+        assert jax.tree.map(jnp.shape, conv.init(jax.random.key(0), folded)) == jax.tree.map(jnp.shape, params)
+        np.testing.assert_allclose(refold(conv.apply(params, folded), fold, 1), expected, atol=5e-6)
+
+
+def test_computes_in_the_dtype_it_is_told():
+    x, _ = operands((3, 3, 3), 8)
+    y, params = Conv(features=5, dtype=jnp.bfloat16).init_with_output(jax.random.key(0), x)
+    assert y.dtype == jnp.bfloat16
+    assert params["params"]["kernel"].dtype == jnp.float32
+
+
+def test_refuses():
+    x, kernel = operands((3, 3, 3), 6)
+    with pytest.raises(ValueError, match=r"'winograd'.*direct, planes"):
+        conv3d(x, kernel, (1, 1, 1), ((1, 1),) * 3, lowering="winograd")
+    with pytest.raises(ValueError, match=r"width of 3.*folded by 2"):
+        conv3d(refold(jnp.asarray(x), 1, 2), kernel, (2, 2, 2), ((1, 1),) * 3, fold=2)

@@ -1,0 +1,73 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import pywt
+
+from medjax.wavelets import SUBBANDS, haar_dwt3d, haar_idwt3d, haar_wavedec3d, haar_waverec3d
+
+SHAPES = [(2, 2, 4, 6, 1), (1, 8, 2, 10, 3), (3, 4, 4, 4, 5)]
+
+
+def volume(shape):
+    return np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+
+
+def pywt_name(band: str) -> str:
+    return band.replace("L", "a").replace("H", "d")
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_agrees_with_pywavelets(shape):
+    x = volume(shape)
+    bands = haar_dwt3d(x)
+    expected = pywt.dwtn(x.astype(np.float64), "haar", axes=(1, 2, 3))
+    for i, band in enumerate(SUBBANDS):
+        np.testing.assert_allclose(bands[..., i, :], expected[pywt_name(band)], atol=2e-6)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_inverse(shape):
+    x = volume(shape)
+    np.testing.assert_allclose(haar_idwt3d(haar_dwt3d(x)), x, atol=2e-6)
+    bands = volume((*shape[:4], 8, shape[4]))
+    np.testing.assert_allclose(haar_dwt3d(haar_idwt3d(bands)), bands, atol=2e-6)
+
+
+def test_gradient_is_the_inverse():
+    """The transform is orthonormal."""
+    x, bands = volume((1, 4, 2, 6, 2)), volume((1, 2, 1, 3, 8, 2))
+    (gradient,) = jax.jit(lambda x, bands: jax.vjp(haar_dwt3d, x)[1](bands))(x, bands)
+    np.testing.assert_allclose(gradient, haar_idwt3d(bands), atol=2e-6)
+
+
+@pytest.mark.parametrize("levels", [0, 1, 2, 3])
+def test_levels_agree_with_pywavelets(levels):
+    x = volume((2, 8, 16, 24, 2))
+    coarse, details = jax.jit(haar_wavedec3d, static_argnums=1)(x, levels)
+    expected = pywt.wavedecn(x.astype(np.float64), "haar", level=levels, axes=(1, 2, 3))
+    np.testing.assert_allclose(coarse, expected[0], atol=5e-6)
+    for detail, level in zip(details, reversed(expected[1:]), strict=True):
+        for i, band in enumerate(SUBBANDS[1:]):
+            np.testing.assert_allclose(detail[..., i, :], level[pywt_name(band)], atol=5e-6)
+    np.testing.assert_allclose(haar_waverec3d(coarse, details), x, atol=5e-6)
+
+
+def test_keeps_the_dtype():
+    x = jnp.ones((1, 2, 2, 2, 1), jnp.bfloat16)
+    assert haar_dwt3d(x).dtype == jnp.bfloat16
+    assert haar_idwt3d(haar_dwt3d(x)).dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 4, 4, 1), (1, 4, 4, 5, 1), (4, 4, 4, 1)])
+def test_refuses_odd_shapes_by_name(shape):
+    with pytest.raises(ValueError) as error:
+        haar_dwt3d(jnp.zeros(shape))
+    assert str(shape) in str(error.value)
+
+
+def test_refuses_what_is_no_subbands():
+    with pytest.raises(ValueError, match=r"\(1, 2, 2, 2, 7, 1\)"):
+        haar_idwt3d(jnp.zeros((1, 2, 2, 2, 7, 1)))
+    with pytest.raises(ValueError, match="multiples of 8"):
+        haar_wavedec3d(jnp.zeros((1, 8, 8, 12, 1)), 3)

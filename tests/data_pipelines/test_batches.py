@@ -143,6 +143,7 @@ def test_identity_is_that_of_the_data(data, tmp_path):
     data.root = str(tmp_path / "moved")
     assert identity(window_range=(0.0, 900.0)) != first
     assert identity(size=(4, 6, 10)) != first
+    assert identity(split=(0.5, 0.3, 0.2)) != first
     (tmp_path / "moved/8.nii.gz").rename(tmp_path / "moved/9.nii.gz")
     assert identity() != first
 

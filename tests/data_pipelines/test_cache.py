@@ -60,6 +60,9 @@ def test_another_preprocessing_or_a_changed_source_is_decoded_anew(scans, tmp_pa
     again = cache.decode(scans, Counting(), tmp_path / "cache")
     assert calls[8:] == ["0.nii.gz"]
     np.testing.assert_array_equal(nifti.memory_map(again["0.nii.gz"].path), nifti.read(scans[0].path).array)
+    os.utime(scans[1].path, ns=(10**18, 10**18))  # of the same size as before
+    cache.decode(scans, Counting(), tmp_path / "cache")
+    assert calls[9:] == ["1.nii.gz"]
 
 
 def test_two_runs_at_once_decode_once(scans, tmp_path):

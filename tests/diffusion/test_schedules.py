@@ -1,0 +1,67 @@
+import numpy as np
+import pytest
+
+from medjax.diffusion.schedules import Schedule, cosine, evenly_spaced, linear, respace, respace_to
+
+
+@pytest.mark.parametrize("schedule", [linear(1000), linear(21), cosine(1000), cosine(1)], ids=lambda s: f"{s.steps}")
+def test_variance_is_preserved_and_signal_is_lost(schedule):
+    assert np.all((schedule.betas > 0) & (schedule.betas < 1))
+    assert np.all(np.diff(schedule.alphas_cumprod) < 0)
+    assert schedule.alphas_cumprod[-1] < 0.01
+    assert schedule.alphas_cumprod_prev[0] == 1
+    assert schedule.betas.dtype == schedule.posterior_variance.dtype == np.float64
+
+
+def test_posterior_is_the_product_of_two_gaussians():
+    """q(x_{t-1} | x_t, x_0) is q(x_t | x_{t-1}) times q(x_{t-1} | x_0): precisions add, means are weighted by them."""
+    s = linear(100)
+    t = np.arange(1, 100)
+    alphas, prior_variance = 1 - s.betas[t], 1 - s.alphas_cumprod_prev[t]
+    precision = alphas / s.betas[t] + 1 / prior_variance
+    np.testing.assert_allclose(s.posterior_variance[t], 1 / precision)
+    np.testing.assert_allclose(
+        s.posterior_mean_coef1[t], np.sqrt(s.alphas_cumprod_prev[t]) / prior_variance / precision
+    )
+    np.testing.assert_allclose(s.posterior_mean_coef2[t], np.sqrt(alphas) / s.betas[t] / precision)
+    np.testing.assert_array_equal(s.fixed_large_variance[1:], s.betas[1:])
+    assert s.fixed_large_variance[0] == s.posterior_variance[1]
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 7, 50, 299, 300])
+def test_respaced_is_the_same_process(steps):
+    whole = linear(300)
+    few = respace(whole, steps)
+    assert few.steps == len(few.timesteps) == steps
+    assert few.timesteps[-1] == 299
+    assert steps == 1 or few.timesteps[0] == 0
+    assert np.all(np.diff(few.timesteps) > 0)
+    np.testing.assert_allclose(few.alphas_cumprod, whole.alphas_cumprod[few.timesteps])
+
+
+def test_respacing_twice_keeps_the_training_timesteps():
+    twice = respace_to(respace(linear(1000), 100), evenly_spaced(100, 10))
+    assert set(twice.timesteps) <= set(respace(linear(1000), 100).timesteps)
+    np.testing.assert_allclose(twice.alphas_cumprod, linear(1000).alphas_cumprod[twice.timesteps])
+
+
+def test_every_table_of_a_single_step_is_finite():
+    few = respace(linear(1000), 1)
+    for name in ("posterior_mean_coef1", "posterior_mean_coef2", "fixed_large_variance", "alphas_cumprod"):
+        assert np.isfinite(getattr(few, name)).all(), name
+
+
+def test_refuses():
+    with pytest.raises(ValueError, match=r"20 steps.*at least 21"):
+        linear(20)
+    with pytest.raises(ValueError, match="0 steps"):
+        cosine(0)
+    for steps in (0, 51):
+        with pytest.raises(ValueError, match=f"50 steps to {steps}: use 1 to 50"):
+            respace(cosine(50), steps)
+
+
+def test_is_frozen():
+    with pytest.raises(AttributeError):
+        linear(50).betas = None
+    assert isinstance(linear(50), Schedule)

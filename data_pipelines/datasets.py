@@ -57,7 +57,7 @@ def open_dataset(data: Any, seed: int) -> Dataset:
     Args:
       data: the `data` part of a config, with attributes name, root, cache, size, axes, orientation, split,
         skip_bad_files; for "folder" spacing, fit, window, window_range; for "lidc" spacing; for the atlas, and for
-        "brats" and "lidc" with atlas_layout=True, atlas_count, atlas_seed, lesion_share.
+        "brats" and "lidc" with atlas_layout=True and no root, atlas_count, atlas_seed, lesion_share.
       seed: of the run; only "synthetic" volumes depend on it.
 
     Raises:
@@ -141,7 +141,7 @@ def _intensity_range(data: Any) -> tuple[float, float]:
 
 def _find(data: Any, shape: Shape, cache_folder: Path) -> tuple[tuple[Scan, ...], str]:
     """The scans of a dataset, and a fingerprint of their sources."""
-    if data.name == "atlas" or data.atlas_layout:
+    if data.name == "atlas" or (data.atlas_layout and not data.root):
         if data.atlas_count < 1:
             raise DataError(f"data.atlas_count is {data.atlas_count}; give the number of subjects to make")
         subjects = Atlas(data.atlas_seed, shape, data.lesion_share)

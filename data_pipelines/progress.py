@@ -1,26 +1,15 @@
-"""Long preparations say how far they are, on stderr."""
+"""Long preparations say how far they are, how fast and how long still, on stderr."""
 
 import sys
-import time
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
+
+from tqdm import tqdm
 
 T = TypeVar("T")
 
 
 def progress(items: Iterable[T], total: int, what: str) -> Iterator[T]:
-    """Passes `items` on, and keeps one line on stderr: how many of `total`, how fast, how long still.
-
-    On a terminal the line renews itself; into a file it is written every ten seconds and at the end.
-    """
-    start = last = time.monotonic()
-    terminal = sys.stderr.isatty()
-    for done, item in enumerate(items, start=1):
-        yield item
-        now = time.monotonic()
-        if done == total or now - last > (0.2 if terminal else 10):
-            last = now
-            rate = done / max(now - start, 1e-9)
-            line = f"{what}: {done}/{total}, {rate:.1f}/s, {(total - done) / rate:.0f} s left"
-            ends = "\n" if done == total or not terminal else "\r"
-            print(line.ljust(78) if terminal else line, end=ends, file=sys.stderr, flush=True)
+    """Passes `items` on; on a terminal the line renews itself, into a file one is written every ten seconds."""
+    interval = 0.2 if sys.stderr.isatty() else 10.0
+    yield from tqdm(items, desc=what, total=total, mininterval=interval, file=sys.stderr, disable=total == 0)

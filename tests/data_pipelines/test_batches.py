@@ -195,6 +195,12 @@ def test_made_up_data_under_every_name(tmp_path, name):
     assert next(batches.train_batches(dataset, 0, 2))["image"].shape == (2, 32, 32, 32, 1)
 
 
+def test_a_root_goes_before_made_up_data(tmp_path):
+    (tmp_path / "scans").mkdir()
+    with pytest.raises(DataError, match="the folder is empty"):
+        batches.open_dataset(settings(name="brats", root=str(tmp_path / "scans"), atlas_layout=True), seed=0)
+
+
 def test_synthetic_needs_no_files_and_no_tensorflow():
     program = (
         "import sys; from types import SimpleNamespace as S; from data_pipelines import batches;"

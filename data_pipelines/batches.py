@@ -6,6 +6,7 @@ positions k * batch_size and on. So batch k is a pure function of (seed, k), and
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -103,9 +104,13 @@ def _loader(dataset: Dataset) -> Callable[[Example], np.ndarray]:
 
 
 def _free_memory() -> int:
-    """Bytes; 0 where the system does not say."""
+    """Bytes, of the machine or of the container if that has less; 0 where the system does not say."""
     try:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        limit, used = (Path("/sys/fs/cgroup", name) for name in ("memory.max", "memory.current"))
+        if limit.exists() and (bound := limit.read_text().strip()) != "max":
+            free = min(free, int(bound) - int(used.read_text()))
+        return max(0, free)
     except (ValueError, OSError, AttributeError):
         return 0
 

@@ -145,17 +145,16 @@ def _find(data: Any, shape: Shape, cache_folder: Path) -> tuple[tuple[Scan, ...]
         if data.atlas_count < 1:
             raise DataError(f"data.atlas_count is {data.atlas_count}; give the number of subjects to make")
         subjects = Atlas(data.atlas_seed, shape, data.lesion_share)
-        # Not of the files: how they are compressed differs from machine to machine.
-        fingerprint = _sha256(f"{subjects} {data.atlas_count} {atlas_files.VERSION}")
         match data.name:
             case "brats":
-                return brats.find_scans(
-                    atlas_files.write_as_brats(cache_folder, subjects, data.atlas_count)
-                ), fingerprint
+                found = brats.find_scans(atlas_files.write_as_brats(cache_folder, subjects, data.atlas_count))
             case "lidc":
-                return lidc.find_scans(atlas_files.write_as_lidc(cache_folder, subjects, data.atlas_count)), fingerprint
+                found = lidc.find_scans(atlas_files.write_as_lidc(cache_folder, subjects, data.atlas_count))
             case _:
-                return atlas_files.write_plain(cache_folder, subjects, data.atlas_count), fingerprint
+                found = atlas_files.write_plain(cache_folder, subjects, data.atlas_count)
+        # Other runs may have asked for more subjects. The fingerprint is not of the files, whose compression differs
+        # from machine to machine.
+        return found[: data.atlas_count], _sha256(f"{subjects} {data.atlas_count} {atlas_files.VERSION}")
     if not data.root:
         raise DataError(
             f"data.root is not set; give the folder of the {data.name} scans with --config.data.root=FOLDER"

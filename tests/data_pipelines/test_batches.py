@@ -193,6 +193,8 @@ def test_made_up_data_under_every_name(tmp_path, name):
     assert volumes.shape == (3, 32, 32, 32, 1) and volumes.min() == -1 and volumes.max() <= 1
     assert 0.1 < (volumes > -0.9).mean() < 0.6
     assert next(batches.train_batches(dataset, 0, 2))["image"].shape == (2, 32, 32, 32, 1)
+    data.atlas_count = 3  # of the four that are there now
+    assert batches.open_dataset(data, seed=0).identity()["count"] == 3
 
 
 def test_a_root_goes_before_made_up_data(tmp_path):

@@ -110,6 +110,7 @@ def bad_files(array):
     yield "not zipped", lambda path: path.write_bytes(b"\x00" * 400), "not a readable NIfTI"
 
 
+@pytest.mark.filterwarnings("ignore:Extension size")
 @pytest.mark.parametrize("case", [case[0] for case in bad_files(np.zeros((5, 6, 7)))])
 def test_what_cannot_be_used_is_named_in_one_line(tmp_path, array, case):
     make, expected = next((make, expected) for name, make, expected in bad_files(array) if name == case)

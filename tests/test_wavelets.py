@@ -71,3 +71,23 @@ def test_refuses_what_is_no_subbands():
         haar_idwt3d(jnp.zeros((1, 2, 2, 2, 7, 1)))
     with pytest.raises(ValueError, match="multiples of 8"):
         haar_wavedec3d(jnp.zeros((1, 8, 8, 12, 1)), 3)
+
+
+def test_split_volumes_need_no_communication():
+    mesh = jax.make_mesh((2, 2, 2), ("data", "depth", "height"), axis_types=(jax.sharding.AxisType.Auto,) * 3)
+    split = jax.NamedSharding(mesh, jax.P("data", "depth", "height"))
+
+    def there_and_back(x):
+        bands = haar_dwt3d(x)
+        return bands, haar_idwt3d(jnp.clip(bands, -1, 1))
+
+    text = (
+        jax.jit(there_and_back)
+        .lower(jax.ShapeDtypeStruct((2, 8, 8, 8, 1), jnp.float32, sharding=split))
+        .compile()
+        .as_text()
+    )
+    assert "f32[1,4,4,8,1]" in text
+    assert not any(
+        f"{operation}(" in text for operation in ("all-gather", "all-to-all", "all-reduce", "collective-permute")
+    )

@@ -8,7 +8,8 @@ def assert_close(actual, expected, atol: float | np.ndarray = 2e-5, rtol: float 
     """Fails where |actual - expected| exceeds atol + rtol |expected|, and says by how much."""
     actual, expected = np.asarray(actual, np.float64), np.asarray(expected, np.float64)
     assert actual.shape == expected.shape, f"{name}: shape {actual.shape}, expected {expected.shape}"
-    excess = np.abs(actual - expected) / (atol + rtol * np.abs(expected))
+    difference = np.abs(np.subtract(actual, expected, out=np.zeros(actual.shape), where=actual != expected))
+    excess = difference / (atol + rtol * np.abs(expected))
     worst = np.unravel_index(np.argmax(excess), excess.shape)
     # Written so that a NaN fails.
     assert np.all(excess <= 1), (

@@ -4,15 +4,21 @@ Position p of the endless stream of examples is volume shuffle(epoch)[p mod n] w
 positions k * batch_size and on. So batch k is a pure function of (seed, k), and any process finds its rows of it.
 """
 
+from __future__ import annotations
+
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from data_pipelines import nifti, scans, synthetic, transforms
 from data_pipelines.cache import Example
 from data_pipelines.datasets import Dataset, open_dataset
+
+if TYPE_CHECKING:
+    import tensorflow as tf
 
 __all__ = ["Dataset", "open_dataset", "train_batches", "volumes"]
 
@@ -41,25 +47,24 @@ def train_batches(
 
     tf.config.set_visible_devices([], "GPU")  # it would take the accelerator's memory
 
-    examples, load = dataset.train, _loader(dataset)
-    affines = np.stack([example.affine for example in examples]).astype(np.float32)
+    examples = dataset.train
+    affines = tf.constant(np.stack([example.affine for example in examples]), tf.float32)
+    left_right = tf.constant([_left_right(example, dataset.axes) for example in examples])
+    read = _from_memory(dataset) if _fits_in_memory(dataset) else _from_files(dataset)
     chosen = range(batch_size)[rows or slice(None)]
 
-    def read(p: np.ndarray, example: np.ndarray) -> np.ndarray:
-        image = load(examples[example])
-        # A generator of its own for each position; the 1 sets it apart from other uses of the seed.
-        if flip and np.random.default_rng([seed, 1, p]).random() < 0.5:
-            image = np.flip(image, _left_right(examples[example], dataset.axes))
-        return np.ascontiguousarray(image[..., None])
-
+    # TensorFlow's own operations alone: a Python function in here would deadlock the interpreter when it exits.
     @tf.autograph.experimental.do_not_convert
-    def element(index: "tf.Tensor") -> dict[str, "tf.Tensor"]:
+    def element(index: tf.Tensor) -> dict[str, tf.Tensor]:
         p = index // len(chosen) * batch_size + chosen.start + index % len(chosen) * chosen.step
         epoch, place = p // len(examples), p % len(examples)
-        key = tf.stack([tf.constant(seed % 2**63, tf.int64), epoch])
-        example = tf.random.experimental.index_shuffle(place, key, tf.constant(len(examples) - 1, tf.int64))
-        image = tf.numpy_function(read, [p, example], tf.float32, stateful=False)
-        return {"image": tf.ensure_shape(image, (*dataset.size, 1)), "affine": tf.gather(affines, example)}
+        shuffle_key, flip_key = (tf.stack([tf.constant(seed % 2**63, tf.int64), x]) for x in (epoch, p))
+        example = tf.random.experimental.index_shuffle(place, shuffle_key, tf.constant(len(examples) - 1, tf.int64))
+        image = read(example)[..., tf.newaxis]
+        if flip:
+            mirrored = tf.reverse(image, left_right[example, tf.newaxis])
+            image = tf.where(tf.random.stateless_uniform([], flip_key) < 0.5, mirrored, image)
+        return {"image": tf.ensure_shape(image, (*dataset.size, 1)), "affine": affines[example]}
 
     indices = tf.data.Dataset.range(step * len(chosen), np.iinfo(np.int64).max, output_type=tf.int64)
     stream = indices.map(element, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
@@ -82,25 +87,40 @@ def volumes(dataset: Dataset, side: str, count: int | None = None) -> np.ndarray
         start = 2**40 * scans.SPLITS.index(side)  # far apart, so that the sides share no volume
         made = [synthetic.volume(dataset.size, seed, start + i) for i in range(8 if count is None else count)]
         return np.stack(made)[..., None]
-    load = _loader(dataset)
     examples: Sequence[Example] = getattr(dataset, side)[:count]
-    return np.array([load(example) for example in examples], np.float32).reshape(-1, *dataset.size, 1)
+    array = np.empty((len(examples), *dataset.size, 1), np.float32)
+    for volume, example in zip(array, examples, strict=True):
+        volume[..., 0] = transforms.to_network(nifti.memory_map(example.path), dataset.axes)
+    return array
 
 
-def _loader(dataset: Dataset) -> Callable[[Example], np.ndarray]:
-    """From an example to its [D, H, W]: out of RAM if all training volumes fit in half of what is free."""
-    in_memory: dict[str, np.ndarray] = {}
-    keep = len(dataset.train) * np.prod(dataset.size, dtype=np.int64) * 4 < _free_memory() / 2
+def _from_memory(dataset: Dataset) -> Callable[[tf.Tensor], tf.Tensor]:
+    """Looks training volumes [D, H, W] up by their number, all of them read beforehand."""
+    import tensorflow as tf
 
-    def load(example: Example) -> np.ndarray:
-        if example.name in in_memory:
-            return in_memory[example.name]
-        array = transforms.to_network(nifti.memory_map(example.path), dataset.axes)
-        if keep:
-            array = in_memory[example.name] = np.ascontiguousarray(array)
-        return array
+    table = tf.constant(volumes(dataset, "train")[..., 0])
+    return lambda example: table[example]
 
-    return load
+
+def _from_files(dataset: Dataset) -> Callable[[tf.Tensor], tf.Tensor]:
+    """Reads training volumes [D, H, W] by their number, each time anew."""
+    import tensorflow as tf
+
+    paths = tf.constant([str(example.path) for example in dataset.train])
+    voxels = transforms.voxel_shape(dataset.size, dataset.axes)
+    # The first voxel axis is the one that runs fastest, so what tf.reshape sees is [K, J, I].
+    permutation = [2 - axis for axis in transforms.PERMUTATIONS[dataset.axes]]
+
+    def read(example: tf.Tensor) -> tf.Tensor:
+        numbers = tf.io.decode_raw(tf.io.read_file(paths[example]), tf.float32)[nifti.HEADER_BYTES // 4 :]
+        return tf.transpose(tf.reshape(numbers, voxels[::-1]), permutation)
+
+    return read
+
+
+def _fits_in_memory(dataset: Dataset) -> bool:
+    """Whether the training volumes take less than half of what is free: they are there twice for a moment."""
+    return len(dataset.train) * np.prod(dataset.size, dtype=np.int64) * 4 < _free_memory() / 2
 
 
 def _free_memory() -> int:

@@ -12,6 +12,7 @@ from data_pipelines.errors import DataError
 
 MILLIMETRES = {"meter": 1e3, "mm": 1.0, "micron": 1e-3, "unknown": 1.0}
 SUFFIXES = (".nii", ".nii.gz")
+HEADER_BYTES = 352  # before the voxels of the files that `write` makes; little-endian, the first index runs fastest
 
 
 @dataclasses.dataclass(frozen=True)

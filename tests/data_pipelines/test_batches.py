@@ -126,10 +126,24 @@ def test_slices_first(data):
     np.testing.assert_array_equal(volumes, np.moveaxis(plain, 3, 1))
 
 
-def test_files_are_mapped_where_memory_is_short(dataset, monkeypatch):
+@pytest.mark.parametrize("axes", ["ijk", "kij"])
+def test_files_are_read_anew_where_memory_is_short(data, axes, monkeypatch):
+    data.axes, data.size = axes, SHAPE if axes == "ijk" else (8, 4, 6)
+    dataset = batches.open_dataset(data, seed=0)
     expected = next(batches.train_batches(dataset, 0, 4))
     monkeypatch.setattr(batches, "_free_memory", lambda: 0)
+    monkeypatch.delattr(batches, "_from_memory")
     np.testing.assert_array_equal(next(batches.train_batches(dataset, 0, 4))["image"], expected["image"])
+
+
+def test_a_process_that_leaves_its_batches_open_ends(data):
+    program = (
+        "from types import SimpleNamespace as S; from data_pipelines import batches;"
+        f"d = batches.open_dataset(S(**{vars(data)!r}), seed=1);"
+        "i = batches.train_batches(d, 1, 200); next(i); print('done')"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], check=True, timeout=60, capture_output=True, text=True)
+    assert ended.stdout == "done\n"
 
 
 def test_identity_is_that_of_the_data(data, tmp_path):

@@ -163,6 +163,8 @@ def test_memory_map_and_header(tmp_path, array):
     mapped = nifti.memory_map(tmp_path / "a.nii")
     assert isinstance(mapped, np.memmap) and mapped.dtype == np.float32
     np.testing.assert_array_equal(mapped, array)
+    stored = np.frombuffer((tmp_path / "a.nii").read_bytes()[nifti.HEADER_BYTES :], "<f4")
+    np.testing.assert_array_equal(stored, array.ravel(order="F"))
     affine, description = nifti.read_header(tmp_path / "a.nii")
     np.testing.assert_allclose(affine, OBLIQUE, atol=1e-6)
     assert description == "padded with air"

@@ -70,9 +70,7 @@ def ancestral(
     return _scan(step, denoise, x_T, noise_at, schedule)
 
 
-def ddim(
-    denoise: Denoise, x_T: jax.Array, noise_at: NoiseAt, schedule: Schedule, eta: float = 0.0
-) -> jax.Array:
+def ddim(denoise: Denoise, x_T: jax.Array, noise_at: NoiseAt, schedule: Schedule, eta: float = 0.0) -> jax.Array:
     """Samples x_0 by `ddim_step`s from x_T [B, ...]."""
 
     def step(x_t: jax.Array, t: jax.Array, x_0: jax.Array, noise: jax.Array) -> jax.Array:

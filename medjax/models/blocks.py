@@ -45,9 +45,7 @@ class ResidualBlock(nn.Module):
         h = self._conv("conv_1")(h)
 
         time_features = self.features * (2 if self.scale_shift_norm else 1)
-        time_projection = nn.Dense(
-            time_features, kernel_init=uniform_fan_in, dtype=self.dtype, name="time_projection"
-        )
+        time_projection = nn.Dense(time_features, kernel_init=uniform_fan_in, dtype=self.dtype, name="time_projection")
         time = time_projection(nn.silu(embedding))
         norm_2 = GroupNorm(self.groups, fold=self.out_fold, name="norm_2")
         if self.scale_shift_norm:
@@ -63,9 +61,7 @@ class ResidualBlock(nn.Module):
         return x + h
 
     def _conv(self, name: str, **options) -> Conv:
-        return Conv(
-            self.features, dtype=self.dtype, lowering=self.lowering, fold=self.out_fold, name=name, **options
-        )
+        return Conv(self.features, dtype=self.dtype, lowering=self.lowering, fold=self.out_fold, name=name, **options)
 
     def _resampled(self, x: jax.Array) -> jax.Array:
         match self.resample:

@@ -2,13 +2,15 @@
 
 Position p of the endless stream of examples is volume shuffle(epoch)[p mod n] with epoch = p div n; batch k takes
 positions k * batch_size and on. So batch k is a pure function of (seed, k), and any process finds its rows of it.
+
+The decoded volumes are plain numbers in files. As many as fit stay in RAM, where the operating system keeps what has
+been read, one copy for all processes, and gives it up when something else needs the room; so none is held here.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -50,7 +52,7 @@ def train_batches(
     examples = dataset.train
     affines = tf.constant(np.stack([example.affine for example in examples]), tf.float32)
     left_right = tf.constant([_left_right(example, dataset.axes) for example in examples])
-    read = _from_memory(dataset) if _fits_in_memory(dataset) else _from_files(dataset)
+    read = _reader(dataset)
     chosen = range(batch_size)[rows or slice(None)]
 
     # TensorFlow's own operations alone: a Python function in here would deadlock the interpreter when it exits.
@@ -94,45 +96,20 @@ def volumes(dataset: Dataset, side: str, count: int | None = None) -> np.ndarray
     return array
 
 
-def _from_memory(dataset: Dataset) -> Callable[[tf.Tensor], tf.Tensor]:
-    """Looks training volumes [D, H, W] up by their number, all of them read beforehand."""
+def _reader(dataset: Dataset) -> Callable[[tf.Tensor], tf.Tensor]:
+    """From the number of a training volume to its [D, H, W]."""
     import tensorflow as tf
 
-    table = tf.constant(volumes(dataset, "train")[..., 0])
-    return lambda example: table[example]
-
-
-def _from_files(dataset: Dataset) -> Callable[[tf.Tensor], tf.Tensor]:
-    """Reads training volumes [D, H, W] by their number, each time anew."""
-    import tensorflow as tf
-
-    paths = tf.constant([str(example.path) for example in dataset.train])
-    voxels = transforms.voxel_shape(dataset.size, dataset.axes)
-    # The first voxel axis is the one that runs fastest, so what tf.reshape sees is [K, J, I].
+    names = tf.constant([str(example.path) for example in dataset.train])
+    # The first voxel axis runs fastest in a file, so as TensorFlow sees it the volume is [K, J, I].
+    stored_shape = transforms.voxel_shape(dataset.size, dataset.axes)[::-1]
     permutation = [2 - axis for axis in transforms.PERMUTATIONS[dataset.axes]]
 
     def read(example: tf.Tensor) -> tf.Tensor:
-        numbers = tf.io.decode_raw(tf.io.read_file(paths[example]), tf.float32)[nifti.HEADER_BYTES // 4 :]
-        return tf.transpose(tf.reshape(numbers, voxels[::-1]), permutation)
+        numbers = tf.io.decode_raw(tf.io.read_file(names[example]), tf.float32)[nifti.HEADER_BYTES // 4 :]
+        return tf.transpose(tf.reshape(numbers, stored_shape), permutation)
 
     return read
-
-
-def _fits_in_memory(dataset: Dataset) -> bool:
-    """Whether the training volumes take less than half of what is free: they are there twice for a moment."""
-    return len(dataset.train) * np.prod(dataset.size, dtype=np.int64) * 4 < _free_memory() / 2
-
-
-def _free_memory() -> int:
-    """Bytes, of the machine or of the container if that has less; 0 where the system does not say."""
-    try:
-        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        limit, used = (Path("/sys/fs/cgroup", name) for name in ("memory.max", "memory.current"))
-        if limit.exists() and (bound := limit.read_text().strip()) != "max":
-            free = min(free, int(bound) - int(used.read_text()))
-        return max(0, free)
-    except (ValueError, OSError, AttributeError):
-        return 0
 
 
 def _left_right(example: Example, axes: str) -> int:

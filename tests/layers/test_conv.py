@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from medjax.layers.conv import Conv, conv3d
+from medjax.layers.conv import LOWERINGS, Conv, conv3d
 from medjax.layers.fold import refold
 
 # kernel, strides, padding, W: what the two systems use, and some asymmetric ones.
@@ -17,6 +17,8 @@ CASES = {
     "kernel 4": ((4, 4, 4), (1, 1, 1), ((2, 1),) * 3, 8),
     "one-sided": ((2, 3, 5), (1, 2, 1), ((0, 1), (2, 0), (4, 0)), 8),
 }
+
+WAYS = [*((lowering, 1) for lowering in LOWERINGS), *((lowering, 2) for lowering in LOWERINGS)]
 
 
 def operands(kernel_size, width, channels=3, features=5):
@@ -38,7 +40,7 @@ def by_definition(x, kernel, strides, padding):
 
 
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize(("lowering", "fold"), [("direct", 1), ("planes", 1), ("direct", 2), ("planes", 4)])
+@pytest.mark.parametrize(("lowering", "fold"), WAYS)
 def test_is_a_convolution(case, lowering, fold):
     kernel_size, strides, padding, width = CASES[case]
     x, kernel = operands(kernel_size, width)
@@ -48,7 +50,7 @@ def test_is_a_convolution(case, lowering, fold):
 
 
 @pytest.mark.parametrize("case", ["3x3x3", "stride 2", "one-sided"])
-@pytest.mark.parametrize(("lowering", "fold"), [("planes", 1), ("direct", 2), ("planes", 2)])
+@pytest.mark.parametrize(("lowering", "fold"), WAYS[1:])
 def test_gradients_are_those_of_direct(case, lowering, fold):
     kernel_size, strides, padding, width = CASES[case]
     x, kernel = operands(kernel_size, width)
@@ -68,7 +70,7 @@ def test_layer_adds_its_bias_and_keeps_its_parameters_whatever_the_fold():
     params = conv.init(jax.random.key(0), x)
     params["params"]["bias"] = jnp.arange(5.0)
     expected = by_definition(x, params["params"]["kernel"], (1, 1, 1), ((1, 1),) * 3) + np.arange(5.0)
-    for lowering, fold in [("direct", 1), ("planes", 1), ("direct", 2), ("planes", 4)]:
+    for lowering, fold in WAYS:
         conv = Conv(features=5, lowering=lowering, fold=fold)
         folded = refold(jnp.asarray(x), 1, fold)
         assert jax.tree.map(jnp.shape, conv.init(jax.random.key(0), folded)) == jax.tree.map(jnp.shape, params)

@@ -10,6 +10,7 @@
 one line of it. Progress goes to stderr; the last line on stdout is one JSON object.
 """
 
+import ast
 import errno
 import importlib
 import json
@@ -19,14 +20,10 @@ import sys
 from collections.abc import Sequence
 
 from absl import flags, logging
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 HERE = pathlib.Path(__file__).resolve().parent
 MODES = ("train", "sample")
-
-CONFIG = config_flags.DEFINE_config_file("config", str(HERE / "configs" / "atlas.py"), "a file of configs/, and its variant")
-WORKDIR = flags.DEFINE_string("workdir", None, "the run's folder; runs/NAME where the config's file is NAME.py")
-MODE = flags.DEFINE_enum("mode", "train", MODES, "the job")
 
 
 def main(argv: Sequence[str]) -> int:
@@ -34,25 +31,21 @@ def main(argv: Sequence[str]) -> int:
     if any(argument in ("-h", "--help", "-help") for argument in argv[1:]):
         print(__doc__.replace("MODES", ", ".join(MODES)))
         return 0
-    # Errors of the user's are raised by many libraries here, and each of them is one line.
+    # absl and ml_collections raise many kinds here, for every one of which the user's line is to blame.
     try:
-        extra = flags.FLAGS(list(argv))[1:]
-        if extra:
-            raise flags.Error(f"{extra[0]} is not a flag: see --help")
+        mode, config, workdir = parse(argv)
     except Exception as error:
-        return complain(error)
+        return complain(in_one_line(error))
 
     from data_pipelines.errors import DataError
     from medjax.errors import UserError
 
     logging.set_verbosity(logging.ERROR)
-    job = importlib.import_module(f"medjax.jobs.{MODE.value}")
-    config_file = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")[0]
-    workdir = pathlib.Path(WORKDIR.value or pathlib.Path("runs") / pathlib.Path(config_file).stem)
+    job = importlib.import_module(f"medjax.jobs.{mode}")
     try:
-        result = job.run(CONFIG.value, workdir)
+        result = job.run(config, workdir)
     except (DataError, UserError) as error:
-        return complain(error)
+        return complain(str(error))
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
@@ -61,9 +54,35 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def complain(error: Exception | str) -> int:
+def parse(argv: Sequence[str]) -> tuple[str, ConfigDict, pathlib.Path]:
+    """The mode, the configuration and the workdir that the command line asks for."""
+    values = flags.FlagValues()
+    default = str(HERE / "configs" / "atlas.py")
+    config_flags.DEFINE_config_file("config", default, "FILE[:words]", flag_values=values, sys_argv=list(argv))
+    flags.DEFINE_string("workdir", None, "runs/NAME where the config is NAME.py", flag_values=values)
+    flags.DEFINE_enum("mode", "train", MODES, "the job", flag_values=values)
+    unknown = values(list(argv))[1:]
+    if unknown:
+        raise flags.Error(f"{unknown[0]} is not a flag: see --help")
+    config_file = config_flags.get_config_filename(values["config"]).partition(":")[0]
+    config = values.config
+    if not isinstance(config, ConfigDict):  # ml_collections would tell at the first use of it only
+        raise flags.Error(f"--config={config_file}: there is no such file")
+    return values.mode, config, pathlib.Path(values.workdir or pathlib.Path("runs") / pathlib.Path(config_file).stem)
+
+
+def in_one_line(error: Exception) -> str:
+    """What an error in the flags or the config's file comes to, without the traceback that its message may quote."""
+    text = str(error).strip()
+    if "Traceback" in text:
+        text = text.splitlines()[-1].partition("Error: ")[2]
+    if isinstance(error, (AttributeError, KeyError)):
+        text = "--config has no such key: " + ast.literal_eval(text)
+    return " ".join(text.split())
+
+
+def complain(text: str) -> int:
     """One line on stderr."""
-    text = " ".join(str(error).split()) or type(error).__name__
     print(f"launch.py: {text}", file=sys.stderr)
     return 2
 

@@ -1,9 +1,13 @@
-"""`--golden=DIR`: which reference files the parity tests run over (see golden_files.py)."""
+"""Eight virtual devices for every test, and `--golden=DIR`: which reference files the parity tests run over (see golden_files.py)."""
 
+import os
 from pathlib import Path
 
 import pytest
 from golden_files import GoldenFile, golden_files, kind_of
+
+# Before anything imports jax. Whoever asks for a smaller mesh gets the first of them.
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 
 TESTS = Path(__file__).parent
 CLAIMED = pytest.StashKey[set]()

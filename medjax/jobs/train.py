@@ -156,6 +156,7 @@ def _run(config: ConfigDict, workdir: pathlib.Path, interrupt: Interrupt) -> dic
         "resumed_from": resumed_from,
         "volumes": len(dataset.train),
         "skipped_files": dataset.skipped,
+        "padded_scans": dataset.padded,
         "workdir": str(workdir),
     }
 

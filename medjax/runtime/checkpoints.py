@@ -45,7 +45,8 @@ class Checkpoints:
             get_metric_fn=lambda metrics: metrics["val_loss"], reverse=True, n=1, keep_checkpoints_without_metrics=False
         )
         options = ocp.CheckpointManagerOptions(
-            preservation_policy=preserve.AnyPreservationPolicy([preserve.LatestN(max(keep, 1)), lowest_loss])
+            preservation_policy=preserve.AnyPreservationPolicy([preserve.LatestN(max(keep, 1)), lowest_loss]),
+            best_fn=lambda metrics: metrics["val_loss"],  # without one, Orbax does not store metrics
         )
         with self._explained_failures():
             self._manager = ocp.CheckpointManager(self.folder, options=options)

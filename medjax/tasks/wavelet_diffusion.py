@@ -65,15 +65,16 @@ class WaveletDiffusion:
     def from_config(cls, config: ConfigDict) -> "WaveletDiffusion":
         """The task that a configuration describes (configs/common.py names every key)."""
         model = config.model
-        if model.network != "unet":
-            raise UserError(f"model.network is {model.network!r}: use 'unet'")
-        if config.train.remat not in ("none", "blocks"):
-            raise UserError(f"train.remat is {config.train.remat!r}: use 'none' or 'blocks'")
-        if config.train.dtype not in ("float32", "bfloat16"):
-            raise UserError(f"train.dtype is {config.train.dtype!r}: use 'float32' or 'bfloat16'")
         lowering = config.train.lowering or default_lowering(jax.default_backend())
-        if lowering not in LOWERINGS:
-            raise UserError(f"train.lowering is {lowering!r}: use one of {', '.join(LOWERINGS)}")
+        for key, value, choices in (
+            ("model.network", model.network, ("unet",)),
+            ("model.skip", model.skip, ("add", "concat")),
+            ("train.remat", config.train.remat, ("none", "blocks")),
+            ("train.dtype", config.train.dtype, ("float32", "bfloat16")),
+            ("train.lowering", lowering, LOWERINGS),
+        ):
+            if value not in choices:
+                raise UserError(f"{key} is {value!r}: use {' or '.join(map(repr, choices))}")
         widths = [model.base_channels * multiplier for multiplier in model.channel_multipliers]
         if any(width % model.groups for width in [model.base_channels, *widths]):
             raise UserError(f"model.groups is {model.groups}: it must divide every width, {model.base_channels}, {widths}")

@@ -1,0 +1,45 @@
+import importlib
+
+import jax
+import pytest
+
+from medjax.runtime.mesh import check_volume_size, make_mesh
+from medjax.tasks import make_task
+
+VARIANTS = [
+    ("atlas", ["", "demo", "tiny", "bf16", "tiny,bf16"]),
+    ("folder", ["", "128", "256", "tiny", "bf16"]),
+    ("brats", ["", "128", "256", "tiny", "256,bf16"]),
+    ("lidc", ["", "128", "256", "tiny", "256,bf16"]),
+]
+
+
+@pytest.mark.parametrize(("name", "variant"), [(name, variant) for name, variants in VARIANTS for variant in variants])
+def test_every_variant_is_a_model_that_fits_its_volumes(name, variant):
+    config = importlib.import_module(f"configs.{name}").get_config(variant)
+    task = make_task(config)
+    mesh = make_mesh({"data": 1, "fsdp": 1, "depth": 1, "height": 1})
+    check_volume_size(tuple(config.data.size), mesh, task.size_multiple)
+    image = jax.ShapeDtypeStruct((1, *config.data.size, 1), "float32")
+    jax.eval_shape(task.init, jax.random.key(0), {"image": image})
+
+
+@pytest.mark.parametrize("name", ["brats", "lidc"])
+@pytest.mark.parametrize(("variant", "batch_size"), [("128", 10), ("256", 1)])
+def test_published_values(name, variant, batch_size):
+    config = importlib.import_module(f"configs.{name}").get_config(variant)
+    assert config.optimizer.learning_rate == 1e-5
+    assert config.optimizer.weight_decay == 0
+    assert config.optimizer.clip_norm == 0
+    assert config.train.steps == 1_200_000
+    assert config.train.ema_decay == 0
+    assert config.train.dtype == "float32"
+    assert config.data.batch_size == batch_size
+    assert config.data.orientation == "native"
+    assert (config.diffusion.schedule, config.diffusion.steps) == ("linear", 1000)
+    assert (config.sample.sampler, config.sample.steps) == ("ancestral", None)
+
+
+def test_an_unknown_variant_is_named():
+    with pytest.raises(ValueError, match="'huge' is not a variant of this file; use demo, tiny, bf16"):
+        importlib.import_module("configs.atlas").get_config("huge")

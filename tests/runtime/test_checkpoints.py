@@ -1,0 +1,95 @@
+import shutil
+
+import jax
+import numpy as np
+import optax
+import pytest
+from small_task import Line
+
+from medjax.errors import UserError
+from medjax.runtime.checkpoints import Checkpoints
+from medjax.runtime.mesh import make_mesh
+from medjax.runtime.train_state import build_sharded, state_builder
+
+BATCH = {"image": np.ones((8, 4), np.float32)}
+BUILD = state_builder(Line(), optax.adam(1e-2))
+SHAPES = jax.eval_shape(BUILD, jax.random.key(0), BATCH)
+
+
+@pytest.fixture
+def mesh():
+    return make_mesh({"data": 1, "fsdp": 1, "depth": 1, "height": 1})
+
+
+def state_at(step, mesh):
+    state = build_sharded(BUILD, jax.random.key(step), BATCH, mesh)
+    return state.replace(step=state.step + step)
+
+
+def save_all(workdir, losses, mesh, keep=2):
+    checkpoints = Checkpoints(workdir, keep)
+    for step, loss in losses.items():
+        checkpoints.save(state_at(step, mesh), loss)
+    checkpoints.close()
+
+
+def test_a_state_comes_back_bit_for_bit(tmp_path, mesh):
+    save_all(tmp_path, {7: 0.5}, mesh)
+    restored = Checkpoints(tmp_path, 2).restore(SHAPES, mesh)
+    jax.tree.map(np.testing.assert_array_equal, restored, state_at(7, mesh))
+    assert jax.tree.structure(restored) == jax.tree.structure(state_at(7, mesh))
+
+
+def test_the_last_and_the_best_stay(tmp_path, mesh):
+    save_all(tmp_path, {1: 0.5, 2: 0.1, 3: 0.4, 4: None, 5: 0.3}, mesh)
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["2", "4", "5"]
+    checkpoints = Checkpoints(tmp_path, 2)
+    assert (checkpoints.latest_step, checkpoints.best_step) == (5, 2)
+    step, model = checkpoints.restore_model((SHAPES.params, SHAPES.variables), mesh, best=True)
+    assert step == 2
+    np.testing.assert_array_equal(model["ema"]["w"], state_at(2, mesh).ema["w"])
+
+
+def test_no_checkpoint_to_sample_from(tmp_path, mesh):
+    with pytest.raises(UserError, match="no finished checkpoint"):
+        Checkpoints(tmp_path, 2).restore_model((SHAPES.params, SHAPES.variables), mesh)
+
+
+def damage(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("how", ["flip", "truncate", "remove"])
+def test_a_damaged_checkpoint_is_refused(tmp_path, mesh, how):
+    save_all(tmp_path, {1: None, 2: None}, mesh)
+    data = [path for path in (tmp_path / "checkpoints/2/model").rglob("*") if path.is_file() and "/d/" in str(path)]
+    for path in data:
+        if how == "flip":
+            damage(path)
+        elif how == "truncate":
+            path.write_bytes(path.read_bytes()[:20])
+        else:
+            path.unlink()
+    with pytest.raises(UserError, match="checkpoints/2 .*damaged") as caught:
+        Checkpoints(tmp_path, 2).restore(SHAPES, mesh)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_unfinished_checkpoint_is_skipped(tmp_path, mesh, capsys):
+    save_all(tmp_path, {1: None, 2: None}, mesh)
+    folder = tmp_path / "checkpoints"
+    shutil.copytree(folder / "2", folder / "3")
+    (folder / "3/_CHECKPOINT_METADATA").unlink()
+    shutil.copytree(folder / "2", folder / "4.orbax-checkpoint-tmp")
+    checkpoints = Checkpoints(tmp_path, 2)
+    assert checkpoints.latest_step == 2
+    assert [line.split(" was ")[0].rsplit("/")[-1] for line in capsys.readouterr().err.splitlines()] == [
+        "3",
+        "4.orbax-checkpoint-tmp",
+    ]
+    checkpoints.save(state_at(3, mesh), None)  # its name is free again
+    checkpoints.close()
+    assert Checkpoints(tmp_path, 2).latest_step == 3
+    assert (folder / "3.unfinished.1").exists()

@@ -1,0 +1,62 @@
+import pytest
+
+from medjax.errors import UserError
+from medjax.runtime.workdir import free_name, open_workdir, read_json, write_json, written_aside
+
+CONFIG = {"task": "t", "seed": 0, "model": {"width": 8, "levels": (1, 2)}, "diffusion": {"steps": 10}, "train": {"steps": 5}}
+DATA = {"identity": {"name": "atlas", "size": (32, 32, 32)}, "affine": [1.0]}
+
+
+def test_the_same_model_may_go_on_with_other_settings(tmp_path):
+    open_workdir(tmp_path / "run", CONFIG, DATA)
+    open_workdir(tmp_path / "run", CONFIG | {"train": {"steps": 50}}, DATA)
+    assert read_json(tmp_path / "run/config.json")["train"] == {"steps": 50}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"seed": 1}, "seed is 0 there and 1 here"),
+        ({"model": {"width": 16, "levels": (1, 2)}}, "model.width is 8 there and 16 here"),
+        ({"diffusion": {"steps": 10, "schedule": "cosine"}}, "diffusion.schedule is None there and cosine here"),
+    ],
+)
+def test_another_model_is_refused_and_nothing_touched(tmp_path, change, message):
+    open_workdir(tmp_path / "run", CONFIG, DATA)
+    before = {path: path.read_bytes() for path in (tmp_path / "run").iterdir()}
+    with pytest.raises(UserError, match=message):
+        open_workdir(tmp_path / "run", CONFIG | change, DATA)
+    assert {path: path.read_bytes() for path in (tmp_path / "run").iterdir()} == before
+
+
+def test_other_data_is_refused(tmp_path):
+    open_workdir(tmp_path / "run", CONFIG, DATA)
+    with pytest.raises(UserError, match=r"data.size is \[32, 32, 32\] there"):
+        open_workdir(tmp_path / "run", CONFIG, DATA | {"identity": {"name": "atlas", "size": (64, 64, 64)}})
+
+
+def test_a_file_in_the_way(tmp_path):
+    (tmp_path / "run").write_text("mine")
+    with pytest.raises(UserError, match="run cannot be made"):
+        open_workdir(tmp_path / "run", CONFIG, DATA)
+    assert (tmp_path / "run").read_text() == "mine"
+
+
+def test_a_damaged_record_is_named(tmp_path):
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(UserError, match="config.json cannot be read"):
+        open_workdir(tmp_path, CONFIG, DATA)
+
+
+def test_writing_aside_leaves_the_old_file_on_failure(tmp_path):
+    write_json(tmp_path / "a.json", {"x": 1})
+    with pytest.raises(RuntimeError), written_aside(tmp_path / "a.json") as aside:
+        aside.write_text("half")
+        raise RuntimeError
+    assert read_json(tmp_path / "a.json") == {"x": 1}
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_free_name(tmp_path):
+    (tmp_path / "samples.1").mkdir()
+    assert free_name(tmp_path / "samples") == tmp_path / "samples.2"

@@ -11,18 +11,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from data_pipelines import nifti, scans, synthetic, transforms
 from data_pipelines.cache import Example
-from data_pipelines.datasets import Dataset, open_dataset
+from data_pipelines.datasets import Dataset, first_examples, open_dataset
 
 if TYPE_CHECKING:
     import tensorflow as tf
 
-__all__ = ["Dataset", "open_dataset", "train_batches", "volumes"]
+__all__ = ["Dataset", "first_volumes", "open_dataset", "train_batches", "volumes"]
 
 
 def train_batches(
@@ -71,6 +71,16 @@ def train_batches(
     indices = tf.data.Dataset.range(step * len(chosen), np.iinfo(np.int64).max, output_type=tf.int64)
     stream = indices.map(element, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     yield from stream.batch(len(chosen), drop_remainder=True).prefetch(2).as_numpy_iterator()
+
+
+def first_volumes(data: Any, count: int) -> np.ndarray:
+    """At most `count` volumes of the dataset that `data` describes, to look at: [n, D, H, W, 1] float32 in [-1, 1].
+
+    Raises:
+      DataError: the data cannot be found.
+    """
+    arrays = [transforms.to_network(nifti.memory_map(e.path), data.axes) for e in first_examples(data, count)]
+    return np.array(arrays, np.float32).reshape(-1, *data.size, 1)
 
 
 def volumes(dataset: Dataset, side: str, count: int | None = None) -> np.ndarray:

@@ -69,9 +69,8 @@ def open_dataset(data: Any, seed: int) -> Dataset:
     if data.name == "synthetic":
         return Dataset("synthetic", (), (), (), size, data.axes, np.eye(4), (0.0, 1.0), 0, 0, {"seed": seed})
 
-    cache_folder = Path(data.cache).expanduser() if data.cache else cache.default_folder()
-    preprocessing = _preprocessing(data, shape)
-    found, sources = _find(data, shape, cache_folder)
+    cache_folder, preprocessing = _cache_folder(data), _preprocessing(data, shape)
+    found, sources = _find(data, shape, cache_folder, data.atlas_count)
     examples = cache.decode(found, preprocessing, cache_folder, data.skip_bad_files)
     sides = scans.split([scan for scan in found if scan.name in examples], tuple(data.split))
     train, validation, test = (tuple(examples[scan.name] for scan in sides[side]) for side in scans.SPLITS)
@@ -93,6 +92,29 @@ def open_dataset(data: Any, seed: int) -> Dataset:
             "fingerprint": sources,
         },
     )
+
+
+def first_examples(data: Any, count: int) -> tuple[Example, ...]:
+    """The first few examples of a dataset, on whichever side of the split; no more is read, or made, than these.
+
+    Args:
+      data: as for `open_dataset`; "synthetic" has none.
+      count: how many at most.
+
+    Raises:
+      DataError: the data cannot be found.
+    """
+    _check(data)
+    if data.name == "synthetic":
+        return ()
+    shape = transforms.voxel_shape(tuple(data.size), data.axes)
+    found, _ = _find(data, shape, _cache_folder(data), min(count, data.atlas_count))
+    examples = cache.decode(found[:count], _preprocessing(data, shape), _cache_folder(data), skip_bad_files=True)
+    return tuple(examples.values())
+
+
+def _cache_folder(data: Any) -> Path:
+    return Path(data.cache).expanduser() if data.cache else cache.default_folder()
 
 
 def _check(data: Any) -> None:
@@ -139,22 +161,22 @@ def _intensity_range(data: Any) -> tuple[float, float]:
     return tuple(float(value) for value in data.window_range) if by_window else (0.0, 1.0)
 
 
-def _find(data: Any, shape: Shape, cache_folder: Path) -> tuple[tuple[Scan, ...], str]:
-    """The scans of a dataset, and a fingerprint of their sources."""
+def _find(data: Any, shape: Shape, cache_folder: Path, atlas_count: int) -> tuple[tuple[Scan, ...], str]:
+    """The scans of a dataset, `atlas_count` if they are made up, and a fingerprint of their sources."""
     if data.name == "atlas" or (data.atlas_layout and not data.root):
-        if data.atlas_count < 1:
-            raise DataError(f"data.atlas_count is {data.atlas_count}; give the number of subjects to make")
+        if atlas_count < 1:
+            raise DataError(f"data.atlas_count is {atlas_count}; give the number of subjects to make")
         subjects = Atlas(data.atlas_seed, shape, data.lesion_share)
         match data.name:
             case "brats":
-                found = brats.find_scans(atlas_files.write_as_brats(cache_folder, subjects, data.atlas_count))
+                found = brats.find_scans(atlas_files.write_as_brats(cache_folder, subjects, atlas_count))
             case "lidc":
-                found = lidc.find_scans(atlas_files.write_as_lidc(cache_folder, subjects, data.atlas_count))
+                found = lidc.find_scans(atlas_files.write_as_lidc(cache_folder, subjects, atlas_count))
             case _:
-                found = atlas_files.write_plain(cache_folder, subjects, data.atlas_count)
+                found = atlas_files.write_plain(cache_folder, subjects, atlas_count)
         # Other runs may have asked for more subjects. The fingerprint is not of the files, whose compression differs
         # from machine to machine.
-        return found[: data.atlas_count], _sha256(f"{subjects} {data.atlas_count} {atlas_files.VERSION}")
+        return found[:atlas_count], _sha256(f"{subjects} {atlas_count} {atlas_files.VERSION}")
     if not data.root:
         raise DataError(
             f"data.root is not set; give the folder of the {data.name} scans with --config.data.root=FOLDER"

@@ -1,4 +1,4 @@
-"""Eight virtual devices for every test, and `--golden=DIR`: which reference files the parity tests run over (see golden_files.py)."""
+"""Eight virtual devices for every test, and `--golden=DIR`: the reference files for the parity tests (golden_files.py)."""
 
 import os
 from pathlib import Path

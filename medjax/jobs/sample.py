@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from data_pipelines import nifti
-from data_pipelines.batches import open_dataset, volumes
+from data_pipelines.batches import first_volumes
 from data_pipelines.errors import DataError
 from data_pipelines.transforms import from_network
 from medjax.errors import UserError
@@ -129,7 +129,7 @@ def write_montage(folder: pathlib.Path, count: int, config: ConfigDict, data: di
     pictured = [nifti.read(sample_path(folder, i)).array for i in range(min(count, MOST_PICTURES))]
     generated = [(array - low) / (high - low) * 2.0 - 1.0 for array in pictured]
     try:
-        real = volumes(open_dataset(config.data, config.seed), "train", PICTURES_A_ROW)
+        real = first_volumes(config.data, PICTURES_A_ROW)
     except (DataError, OSError) as error:
         print(f"no real volumes in the montage: {error}", file=sys.stderr)
         real = []

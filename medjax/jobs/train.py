@@ -123,13 +123,17 @@ def _run(config: ConfigDict, workdir: pathlib.Path, interrupt: Interrupt) -> dic
 
         last = step == steps or interrupt.requested
         log_due, eval_due, save_due = (
-            step % every == 0 for every in (config.train.log_every, config.train.eval_every, config.train.checkpoint_every)
+            step % every == 0
+            for every in (config.train.log_every, config.train.eval_every, config.train.checkpoint_every)
         )
         if log_due or eval_due or save_due or last:
             rows_due = [number for number, _ in pending if number % config.train.log_every == 0 or number == steps]
             for number, values in check_finite(pending):
                 if number in rows_due:
-                    rates = {"learning_rate": float(schedule(number - 1)), "volumes_per_second": watch.rate * batch_size}
+                    rates = {
+                        "learning_rate": float(schedule(number - 1)),
+                        "volumes_per_second": watch.rate * batch_size,
+                    }
                     log.write(number, values | rates)
                     progress.set_postfix_str(f"loss {values['loss']:.4g}", refresh=False)
             pending.clear()
@@ -174,7 +178,9 @@ def check_finite(pending: list[tuple[int, dict[str, jax.Array]]]) -> list[tuple[
     Raises:
       UserError: naming the first step whose loss or gradient is not finite.
     """
-    numbers = [(step, {name: float(value) for name, value in jax.device_get(metrics).items()}) for step, metrics in pending]
+    numbers = [
+        (step, {name: float(value) for name, value in jax.device_get(metrics).items()}) for step, metrics in pending
+    ]
     for step, values in numbers:
         for name in ("loss", "grad_norm"):
             if not math.isfinite(values[name]):

@@ -1,7 +1,5 @@
 """The validation loss: held-out volumes, fixed times, fixed noise, so that the curve of a run is comparable with itself."""
 
-import pathlib
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -10,7 +8,7 @@ from jax.sharding import Mesh
 
 from data_pipelines.batches import Dataset, volumes
 from data_pipelines.transforms import from_network
-from medjax.runtime.mesh import put_batch, process_rows, replicated
+from medjax.runtime.mesh import process_rows, put_batch, replicated
 from medjax.runtime.pictures import three_planes
 from medjax.runtime.train_state import Task, TrainState
 

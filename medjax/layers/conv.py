@@ -1,4 +1,4 @@
-"""3D convolution: one function, two ways to lower it, on plain or folded volumes."""
+"""3D convolution: one function, three ways to lower it, on plain or folded volumes."""
 
 from collections.abc import Callable
 

@@ -52,7 +52,9 @@ def check_batch_size(key: str, batch_size: int, mesh: Mesh, accumulate: int = 1)
     """Raises UserError, naming `key`, unless every device gets the same whole number of examples a microbatch."""
     ways = batch_ways(mesh) * accumulate
     if batch_size < 1 or batch_size % ways:
-        by = f"{batch_ways(mesh)} (mesh.data x mesh.fsdp)" + (f" x {accumulate} (train.accumulate)" if accumulate > 1 else "")
+        by = f"{batch_ways(mesh)} (mesh.data x mesh.fsdp)" + (
+            f" x {accumulate} (train.accumulate)" if accumulate > 1 else ""
+        )
         raise UserError(f"{key} is {batch_size}: the mesh cannot divide it; make it a multiple of {by}")
 
 

@@ -50,7 +50,9 @@ def montage(rows: Sequence[tuple[str, Sequence[np.ndarray]]], affine: np.ndarray
       affine: of all of them.
       height: of a volume's three planes, pixels.
     """
-    strips = [(label, [three_planes(volume, affine, height) for volume in volumes]) for label, volumes in rows if len(volumes)]
+    strips = [
+        (label, [three_planes(volume, affine, height) for volume in volumes]) for label, volumes in rows if len(volumes)
+    ]
     width = max(sum(picture.shape[1] + GAP for picture in pictures) for _, pictures in strips)
     canvas = Image.new("L", (width + GAP, len(strips) * (height + GAP + LABEL_HEIGHT) + GAP))
     draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(LABEL_HEIGHT - 5)

@@ -90,7 +90,10 @@ def make_train_step(
 
 
 def accumulated(
-    gradients: Callable[[Arrays, Batch], tuple[Arrays, Arrays, Metrics]], variables: Arrays, batch: Batch, accumulate: int
+    gradients: Callable[[Arrays, Batch], tuple[Arrays, Arrays, Metrics]],
+    variables: Arrays,
+    batch: Batch,
+    accumulate: int,
 ) -> tuple[Arrays, Arrays, Metrics]:
     """Mean gradients and metrics over `accumulate` microbatches, `variables` passing through them in order.
 

@@ -57,9 +57,7 @@ class WaveletDiffusion:
         if self.sampler not in ("ancestral", "ddim"):
             raise UserError(f"sample.sampler is {self.sampler!r}: use 'ancestral' or 'ddim'")
         if self.sampling_steps is not None and not 1 <= self.sampling_steps <= self.schedule.steps:
-            raise UserError(
-                f"sample.steps is {self.sampling_steps}: use 1 to diffusion.steps = {self.schedule.steps}"
-            )
+            raise UserError(f"sample.steps is {self.sampling_steps}: use 1 to diffusion.steps = {self.schedule.steps}")
 
     @classmethod
     def from_config(cls, config: ConfigDict) -> "WaveletDiffusion":
@@ -77,7 +75,9 @@ class WaveletDiffusion:
                 raise UserError(f"{key} is {value!r}: use {' or '.join(map(repr, choices))}")
         widths = [model.base_channels * multiplier for multiplier in model.channel_multipliers]
         if any(width % model.groups for width in [model.base_channels, *widths]):
-            raise UserError(f"model.groups is {model.groups}: it must divide every width, {model.base_channels}, {widths}")
+            raise UserError(
+                f"model.groups is {model.groups}: it must divide every width, {model.base_channels}, {widths}"
+            )
         network = UNet(
             out_channels=8,
             base_channels=model.base_channels,

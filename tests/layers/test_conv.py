@@ -86,7 +86,7 @@ def test_computes_in_the_dtype_it_is_told():
 
 def test_refuses():
     x, kernel = operands((3, 3, 3), 6)
-    with pytest.raises(ValueError, match=r"'winograd'.*direct, planes"):
+    with pytest.raises(ValueError, match=r"'winograd'.*direct, planes, stacked"):
         conv3d(x, kernel, (1, 1, 1), ((1, 1),) * 3, lowering="winograd")
     with pytest.raises(ValueError, match=r"width of 3.*folded by 2"):
         conv3d(refold(jnp.asarray(x), 1, 2), kernel, (2, 2, 2), ((1, 1),) * 3, fold=2)

@@ -3,7 +3,13 @@ import pytest
 from medjax.errors import UserError
 from medjax.runtime.workdir import free_name, open_workdir, read_json, write_json, written_aside
 
-CONFIG = {"task": "t", "seed": 0, "model": {"width": 8, "levels": (1, 2)}, "diffusion": {"steps": 10}, "train": {"steps": 5}}
+CONFIG = {
+    "task": "t",
+    "seed": 0,
+    "model": {"width": 8, "levels": (1, 2)},
+    "diffusion": {"steps": 10},
+    "train": {"steps": 5},
+}
 DATA = {"identity": {"name": "atlas", "size": (32, 32, 32)}, "affine": [1.0]}
 
 

@@ -1,0 +1,125 @@
+import nibabel
+import numpy as np
+import pytest
+from PIL import Image
+from runs import command, launch, result, snapshot, write_scans
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    import launch
+
+    folder = tmp_path_factory.mktemp("trained")
+    scans = write_scans(folder / "scans")
+    window = (
+        "--config.data.window=fixed",
+        "--config.data.window_range=(0.0,900.0)",
+        "--config.data.orientation=native",
+    )
+    argv = command(scans, folder, *window, "--config.train.steps=30", "--config.optimizer.learning_rate=1e-2")
+    assert launch.main(argv) == 0
+    return folder, [*argv, "--mode=sample"]
+
+
+def draw(argv, capsys):
+    status, out, lines = launch(argv, capsys)
+    assert status == 0, lines
+    return result(out)
+
+
+def load(folder, i):
+    return nibabel.load(folder / f"run/samples/sample_{i:05d}.nii.gz")
+
+
+def test_samples_open_beside_the_training_data(trained, capsys):
+    folder, argv = trained
+    found = draw(argv, capsys)
+    assert found["count"] == 2
+    assert found["seconds_per_volume"] > 0
+    assert [path.rsplit("/")[-1] for path in found["files"]] == ["sample_00000.nii.gz", "sample_00001.nii.gz"]
+    sample = load(folder, 0)
+    source = nibabel.load(folder / "scans/subject_0/t1.nii.gz")
+    assert nibabel.aff2axcodes(sample.affine) == nibabel.aff2axcodes(source.affine) == ("L", "A", "S")
+    # The same place: the centre of the field of view stays where it was.
+    centres = [image.affine @ [*((np.array(image.shape) - 1) / 2), 1] for image in (sample, source)]
+    np.testing.assert_allclose(*centres, atol=1e-4)
+    assert sample.get_data_dtype() == np.float32
+    values = sample.get_fdata()
+    assert values.min() >= 0  # intensities of the fixed window, not -1 .. 1
+    assert 1 < values.max() <= 900
+
+
+def test_int16_files_hold_the_same_volumes(trained, capsys):
+    folder, argv = trained
+    draw(argv, capsys)
+    exact = load(folder, 1).get_fdata()
+    draw([*argv, "--config.sample.dtype=int16"], capsys)
+    assert load(folder, 1).get_data_dtype() == np.int16
+    np.testing.assert_allclose(load(folder, 1).get_fdata(), exact, atol=900 / 2**15)
+
+
+def test_a_sample_is_a_function_of_seed_and_index(trained, capsys):
+    folder, argv = trained
+    draw([*argv, "--config.sample.count=8", "--config.sample.batch_size=8"], capsys)
+    together = np.stack([load(folder, i).get_fdata() for i in range(8)]) / 900
+    for size in (1, 3):
+        found = draw([*argv, "--config.sample.count=8", f"--config.sample.batch_size={size}"], capsys)
+        assert found["drawn"] == 8
+        np.testing.assert_allclose(np.stack([load(folder, i).get_fdata() for i in range(8)]) / 900, together, atol=1e-5)
+    draw([*argv, "--config.sample.seed=1"], capsys)
+    assert np.abs(load(folder, 0).get_fdata() / 900 - together[0]).max() > 1e-2
+
+
+def test_interrupted_sampling_goes_on_and_other_samples_stay(trained, capsys):
+    folder, argv = trained
+    draw([*argv, "--config.sample.seed=5"], capsys)
+    kept = snapshot(folder / "run/samples")
+    (folder / "run/samples/sample_00001.nii.gz").unlink()
+    found = draw([*argv, "--config.sample.seed=5"], capsys)
+    assert found["drawn"] == 1
+    again = snapshot(folder / "run/samples")
+    assert {path: kept[path] for path in kept if "sample_0" in path and "00001" not in path}.items() <= again.items()
+    np.testing.assert_array_equal(
+        *(np.frombuffer(files[next(p for p in files if "montage" in p)], np.uint8) for files in (kept, again))
+    )
+    draw([*argv, "--config.sample.seed=6"], capsys)
+    aside = sorted((folder / "run").glob("samples.*"))[-1]
+    assert sorted(path.name for path in aside.iterdir()) == sorted(path.rsplit("/")[-1] for path in kept)
+
+
+def test_the_montage_shows_real_volumes_where_there_are_some(trained, capsys):
+    folder, argv = trained
+    draw([*argv, "--config.sample.seed=8"], capsys)
+    with_real = Image.open(folder / "run/samples/montage.png").size
+    without_root = [argument for argument in argv if "data.root" not in argument]
+    draw([*without_root, "--config.sample.seed=9"], capsys)
+    without = Image.open(folder / "run/samples/montage.png").size
+    assert with_real[1] > 1.8 * without[1]
+
+
+def test_sampling_imports_no_tensorflow(trained, monkeypatch, capsys):
+    import sys
+
+    _, argv = trained
+    monkeypatch.setitem(sys.modules, "tensorflow", None)  # importing it raises
+    draw([*argv, "--config.sample.seed=10"], capsys)
+
+
+@pytest.mark.parametrize(
+    ("argument", "word"),
+    [
+        ("--config.sample.count=0", "sample.count is 0"),
+        ("--config.sample.batch_size=0", "sample.batch_size is 0"),
+        ("--config.sample.dtype=int8", "sample.dtype is 'int8'"),
+        ("--config.sample.sampler=magic", "sample.sampler is 'magic'"),
+        ("--config.sample.steps=5000", "sample.steps is 5000"),
+        ("--config.data.size=(32,32,32)", "data.size"),
+    ],
+)
+def test_what_cannot_be_sampled_is_named(trained, argument, word, capsys):
+    folder, argv = trained
+    before = snapshot(folder / "run")
+    status, out, lines = launch([*argv, argument], capsys)
+    assert (status, out, len(lines)) == (2, "", 1)
+    assert word in lines[0]
+    assert snapshot(folder / "run") == before

@@ -1,0 +1,130 @@
+"""Killed at any moment and started again, a run ends in the same bits as if it had never been killed."""
+
+import json
+import signal
+import time
+
+import jax
+import numpy as np
+import pytest
+from runs import command, launch, result, start, write_scans
+
+from medjax.runtime.checkpoints import Checkpoints
+
+STEPS = 40
+CADENCE = (f"--config.train.steps={STEPS}", "--config.train.checkpoint_every=7", "--config.train.eval_every=14")
+
+
+@pytest.fixture(scope="module")
+def scans(tmp_path_factory):
+    return write_scans(tmp_path_factory.mktemp("scans"))
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(scans, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    process = start(command(scans, folder, *CADENCE))
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    return folder, result(out)
+
+
+def arrays(workdir):
+    """Every array of the last checkpoint, by item and path."""
+    import orbax.checkpoint as ocp
+
+    step = Checkpoints(workdir, 3).latest_step
+    handler = ocp.StandardCheckpointer()
+    items = {item: handler.restore(workdir / f"checkpoints/{step}/{item}") for item in ("model", "optimizer")}
+    flat, _ = jax.tree_util.tree_flatten_with_path(items)
+    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in flat}
+
+
+def losses(workdir):
+    """Rows of metrics.jsonl without what depends on the clock."""
+    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in row.items() if name != "volumes_per_second"} for row in rows]
+
+
+def wait_for_step(process, workdir, step):
+    for _ in range(3000):
+        path = workdir / "metrics.jsonl"
+        if path.exists() and f'"step": {step},' in path.read_text():
+            return
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.02)
+    raise AssertionError(f"step {step} never came")
+
+
+@pytest.mark.parametrize(("number", "step"), [(signal.SIGKILL, 17), (signal.SIGTERM, 23)])
+def test_interrupted_anywhere_it_ends_in_the_same_bits(number, step, uninterrupted, scans, tmp_path):
+    argv = command(scans, tmp_path, *CADENCE)
+    process = start(argv)
+    wait_for_step(process, tmp_path / "run", step)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=300)
+    if number == signal.SIGTERM:
+        assert process.returncode == 0, err
+        stopped_at = result(out)["step"]
+        assert step <= stopped_at < STEPS
+        assert (tmp_path / f"run/checkpoints/{stopped_at}").is_dir()
+    else:
+        assert process.returncode == -signal.SIGKILL
+
+    process = start(argv)
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    again = result(out)
+    assert 0 < again["resumed_from"] < STEPS
+    if number == signal.SIGTERM:
+        assert again["resumed_from"] == stopped_at
+
+    folder, whole = uninterrupted
+    assert (again["step"], again["loss"], again["val_loss"]) == (STEPS, whole["loss"], whole["val_loss"])
+    expected, found = arrays(folder / "run"), arrays(tmp_path / "run")
+    assert expected.keys() == found.keys()
+    assert any("opt_state" in name for name in found)
+    for name in expected:
+        np.testing.assert_array_equal(found[name], expected[name], err_msg=name)
+    assert losses(tmp_path / "run") == losses(folder / "run")
+
+
+def test_what_a_run_leaves(uninterrupted):
+    folder, whole = uninterrupted
+    run = folder / "run"
+    assert whole["resumed_from"] is None
+    rows = losses(run)
+    assert [row["step"] for row in rows if "val_loss" in row] == [0, 14, 28, 40]
+    assert [row["step"] for row in rows if "loss" in row] == list(range(1, STEPS + 1))
+    assert rows[-1]["val_loss"] < 0.9 * rows[0]["val_loss"]
+    assert {"learning_rate", "grad_norm", "loss/LLL", "loss/quarter_1"} <= rows[1].keys()
+    kept = {int(path.name) for path in (run / "checkpoints").iterdir()}
+    assert {28, 35, 40} <= kept
+    assert 0 not in kept
+    assert list(run.glob("events.out.tfevents.*"))
+
+
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(scans, tmp_path, capsys):
+    good = command(scans, tmp_path, "--config.train.steps=4", "--config.train.checkpoint_every=2")
+    assert launch(good, capsys)[0] == 0
+    before = arrays(tmp_path / "run")
+    bad = command(scans, tmp_path, "--config.train.steps=30", "--config.optimizer.learning_rate=1e30")
+    status, out, lines = launch([*bad, "--config.optimizer.warmup_steps=0"], capsys)
+    assert (status, out) == (2, "")
+    assert "is nan at step" in lines[0] or "is inf at step" in lines[0]
+    assert sorted(path.name for path in (tmp_path / "run/checkpoints").iterdir()) == ["2", "4"]
+    after = arrays(tmp_path / "run")
+    assert all(np.array_equal(before[name], after[name]) for name in before)
+
+
+def test_eight_devices_train_what_one_trains(scans, tmp_path, capsys):
+    found = {}
+    for name, mesh in {
+        "one": ("--config.mesh.data=1",),
+        "many": ("--config.mesh.data=2", "--config.mesh.fsdp=4"),
+    }.items():
+        argv = command(scans, tmp_path, "--config.data.batch_size=8", "--config.train.steps=5", *mesh)
+        status, _, lines = launch([*argv, f"--workdir={tmp_path}/{name}"], capsys)
+        assert status == 0, lines
+        found[name] = [row["loss"] for row in losses(tmp_path / name) if "loss" in row]
+    np.testing.assert_allclose(found["many"], found["one"], rtol=1e-5)

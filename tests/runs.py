@@ -1,0 +1,80 @@
+"""Small runs of launch.py, in this process or in one of their own."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import nibabel
+import numpy as np
+
+ROOT = pathlib.Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+
+# A network and volumes so small that compiling them is most of the work, on one of the test's eight devices.
+SMALL = (
+    "--config.model.base_channels=4",
+    "--config.model.groups=2",
+    "--config.model.channel_multipliers=(1,2)",
+    "--config.data.size=(16,16,16)",
+    "--config.data.batch_size=2",
+    "--config.mesh.data=1",
+    "--config.train.eval_volumes=2",
+    "--config.train.log_every=1",
+    "--config.sample.count=2",
+    "--config.sample.batch_size=2",
+    "--config.sample.steps=3",
+)
+FOLDER = f"--config={ROOT}/configs/folder.py:tiny"
+
+
+def command(scans: pathlib.Path, tmp_path: pathlib.Path, *more: str) -> list[str]:
+    """Arguments of a small run on a folder of scans, workdir tmp_path/run."""
+    data = (f"--config.data.root={scans}", f"--config.data.cache={tmp_path}/cache", f"--workdir={tmp_path}/run")
+    return ["launch.py", FOLDER, *data, *SMALL, *more]
+
+
+def launch(argv: list[str], capsys) -> tuple[int, str, list[str]]:
+    """Runs launch.py in this process: status, stdout, lines on stderr without progress."""
+    import launch
+
+    status = launch.main(argv)
+    out, err = capsys.readouterr()
+    return status, out, [line for line in err.replace("\r", "\n").splitlines() if line.startswith("launch.py: ")]
+
+
+def result(out: str) -> dict:
+    """The JSON object that a job's last line is."""
+    return json.loads(out.splitlines()[-1])
+
+
+def start(argv: list[str]) -> subprocess.Popen:
+    """Runs launch.py in a process of its own."""
+    environment = os.environ | {"XLA_FLAGS": ""}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen([sys.executable, str(ROOT / "launch.py"), *argv[1:]], env=environment, **pipes)
+
+
+def write_scan(path: pathlib.Path, seed: int = 0, shape=(20, 18, 16), affine=None) -> pathlib.Path:
+    """A blob on noise, as NIfTI."""
+    rng = np.random.default_rng(seed)
+    grid = np.stack(np.meshgrid(*(np.linspace(-1, 1, edge) for edge in shape), indexing="ij"))
+    centre = rng.uniform(-0.3, 0.3, (3, 1, 1, 1))
+    array = 800 * np.exp(-4 * ((grid - centre) ** 2).sum(axis=0)) + rng.uniform(0, 50, shape)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    affine = np.diag([-2.0, 2.0, 2.5, 1.0]) if affine is None else affine
+    nibabel.save(nibabel.Nifti1Image(array.astype(np.float32), affine), path)
+    return path
+
+
+def write_scans(folder: pathlib.Path, count: int = 6) -> pathlib.Path:
+    """A folder of scans of as many subjects."""
+    for n in range(count):
+        write_scan(folder / f"subject_{n}/t1.nii.gz", seed=n)
+    return folder
+
+
+def snapshot(folder: pathlib.Path) -> dict[str, bytes]:
+    """Every file below a folder and its content."""
+    return {str(path): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}

@@ -1,0 +1,222 @@
+"""What cannot work ends in one line that names the file or the key, status 2, and nothing touched."""
+
+import gzip
+import json
+import pathlib
+import subprocess
+
+import nibabel
+import numpy as np
+import pytest
+from runs import ROOT, command, launch, result, snapshot, start, write_scan, write_scans
+
+
+@pytest.fixture(scope="module")
+def scans(tmp_path_factory):
+    return write_scans(tmp_path_factory.mktemp("scans"))
+
+
+@pytest.fixture(scope="module")
+def trained(scans, tmp_path_factory):
+    """A run of three steps, in a folder whose "run" is the workdir."""
+    import launch
+
+    folder = tmp_path_factory.mktemp("trained")
+    steps = ("--config.train.steps=3", "--config.train.checkpoint_every=2", "--config.train.eval_every=3")
+    assert launch.main(command(scans, folder, *steps)) == 0
+    return folder
+
+
+def refused(argv, capsys, *words):
+    status, out, lines = launch(argv, capsys)
+    assert (status, out) == (2, ""), lines
+    assert len(lines) == 1
+    for word in words:
+        assert word in lines[0]
+    assert "Traceback" not in lines[0]
+
+
+def save(path, array):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nibabel.save(nibabel.Nifti1Image(array, np.eye(4)), path)
+
+
+def random(*shape):
+    return np.random.default_rng(0).normal(size=shape).astype(np.float32)
+
+
+def truncated(path):
+    write_scan(path)
+    path.write_bytes(path.read_bytes()[:3000])
+
+
+def with_nan(path):
+    array = random(20, 18, 16)
+    array[3, 4, 5] = np.nan
+    save(path, array)
+
+
+def without_spacing(path):
+    save(path, random(20, 18, 16))
+    content = bytearray(gzip.decompress(path.read_bytes()))
+    content[80:92] = bytes(12)  # pixdim[1:4]; nibabel would put it right on saving
+    content[252:256] = bytes(4)  # qform_code and sform_code
+    path.write_bytes(gzip.compress(content))
+
+
+BAD_SCANS = {
+    "truncated": truncated,
+    "not_nifti": lambda path: path.parent.mkdir(parents=True) or path.write_text("hello"),
+    "flat": lambda path: save(path, random(20, 18)),
+    "series": lambda path: save(path, random(20, 18, 16, 4)),
+    "nan": with_nan,
+    "constant": lambda path: save(path, np.ones((20, 18, 16), np.float32)),
+    "no_spacing": without_spacing,
+}
+
+
+@pytest.mark.parametrize("kind", BAD_SCANS)
+def test_an_unusable_scan_is_named(kind, tmp_path, capsys):
+    bad = tmp_path / f"scans/{kind}.nii.gz"
+    BAD_SCANS[kind](bad)
+    before = snapshot(tmp_path / "scans")
+    refused(command(tmp_path / "scans", tmp_path), capsys, f"{kind}.nii.gz")
+    assert snapshot(tmp_path / "scans") == before
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_series_of_one_volume_is_a_volume(scans, tmp_path, capsys):
+    for n in range(3):
+        save(tmp_path / f"scans/{n}.nii.gz", random(20, 18, 16, 1) + n)
+    status, out, lines = launch(command(tmp_path / "scans", tmp_path, "--config.train.steps=1"), capsys)
+    assert status == 0, lines
+    assert result(out)["volumes"] == 2
+
+
+def test_one_bad_scan_among_good_ones(tmp_path, capsys):
+    write_scans(tmp_path / "scans", 4)
+    truncated(tmp_path / "scans/subject_9/t1.nii.gz")
+    refused(command(tmp_path / "scans", tmp_path), capsys, "subject_9/t1.nii.gz", "data.skip_bad_files")
+    skipping = command(tmp_path / "scans", tmp_path, "--config.data.skip_bad_files=True", "--config.train.steps=1")
+    status, out, _ = launch(skipping, capsys)
+    assert status == 0
+    assert (result(out)["skipped_files"], result(out)["volumes"]) == (1, 3)
+
+
+def test_folders_without_scans(tmp_path, capsys):
+    refused(command(tmp_path / "none", tmp_path), capsys, str(tmp_path / "none"))
+    (tmp_path / "empty").mkdir()
+    refused(command(tmp_path / "empty", tmp_path), capsys, str(tmp_path / "empty"))
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text/readme.txt").write_text("no scans here")
+    refused(command(tmp_path / "text", tmp_path), capsys, str(tmp_path / "text"))
+
+
+@pytest.mark.parametrize(
+    ("argument", "words"),
+    [
+        ("--config.data.size=(16,18,16)", ["data.size", "H = 18", "multiple of 4"]),
+        ("--config.data.size=(16,16)", ["data.size", "three"]),
+        ("--config.data.batch_size=3", ["data.batch_size is 3", "mesh.data"]),
+        ("--config.train.stepz=3", ["stepz", "steps"]),
+        ("--config.trian.steps=3", ["trian", "train"]),
+        ("--config.train.steps=many", ["config.train.steps", "many"]),
+        ("--config.train.steps=0", ["train.steps is 0"]),
+        ("--config.data.window=wide", ["data.window", "wide"]),
+        ("--config.mesh.depth=99", ["mesh.depth=99", "99 devices"]),
+        ("--config=configs/none.py", ["configs/none.py", "no such file"]),
+        (f"--config={ROOT}/configs/folder.py:huge", ["'huge'", "tiny"]),
+        ("--mode=paint", ["--mode=paint", "train"]),
+        ("--speed=11", ["speed"]),
+        ("train", ["train is not a flag"]),
+    ],
+)
+def test_a_setting_that_cannot_work_is_named(argument, words, scans, tmp_path, capsys):
+    # data=2, so that an odd batch cannot be divided.
+    refused(command(scans, tmp_path, "--config.mesh.data=2", argument), capsys, *words)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("argument", "words"),
+    [
+        ("--config.seed=1", ["another model", "seed is 0 there and 1 here"]),
+        ("--config.model.base_channels=8", ["another model", "model.base_channels"]),
+        ("--config.diffusion.schedule=cosine", ["another model", "diffusion.schedule"]),
+        ("--config.data.window_range=(0.1,0.9)", ["other data", "window_range"]),
+    ],
+)
+def test_a_workdir_of_another_model_is_refused(argument, words, trained, scans, capsys):
+    argv = command(scans, trained, argument)
+    before = snapshot(trained / "run")
+    refused(argv, capsys, *words)
+    if "data" not in argument:
+        refused([*argv, "--mode=sample"], capsys, *words)
+    assert snapshot(trained / "run") == before
+
+
+def test_scans_that_changed_under_a_run_are_noticed(tmp_path, capsys):
+    scans = write_scans(tmp_path / "scans", 4)
+    assert launch(command(scans, tmp_path, "--config.train.steps=1"), capsys)[0] == 0
+    write_scan(scans / "subject_7/t1.nii.gz", seed=7)
+    refused(command(scans, tmp_path, "--config.train.steps=2"), capsys, "other data")
+
+
+def test_sampling_before_training(scans, tmp_path, capsys):
+    refused(command(scans, tmp_path, "--mode=sample"), capsys, "run/config.json is missing", "train first")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_damaged_checkpoint_ends_in_one_line(trained, scans, tmp_path):
+    subprocess.run(["cp", "-r", trained / "run", tmp_path / "run"], check=True)
+    for path in (tmp_path / "run/checkpoints/3").rglob("*"):
+        if path.is_file() and "/d/" in str(path):
+            path.write_bytes(path.read_bytes()[:10])
+    # In a process of its own: libraries must not print tracebacks at exit either.
+    process = start(command(scans, tmp_path, "--config.train.steps=4"))
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 2
+    assert out == ""
+    assert "Traceback" not in err
+    last = err.splitlines()[-1]
+    assert last.startswith("launch.py: checkpoint")
+    assert "checkpoints/3" in last
+
+
+def test_a_full_disk_is_named_and_leaves_what_was_there(trained, scans, tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", disk], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("mounting a small disk needs the rights of root")
+    try:
+        wide = ("--config.model.base_channels=16", "--config.train.steps=3", f"--workdir={disk}/run")
+        process = start(command(scans, tmp_path, *wide))
+        out, err = process.communicate(timeout=300)
+        assert (process.returncode, out) == (2, "")
+        assert "Traceback" not in err
+        assert err.splitlines()[-1].startswith("launch.py: no space left on the disk of")
+        assert not [path for path in (disk / "run/checkpoints").glob("*") if path.name.isdigit()]
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
+def test_help_is_short_and_shows_the_five_commands(capsys):
+    import launch
+
+    assert launch.main(["launch.py", "--help"]) == 0
+    text = capsys.readouterr().out
+    assert sum(line.startswith("  python launch.py") for line in text.splitlines()) == 5
+    assert len(text.splitlines()) < 20
+
+
+def test_a_result_is_one_json_line_with_the_promised_keys(trained, scans, capsys):
+    status, out, _ = launch(command(scans, trained, "--config.train.steps=3"), capsys)
+    assert status == 0
+    assert len(out.splitlines()) == 1
+    found = result(out)
+    assert {"step", "loss", "val_loss", "parameters", "steps_per_second", "resumed_from"} <= found.keys()
+    assert (found["step"], found["resumed_from"], found["steps_per_second"]) == (3, 3, None)
+    assert found["val_loss"] > 0
+    config = json.loads(pathlib.Path(found["workdir"], "config.json").read_text())
+    assert config["data"]["name"] == "folder"

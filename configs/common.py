@@ -46,6 +46,7 @@ def base() -> ConfigDict:
     model.skip = "add"  # or "concat"
     model.resample_blocks = True  # resample inside residual blocks, or by convolutions of their own
     model.keep_depth = False  # resample H and W only
+    model.position_channels = 0  # learned channels beside the input, for volumes that share a space
 
     config.diffusion = diffusion = ConfigDict()
     diffusion.steps = 1000

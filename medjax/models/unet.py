@@ -49,6 +49,9 @@ class UNet(nn.Module):
       resample_blocks: resample inside a residual block (average pooling, nearest); otherwise by a convolution of stride
         2, and by nearest and a convolution.
       keep_depth: resampling leaves D alone.
+      position_channels: learned channels, a number a voxel, that the first convolution sees beside x_t: 0 in the published
+        models. Where all volumes share a space, as brains in an atlas do, they spare the network learning its place from
+        the borders; the network is then bound to one size.
       dropout: rate in the residual blocks.
       groups: of every GroupNorm; divides every level's width.
       dtype: of the computation; parameters, norms and the result are float32.
@@ -71,6 +74,7 @@ class UNet(nn.Module):
     skip: str = "add"
     resample_blocks: bool = True
     keep_depth: bool = False
+    position_channels: int = 0
     dropout: float = 0.0
     groups: int = 32
     dtype: jnp.dtype = jnp.float32
@@ -102,6 +106,10 @@ class UNet(nn.Module):
             raise ValueError(f"skip {self.skip!r}: choose 'add' or 'concat'")
 
         embedding = TimeEmbedding(self.base_channels, 4 * self.base_channels, self.dtype, name="time_embedding")(t)
+        if self.position_channels:
+            shape = (*x_t.shape[1:4], self.position_channels)
+            position = self.param("position", nn.initializers.normal(0.1), shape, jnp.float32)
+            x_t = jnp.concatenate([x_t, jnp.broadcast_to(position, (x_t.shape[0], *shape))], axis=-1)
         h = self._conv("input_conv", self.base_channels, folds[0])(refold(x_t.astype(self.dtype), 1, folds[0]))
 
         skips, widths = [h], [self.base_channels]

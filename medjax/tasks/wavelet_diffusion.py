@@ -90,6 +90,7 @@ class WaveletDiffusion:
             skip=model.skip,
             resample_blocks=model.resample_blocks,
             keep_depth=model.keep_depth,
+            position_channels=model.position_channels,
             dropout=model.dropout,
             groups=model.groups,
             dtype=jnp.dtype(config.train.dtype),

@@ -13,6 +13,7 @@ SMALL = UNet(out_channels=5, base_channels=4, channel_multipliers=(1, 2), blocks
 OPTIONS = {
     "published": {},
     "concatenated": {"skip": "concat", "attention_factors": (2,), "attention_heads": 2, "up_attention_heads": 4},
+    "placed": {"position_channels": 3},
     "slices": {"keep_depth": True, "resample_blocks": False, "scale_shift_norm": True, "middle_attention": True},
 }
 
@@ -74,6 +75,18 @@ def test_bfloat16_is_close_and_gives_float32():
     result = jax.jit(half.apply)(params, X_T, T)
     assert result.dtype == jnp.float32
     assert 0 < jnp.abs(result - expected).mean() < 0.05 * jnp.std(expected)
+
+
+def test_positions_tell_equal_places_apart():
+    """Far from the borders a constant volume looks the same everywhere, unless the network knows where it is."""
+    flat = np.ones((1, 16, 16, 16, 8), np.float32)
+    spread = {}
+    for channels in (0, 2):
+        unet = SMALL.clone(position_channels=channels, channel_multipliers=(1,))
+        params = randomized(parameter_shapes(unet, flat))
+        inside = jax.jit(unet.apply)(params, flat, T[:1])[0, 6:10, 6:10, 6:10]
+        spread[channels] = float(jnp.std(inside, axis=(0, 1, 2)).max() / jnp.std(inside))
+    assert spread[0] < 1e-4 < 1e-2 < spread[2]
 
 
 def test_starts_at_zero():

@@ -16,6 +16,7 @@ import importlib
 import json
 import os
 import pathlib
+import re
 import sys
 from collections.abc import Sequence
 
@@ -40,7 +41,7 @@ def main(argv: Sequence[str]) -> int:
     from data_pipelines.errors import DataError
     from medjax.errors import UserError
 
-    logging.set_verbosity(logging.ERROR)
+    logging.set_verbosity(logging.FATAL)  # Orbax logs, with its traceback, what it also raises
     job = importlib.import_module(f"medjax.jobs.{mode}")
     try:
         result = job.run(config, workdir)
@@ -74,6 +75,8 @@ def parse(argv: Sequence[str]) -> tuple[str, ConfigDict, pathlib.Path]:
 def in_one_line(error: Exception) -> str:
     """What an error in the flags or the config's file comes to, without the traceback that its message may quote."""
     text = str(error).strip()
+    if missing := re.search("No such file or directory: '(.*)'", text):
+        return f"--config={missing[1]}: there is no such file"
     if "Traceback" in text:
         text = text.splitlines()[-1].partition("Error: ")[2]
     if isinstance(error, (AttributeError, KeyError)):

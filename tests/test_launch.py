@@ -8,7 +8,8 @@ import subprocess
 import nibabel
 import numpy as np
 import pytest
-from runs import ROOT, command, launch, result, snapshot, start, write_scan, write_scans
+
+from small_runs import ROOT, command, launch, result, snapshot, start, write_scan, write_scans
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +124,7 @@ def test_folders_without_scans(tmp_path, capsys):
         ("--config.train.steps=many", ["config.train.steps", "many"]),
         ("--config.train.steps=0", ["train.steps is 0"]),
         ("--config.data.window=wide", ["data.window", "wide"]),
-        ("--config.mesh.depth=99", ["mesh.depth=99", "99 devices"]),
+        ("--config.mesh.depth=99", ["mesh.data=2", "mesh.depth=99", "198 devices"]),
         ("--config=configs/none.py", ["configs/none.py", "no such file"]),
         (f"--config={ROOT}/configs/folder.py:huge", ["'huge'", "tiny"]),
         ("--mode=paint", ["--mode=paint", "train"]),

@@ -103,49 +103,48 @@ def _run(config: ConfigDict, workdir: pathlib.Path, interrupt: Interrupt) -> dic
     batches = train_batches(dataset, config.seed, batch_size, step=start, rows=rows, flip=config.data.flip)
     interrupt.defer()
     watch, pending = Stopwatch(), []
-    progress = tqdm(
+    with tqdm(
         total=steps * batch_size,
         initial=start * batch_size,
         unit="vol",
         desc="training",
         mininterval=0.5 if sys.stderr.isatty() else 10.0,
         file=sys.stderr,
-    )
-    for step in range(start + 1, steps + 1):
-        host_batch = next(batches)
-        batch = put_batch({name: host_batch[name] for name in example}, mesh, batch_size)
-        state, metrics = train_step(state, FROZEN, batch)
-        pending.append((step, metrics))
-        watch.step(1)
-        if len(pending) > 1:
-            jax.block_until_ready(pending[-2][1]["loss"])
-        progress.update(batch_size)
+    ) as progress:
+        for step in range(start + 1, steps + 1):
+            host_batch = next(batches)
+            batch = put_batch({name: host_batch[name] for name in example}, mesh, batch_size)
+            state, metrics = train_step(state, FROZEN, batch)
+            pending.append((step, metrics))
+            watch.step(1)
+            if len(pending) > 1:
+                jax.block_until_ready(pending[-2][1]["loss"])
+            progress.update(batch_size)
 
-        last = step == steps or interrupt.requested
-        log_due, eval_due, save_due = (
-            step % every == 0
-            for every in (config.train.log_every, config.train.eval_every, config.train.checkpoint_every)
-        )
-        if log_due or eval_due or save_due or last:
-            rows_due = [number for number, _ in pending if number % config.train.log_every == 0 or number == steps]
-            for number, values in check_finite(pending):
-                if number in rows_due:
-                    rates = {
-                        "learning_rate": float(schedule(number - 1)),
-                        "volumes_per_second": watch.rate * batch_size,
-                    }
-                    log.write(number, values | rates)
-                    progress.set_postfix_str(f"loss {values['loss']:.4g}", refresh=False)
-            pending.clear()
-        if eval_due or step == steps:
-            with watch.paused():
-                val_loss = evaluate(step)
-        if save_due or last:
-            with watch.paused():
-                checkpoints.save(state, val_loss if eval_due or step == steps else None)
-        if last:
-            break
-    progress.close()
+            last = step == steps or interrupt.requested
+            log_due, eval_due, save_due = (
+                step % every == 0
+                for every in (config.train.log_every, config.train.eval_every, config.train.checkpoint_every)
+            )
+            if log_due or eval_due or save_due or last:
+                rows_due = [number for number, _ in pending if number % config.train.log_every == 0 or number == steps]
+                for number, values in check_finite(pending):
+                    if number in rows_due:
+                        rates = {
+                            "learning_rate": float(schedule(number - 1)),
+                            "volumes_per_second": watch.rate * batch_size,
+                        }
+                        log.write(number, values | rates)
+                        progress.set_postfix_str(f"loss {values['loss']:.4g}", refresh=False)
+                pending.clear()
+            if eval_due or step == steps:
+                with watch.paused():
+                    val_loss = evaluate(step)
+            if save_due or last:
+                with watch.paused():
+                    checkpoints.save(state, val_loss if eval_due or step == steps else None)
+            if last:
+                break
     checkpoints.close()
     log.close()
 

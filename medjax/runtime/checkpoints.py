@@ -7,9 +7,11 @@ Two items, so that sampling need not read the optimiser: `model` (params, variab
 
 import errno
 import json
+import logging
 import os
 import pathlib
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -37,6 +39,7 @@ class Checkpoints:
     """
 
     def __init__(self, workdir: pathlib.Path, keep: int):
+        hush_relayed_failures()
         self.folder = workdir.absolute() / "checkpoints"
         self.skipped = set_unfinished_aside(self.folder)
         for name in self.skipped:
@@ -139,7 +142,7 @@ class Checkpoints:
                 ),
             )
         except Exception as error:  # Orbax and TensorStore raise many kinds, all meaning that the files do not fit
-            reason = " ".join(str(error).split())[:200]
+            reason = " ".join(str(error).split())[:120]
             raise UserError(f"checkpoint {folder} cannot be read ({reason}): it is damaged; {advice}") from error
         for name in items:
             if _fingerprints(restored[name]) != restored["fingerprints"][name]:
@@ -157,6 +160,23 @@ class Checkpoints:
             if isinstance(error, OSError):
                 raise UserError(f"{self.folder} cannot be written: {error.strerror or error}") from error
             raise
+
+
+def hush_relayed_failures() -> None:
+    """Keeps Python from printing a traceback for what fails in Orbax's threads: it is raised again where it is waited for."""
+    print_thread_failure, print_unraisable = threading.excepthook, sys.unraisablehook
+
+    def in_thread(failure: threading.ExceptHookArgs) -> None:
+        if not type(failure.thread).__module__.startswith("orbax"):
+            print_thread_failure(failure)
+
+    def unraisable(failure: "sys.UnraisableHookArgs") -> None:
+        # TensorStore reports to the event loop of a thread that has failed already.
+        if "Event loop is closed" not in str(failure.exc_value):
+            print_unraisable(failure)
+
+    threading.excepthook, sys.unraisablehook = in_thread, unraisable
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # "exception was never retrieved"
 
 
 def set_unfinished_aside(folder: pathlib.Path) -> Sequence[str]:

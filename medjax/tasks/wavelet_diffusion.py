@@ -152,13 +152,12 @@ class WaveletDiffusion:
         x_0 = to_wavelet_domain(batch["image"])
         # The golden ratio spreads the times of successive volumes evenly over the quarter.
         within = jnp.mod(batch["row"].astype(jnp.float32) * 0.6180339887, 1.0)
-        errors = []
-        for quarter in range(QUARTERS):
+
+        def errors_in(quarter: jax.Array) -> jax.Array:
             t = ((quarter + within) / QUARTERS * self.schedule.steps).astype(jnp.int32)
-            noise = normal_by_row(jax.random.fold_in(key, quarter), batch["row"], x_0.shape[1:])
-            prediction = self.network.apply({"params": params}, process.q_sample(self.schedule, x_0, t, noise), t)
-            errors.append(subband_mse(prediction, x_0))
-        by_quarter = jnp.stack(errors)  # [quarter, B, 8]
+            return subband_mse(self._denoised(params, x_0, t, jax.random.fold_in(key, quarter), batch["row"]), x_0)
+
+        by_quarter = jax.lax.map(errors_in, jnp.arange(QUARTERS))  # [quarter, B, 8]
         return {
             "val_loss": jnp.mean(by_quarter, axis=(0, 2)),
             **{f"val_loss/{band}": jnp.mean(by_quarter[..., i], axis=0) for i, band in enumerate(SUBBANDS)},
@@ -171,13 +170,14 @@ class WaveletDiffusion:
         """The batch noised to a quarter, a half and three quarters of the schedule, and denoised in one step."""
         del variables, frozen
         x_0 = to_wavelet_domain(batch["image"])
-        pictures = {}
-        for quarter in range(1, QUARTERS):
+
+        def volumes_from(quarter: jax.Array) -> jax.Array:
             t = jnp.full(batch["row"].shape, quarter * self.schedule.steps // QUARTERS, jnp.int32)
-            noise = normal_by_row(jax.random.fold_in(key, quarter), batch["row"], x_0.shape[1:])
-            prediction = self.network.apply({"params": params}, process.q_sample(self.schedule, x_0, t, noise), t)
-            pictures[f"denoised_from_{quarter}_of_{QUARTERS}"] = from_wavelet_domain(prediction)
-        return pictures
+            prediction = self._denoised(params, x_0, t, jax.random.fold_in(key, quarter), batch["row"])
+            return from_wavelet_domain(prediction)
+
+        volumes = jax.lax.map(volumes_from, jnp.arange(1, QUARTERS))
+        return {f"denoised_from_{i + 1}_of_{QUARTERS}": volume for i, volume in enumerate(volumes)}
 
     def sample(
         self, params: Arrays, variables: Arrays, frozen: Arrays, keys: jax.Array, conditions: None = None
@@ -207,6 +207,11 @@ class WaveletDiffusion:
         else:
             x_0 = samplers.ddim(denoise, x_T, noise_at, schedule, eta=self.eta)
         return jnp.clip(from_wavelet_domain(x_0), -1.0, 1.0)
+
+    def _denoised(self, params: Arrays, x_0: jax.Array, t: jax.Array, key: jax.Array, rows: jax.Array) -> jax.Array:
+        """x_0 noised to the times t, by noise keyed by row, and denoised in one step."""
+        x_t = process.q_sample(self.schedule, x_0, t, normal_by_row(key, rows, x_0.shape[1:]))
+        return self.network.apply({"params": params}, x_t, t)
 
     def _details(self, errors: jax.Array, t: jax.Array) -> dict[str, jax.Array]:
         """Losses by subband and by quarter of the schedule (not a number where the batch had no such time)."""

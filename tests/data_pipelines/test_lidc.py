@@ -1,11 +1,11 @@
 import nibabel as nib
 import numpy as np
 import pytest
-from test_dicom import write_slice
 
 from data_pipelines import lidc, nifti
 from data_pipelines.errors import DataError
 from data_pipelines.nifti import Volume
+from test_dicom import write_slice
 
 
 def test_ct_series_of_a_download(tmp_path):

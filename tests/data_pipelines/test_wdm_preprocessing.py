@@ -5,10 +5,10 @@ import re
 
 import numpy as np
 import pytest
-from golden_files import GoldenFile, splitmix64
 
 from data_pipelines import brats, lidc, nifti
 from data_pipelines.nifti import Volume
+from golden_files import GoldenFile, splitmix64
 
 
 @pytest.mark.golden("wdm_preprocessing", "in/brats")

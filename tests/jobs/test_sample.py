@@ -2,7 +2,8 @@ import nibabel
 import numpy as np
 import pytest
 from PIL import Image
-from runs import command, launch, result, snapshot, write_scans
+
+from small_runs import command, launch, result, snapshot, write_scans
 
 
 @pytest.fixture(scope="module")

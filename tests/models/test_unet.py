@@ -2,9 +2,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_blocks import randomized
 
 from medjax.models.unet import UNet, size_multiple
+from test_blocks import randomized
 
 X_T = np.random.default_rng(0).standard_normal((2, 4, 8, 8, 8)).astype(np.float32)
 T = np.array([3, 871])

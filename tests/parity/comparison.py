@@ -1,6 +1,7 @@
 """How close is close: float32 against float32, where the references differ from their own float64 by 2e-6 to 9e-6."""
 
 import numpy as np
+
 from golden_files import GoldenFile, odd_integers
 
 

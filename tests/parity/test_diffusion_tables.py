@@ -4,10 +4,10 @@ import re
 
 import numpy as np
 import pytest
-from comparison import assert_close
-from spacing import spaced_timesteps
 
+from comparison import assert_close
 from medjax.diffusion.schedules import Schedule, cosine, linear, respace, respace_to
+from spacing import spaced_timesteps
 
 
 def tables_of(schedule: Schedule) -> dict[str, np.ndarray]:

@@ -3,9 +3,9 @@
 import jax
 import numpy as np
 import pytest
+
 from comparison import assert_close
 from golden_files import channels_last
-
 from medjax.wavelets import haar_dwt3d, haar_idwt3d
 
 

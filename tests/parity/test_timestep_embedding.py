@@ -1,8 +1,8 @@
 """The sinusoids of both papers, at whole and fractional timesteps."""
 
 import pytest
-from comparison import assert_close
 
+from comparison import assert_close
 from medjax.layers.embeddings import cos_sin_embedding, sin_cos_embedding
 
 EMBEDDINGS = {"wdm": cos_sin_embedding, "medical": sin_cos_embedding}

@@ -5,14 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+
 from comparison import assert_close, assert_gradients
 from golden_files import GoldenFile, channels_last
-from wdm_models import network_time, params_of, schedule_of, unet_of
-
 from medjax.diffusion.process import q_sample
 from medjax.diffusion.wavelet_domain import from_wavelet_domain, subband_mse, to_wavelet_domain
 from medjax.interop.wdm import state_dict_from_params
 from medjax.wavelets import haar_dwt3d
+from wdm_models import network_time, params_of, schedule_of, unet_of
 
 
 def noised(golden: GoldenFile) -> tuple[jax.Array, jax.Array]:

@@ -6,14 +6,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
 from comparison import assert_close
 from golden_files import GoldenFile, channels_last
-from spacing import spaced_timesteps
-from wdm_models import network_time, params_of, schedule_of, unet_of
-
 from medjax.diffusion import process, samplers
 from medjax.diffusion.schedules import Schedule, cosine, respace, respace_to
 from medjax.diffusion.wavelet_domain import clamp_in_image_space, from_wavelet_domain
+from spacing import spaced_timesteps
+from wdm_models import network_time, params_of, schedule_of, unet_of
 
 
 def denoiser(golden: GoldenFile, schedule: Schedule, clip: bool):

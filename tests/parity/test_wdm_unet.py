@@ -3,11 +3,11 @@
 import jax
 import jax.numpy as jnp
 import pytest
+
 from comparison import assert_close, assert_gradients
 from golden_files import channels_last
-from wdm_models import params_of, unet_of
-
 from medjax.interop.wdm import state_dict_from_params, state_dict_names
+from wdm_models import params_of, unet_of
 
 
 @pytest.mark.golden("wdm_unet", "out/y")

@@ -5,11 +5,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from spacing import spaced_timesteps
 
 from medjax.diffusion.schedules import Schedule, cosine, linear, respace_to
 from medjax.interop.wdm import params_from_state_dict
 from medjax.models.unet import UNet
+from spacing import spaced_timesteps
 
 
 def unet_of(config: dict[str, Any]) -> UNet:

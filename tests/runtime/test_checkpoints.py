@@ -4,12 +4,12 @@ import jax
 import numpy as np
 import optax
 import pytest
-from small_task import Line
 
 from medjax.errors import UserError
 from medjax.runtime.checkpoints import Checkpoints
 from medjax.runtime.mesh import make_mesh
 from medjax.runtime.train_state import build_sharded, state_builder
+from small_task import Line
 
 BATCH = {"image": np.ones((8, 4), np.float32)}
 BUILD = state_builder(Line(), optax.adam(1e-2))

@@ -2,10 +2,10 @@ import jax
 import numpy as np
 import optax
 import pytest
-from small_task import Line
 
 from medjax.runtime.mesh import make_mesh, put_batch
 from medjax.runtime.train_state import build_sharded, jit_train_step, make_train_step, state_builder
+from small_task import Line
 
 ONE = {"data": 1, "fsdp": 1, "depth": 1, "height": 1}
 BATCH = {"image": np.random.default_rng(0).normal(size=(8, 4)).astype(np.float32)}

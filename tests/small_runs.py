@@ -32,7 +32,9 @@ FOLDER = f"--config={ROOT}/configs/folder.py:tiny"
 def command(scans: pathlib.Path, tmp_path: pathlib.Path, *more: str) -> list[str]:
     """Arguments of a small run on a folder of scans, workdir tmp_path/run."""
     data = (f"--config.data.root={scans}", f"--config.data.cache={tmp_path}/cache", f"--workdir={tmp_path}/run")
-    return ["launch.py", FOLDER, *data, *SMALL, *more]
+    # A tuple given twice would be one long tuple, so what is given again is left out.
+    given = {argument.partition("=")[0] for argument in more}
+    return ["launch.py", FOLDER, *data, *(a for a in SMALL if a.partition("=")[0] not in given), *more]
 
 
 def launch(argv: list[str], capsys) -> tuple[int, str, list[str]]:

@@ -14,7 +14,7 @@ def base() -> ConfigDict:
     config.data = data = ConfigDict()
     data.name = "folder"  # who reads the files: atlas, folder, brats, lidc; or synthetic, which needs none
     data.root = config_dict.placeholder(str)  # where they are
-    data.records = config_dict.placeholder(str)
+    data.records = config_dict.placeholder(str)  # for prepared records; not read yet
     data.cache = config_dict.placeholder(str)  # for preprocessed volumes; the user's cache folder by default
     data.size = (128, 128, 128)  # (D, H, W) voxels
     data.axes = "ijk"  # which voxel axes are D, H, W; "kij" puts slices first
@@ -132,7 +132,7 @@ def tiny(config: ConfigDict) -> None:
     """Trains and samples on two CPU cores in under a minute."""
     config.data.size = (32, 32, 32)
     config.data.batch_size = 4
-    config.data.atlas_layout = config.data.name in ("brats", "lidc")
+    config.data.atlas_layout = True  # where data.root is not given
     config.data.atlas_count = 24
     config.model.base_channels = 8
     config.model.channel_multipliers = (1, 2)

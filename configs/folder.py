@@ -1,6 +1,7 @@
 """Your own scans: --config.data.root=DIR, any folder of .nii and .nii.gz files, searched to the bottom.
 
-Variants: 128 (the default), 256, tiny, bf16. Set data.window to "fixed" and data.window_range to (-1000, 1000), say, for CT.
+Variants: 128 (the default), 256, bf16, and tiny, which runs anywhere, on atlas files if no root is given. For CT set
+data.window to "fixed" and data.window_range to (-1000.0, 1000.0), say.
 """
 
 from ml_collections import ConfigDict

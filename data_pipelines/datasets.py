@@ -128,6 +128,8 @@ def _check(data: Any) -> None:
     for key, allowed in choices.items():
         if (value := getattr(data, key)) not in allowed:
             raise DataError(f"data.{key} is {value!r}; use one of {', '.join(allowed)}")
+    if data.records is not None:
+        raise DataError(f"data.records is {data.records}; prepared records cannot be read yet, leave it unset")
     if len(data.size) != 3 or min(data.size) < 2:
         raise DataError(f"data.size is {tuple(data.size)}; give three edges (D, H, W) in voxels")
     if len(data.split) != 3 or min(data.split) < 0 or data.split[0] <= 0:

@@ -3,6 +3,7 @@ import json
 import subprocess
 import sys
 from collections import Counter
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -19,7 +20,7 @@ N = 7
 def settings(**changes) -> SimpleNamespace:
     """The `data` part of a config."""
     data = {
-        "name": "folder", "root": "", "cache": "", "size": SHAPE, "axes": "ijk", "orientation": "RAS",
+        "name": "folder", "root": "", "records": None, "cache": "", "size": SHAPE, "axes": "ijk", "orientation": "RAS",
         "split": (0.8, 0.1, 0.1), "skip_bad_files": False, "spacing": None, "fit": "crop", "window": "fixed",
         "window_range": (0.0, 1000.0), "atlas_count": 4, "atlas_seed": 0, "lesion_share": 0.25, "atlas_layout": False,
     }  # fmt: skip
@@ -42,6 +43,20 @@ def data(tmp_path) -> SimpleNamespace:
 @pytest.fixture
 def dataset(data) -> batches.Dataset:
     return batches.open_dataset(data, seed=0)
+
+
+def test_a_few_volumes_to_look_at_are_all_that_is_read(data):
+    shown = batches.first_volumes(data, 2)
+    assert shown.shape == (2, *SHAPE, 1)
+    assert len(list(Path(data.cache).rglob("*.nii"))) == 2
+    np.testing.assert_array_equal(batches.first_volumes(data, 99)[:2], shown)
+    assert len(batches.first_volumes(settings(name="synthetic"), 2)) == 0
+
+
+def test_records_are_not_ignored(data):
+    data.records = "gs://bucket"
+    with pytest.raises(DataError, match="data.records is gs://bucket"):
+        batches.open_dataset(data, seed=0)
 
 
 def take(iterator, count):

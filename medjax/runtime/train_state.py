@@ -18,13 +18,27 @@ Metrics = dict[str, jax.Array]
 
 
 class Task(Protocol):
-    """What is learned. See medjax/tasks."""
+    """What is learned; medjax/tasks holds one file for each."""
+
+    size_multiple: tuple[int, int, int]
 
     def init(self, key: jax.Array, batch: Batch) -> tuple[Arrays, Arrays]: ...
 
     def gradients(
         self, params: Arrays, variables: Arrays, frozen: Arrays, batch: Batch, key: jax.Array, step: jax.Array
     ) -> tuple[Arrays, Arrays, Metrics]: ...
+
+    def validate(
+        self, params: Arrays, variables: Arrays, frozen: Arrays, batch: Batch, key: jax.Array
+    ) -> Metrics: ...  # each [B]; "val_loss" among them
+
+    def previews(
+        self, params: Arrays, variables: Arrays, frozen: Arrays, batch: Batch, key: jax.Array
+    ) -> dict[str, jax.Array]: ...  # volumes to look at
+
+    def sample(
+        self, params: Arrays, variables: Arrays, frozen: Arrays, keys: jax.Array, conditions: Any = None
+    ) -> jax.Array: ...  # a volume for each key
 
 
 @flax.struct.dataclass

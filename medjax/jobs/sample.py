@@ -40,6 +40,8 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
         raise UserError(f"sample.count is {count}: use 1 or more")
     if config.sample.dtype not in DTYPES:
         raise UserError(f"sample.dtype is {config.sample.dtype!r}: use 'float32' or 'int16'")
+    if config.sample.checkpoint not in ("last", "best"):
+        raise UserError(f"sample.checkpoint is {config.sample.checkpoint!r}: use 'last' or 'best'")
     task, mesh = make_task(config), make_mesh(config.mesh)
     size = tuple(config.data.size)
     check_volume_size(size, mesh, task.size_multiple)

@@ -112,6 +112,7 @@ def test_sampling_imports_no_tensorflow(trained, monkeypatch, capsys):
         ("--config.sample.count=0", "sample.count is 0"),
         ("--config.sample.batch_size=0", "sample.batch_size is 0"),
         ("--config.sample.dtype=int8", "sample.dtype is 'int8'"),
+        ("--config.sample.checkpoint=first", "sample.checkpoint is 'first'"),
         ("--config.sample.sampler=magic", "sample.sampler is 'magic'"),
         ("--config.sample.steps=5000", "sample.steps is 5000"),
         ("--config.data.size=(32,32,32)", "data.size"),

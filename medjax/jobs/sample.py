@@ -46,7 +46,8 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     size = tuple(config.data.size)
     check_volume_size(size, mesh, task.size_multiple)
     check_batch_size("sample.batch_size", batch_size, mesh)
-    check_same_model(workdir, read_json(workdir / "config.json"), config.to_dict())
+    trained = read_json(workdir / "config.json")
+    check_same_model(workdir, trained, config.to_dict())
     data = read_json(workdir / "data.json")
     if tuple(data["identity"]["size"]) != size:
         raise UserError(f"data.size is {size}: {workdir} was trained at {tuple(data['identity']['size'])}; use that")
@@ -82,7 +83,7 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
                 write_sample(sample_path(folder, i), volume[..., 0], data, DTYPES[config.sample.dtype])
             progress.update(len(wanted))
 
-    write_montage(folder, count, config, data)
+    write_montage(folder, count, real_volumes(config, trained), data)
     return {
         "count": count,
         "drawn": len(missing),
@@ -125,16 +126,22 @@ def write_sample(path: pathlib.Path, volume: np.ndarray, data: dict[str, Any], d
     nifti.write(path, nifti.Volume(intensities.astype(np.float32), np.asarray(data["affine"])), dtype)
 
 
-def write_montage(folder: pathlib.Path, count: int, config: ConfigDict, data: dict[str, Any]) -> None:
-    """montage.png: real volumes in the first row where they are at hand, then the first samples."""
+def real_volumes(config: ConfigDict, trained: dict[str, Any]) -> np.ndarray:
+    """A few volumes of `data.root`, or else of where the training data was, [n, D, H, W, 1]; none if it is not at hand."""
+    data = config.data.copy_and_resolve_references()
+    data.root = data.root or trained["data"]["root"]
+    try:
+        return first_volumes(data, PICTURES_A_ROW)
+    except (DataError, OSError) as error:
+        print(f"no real volumes in the montage: {error}", file=sys.stderr)
+        return np.zeros((0, *config.data.size, 1), np.float32)
+
+
+def write_montage(folder: pathlib.Path, count: int, real: np.ndarray, data: dict[str, Any]) -> None:
+    """montage.png: real volumes in the first row if there are any, then the first samples."""
     low, high = data["intensity_range"]
     pictured = [nifti.read(sample_path(folder, i)).array for i in range(min(count, MOST_PICTURES))]
     generated = [(array - low) / (high - low) * 2.0 - 1.0 for array in pictured]
-    try:
-        real = first_volumes(config.data, PICTURES_A_ROW)
-    except (DataError, OSError) as error:
-        print(f"no real volumes in the montage: {error}", file=sys.stderr)
-        real = []
     rows = [("real", [from_network(volume[..., 0], data["axes"]) for volume in real])]
     for start in range(0, len(generated), PICTURES_A_ROW):
         chunk = generated[start : start + PICTURES_A_ROW]

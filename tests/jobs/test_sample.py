@@ -88,14 +88,21 @@ def test_interrupted_sampling_goes_on_and_other_samples_stay(trained, capsys):
     assert sorted(path.name for path in aside.iterdir()) == sorted(path.rsplit("/")[-1] for path in kept)
 
 
-def test_the_montage_shows_real_volumes_where_there_are_some(trained, capsys):
+def test_the_montage_shows_real_volumes_where_they_are_at_hand(trained, capsys):
     folder, argv = trained
-    draw([*argv, "--config.sample.seed=8"], capsys)
-    with_real = Image.open(folder / "run/samples/montage.png").size
+
+    def rows(argv):
+        draw(argv, capsys)
+        height = Image.open(folder / "run/samples/montage.png").size[1]
+        return round(height / (128 + 4 + 18))
+
     without_root = [argument for argument in argv if "data.root" not in argument]
-    draw([*without_root, "--config.sample.seed=9"], capsys)
-    without = Image.open(folder / "run/samples/montage.png").size
-    assert with_real[1] > 1.8 * without[1]
+    assert rows([*argv, "--config.sample.seed=8"]) == 2
+    # Never of other data: where the training data lay, or not at all.
+    assert rows([*without_root, "--config.sample.seed=9"]) == 2
+    (folder / "scans").rename(folder / "elsewhere")
+    assert rows([*without_root, "--config.sample.seed=10"]) == 1
+    (folder / "elsewhere").rename(folder / "scans")
 
 
 def test_sampling_imports_no_tensorflow(trained, monkeypatch, capsys):
@@ -103,7 +110,7 @@ def test_sampling_imports_no_tensorflow(trained, monkeypatch, capsys):
 
     _, argv = trained
     monkeypatch.setitem(sys.modules, "tensorflow", None)  # importing it raises
-    draw([*argv, "--config.sample.seed=10"], capsys)
+    draw([*argv, "--config.sample.seed=11"], capsys)
 
 
 @pytest.mark.parametrize(

@@ -86,7 +86,7 @@ def test_positions_tell_equal_places_apart():
         params = randomized(parameter_shapes(unet, flat))
         inside = jax.jit(unet.apply)(params, flat, T[:1])[0, 6:10, 6:10, 6:10]
         spread[channels] = float(jnp.std(inside, axis=(0, 1, 2)).max() / jnp.std(inside))
-    assert spread[0] < 1e-4 < 1e-2 < spread[2]
+    assert spread[0] < 1e-3 < 1e-2 < spread[2]
 
 
 def test_starts_at_zero():

@@ -92,4 +92,8 @@ def complain(text: str) -> int:
 
 if __name__ == "__main__":
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # tf.data needs none of it, and announces it
-    sys.exit(main(sys.argv))
+    status = main(sys.argv)
+    sys.stderr.flush()
+    if status:
+        os._exit(status)  # our line stays the last: what a failed write left in Orbax's threads would still complain
+    sys.exit(status)

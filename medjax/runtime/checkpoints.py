@@ -12,6 +12,7 @@ import os
 import pathlib
 import sys
 import threading
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -176,6 +177,7 @@ def hush_relayed_failures() -> None:
             print_unraisable(failure)
 
     threading.excepthook, sys.unraisablehook = in_thread, unraisable
+    warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # "exception was never retrieved"
 
 

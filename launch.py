@@ -69,7 +69,8 @@ def parse(argv: Sequence[str]) -> tuple[str, ConfigDict, pathlib.Path]:
     config = values.config
     if not isinstance(config, ConfigDict):  # ml_collections would tell at the first use of it only
         raise flags.Error(f"--config={config_file}: there is no such file")
-    return values.mode, config, pathlib.Path(values.workdir or pathlib.Path("runs") / pathlib.Path(config_file).stem)
+    workdir = values.workdir or f"runs/{pathlib.Path(config_file).stem}"
+    return values.mode, config, pathlib.Path(workdir).expanduser()
 
 
 def in_one_line(error: Exception) -> str:

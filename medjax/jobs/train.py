@@ -1,5 +1,6 @@
 """`--mode=train`: from data to a trained generator, going on by itself where an earlier run stopped."""
 
+import contextlib
 import math
 import pathlib
 import sys
@@ -21,7 +22,7 @@ from medjax.runtime.metrics_log import MetricsLog, last_values
 from medjax.runtime.optimizer import learning_rate_schedule, make_optimizer
 from medjax.runtime.stopwatch import Stopwatch
 from medjax.runtime.train_state import build_sharded, jit_train_step, make_train_step, state_builder
-from medjax.runtime.workdir import open_workdir
+from medjax.runtime.workdir import open_workdir, sole_use
 from medjax.tasks import make_task
 
 FROZEN: dict[str, Any] = {}  # what a task only reads; wavelet diffusion has nothing of the kind
@@ -33,11 +34,11 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     Raises:
       UserError, DataError: what was asked for cannot work, the loss is not finite, or the disk is full.
     """
-    with Interrupt() as interrupt:
-        return _run(config, workdir, interrupt)
+    with Interrupt() as interrupt, contextlib.ExitStack() as held:
+        return _run(config, workdir, interrupt, held)
 
 
-def _run(config: ConfigDict, workdir: pathlib.Path, interrupt: Interrupt) -> dict[str, Any]:
+def _run(config: ConfigDict, workdir: pathlib.Path, interrupt: Interrupt, held: contextlib.ExitStack) -> dict[str, Any]:
     # What cannot work fails here, before any data is touched.
     task, mesh = make_task(config), make_mesh(config.mesh)
     batch_size = config.data.batch_size
@@ -61,6 +62,8 @@ def _run(config: ConfigDict, workdir: pathlib.Path, interrupt: Interrupt) -> dic
 
     # Data, and the folder that belongs to it.
     dataset = open_dataset(config.data, config.seed)
+    if jax.process_index() == 0:
+        held.enter_context(sole_use(workdir))
     open_workdir(workdir, config.to_dict(), description(dataset))
 
     # The state: as it was left, or new.

@@ -12,26 +12,45 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import filelock
+
 from medjax.errors import UserError
 
 # Another value of these is another model; anything else (steps, mesh, batch size, sampler) may change between runs.
 FIXED_KEYS = ("task", "seed", "model", "diffusion")
 
 
+@contextlib.contextmanager
+def sole_use(workdir: pathlib.Path) -> Iterator[None]:
+    """Makes the folder and holds it: two runs in one workdir would write over each other's checkpoints.
+
+    Raises:
+      UserError: the folder cannot be made or written to, or another process holds it.
+    """
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        lock = filelock.FileLock(workdir / ".lock")
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        raise UserError(f"{workdir} is in use by another run: wait for it to end or choose another --workdir") from None
+    except OSError as error:
+        raise UserError(f"--workdir={workdir} cannot be made or written to: {error.strerror}") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def open_workdir(workdir: pathlib.Path, config: Mapping[str, Any], data: Mapping[str, Any]) -> None:
-    """Makes the folder or checks that it is of the same model and data, then records `config` and `data`.
+    """Checks that the folder is new or of the same model and data, then records `config` and `data` in it.
 
     Args:
       config: the whole configuration as plain data.
       data: {"identity": what makes the dataset this dataset, ...what sampling needs}.
 
     Raises:
-      UserError: the folder cannot be made, or is of another model; nothing in it was touched.
+      UserError: it is of another model; nothing in it was touched.
     """
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--workdir={workdir} cannot be made: {error.strerror}") from error
     if (workdir / "config.json").exists():
         known = read_json(workdir / "config.json")
         check_same_model(workdir, known, config)

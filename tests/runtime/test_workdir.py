@@ -1,7 +1,7 @@
 import pytest
 
 from medjax.errors import UserError
-from medjax.runtime.workdir import free_name, open_workdir, read_json, write_json, written_aside
+from medjax.runtime.workdir import free_name, open_workdir, read_json, sole_use, write_json, written_aside
 
 CONFIG = {
     "task": "t",
@@ -14,7 +14,8 @@ DATA = {"identity": {"name": "atlas", "size": (32, 32, 32)}, "affine": [1.0]}
 
 
 def test_the_same_model_may_go_on_with_other_settings(tmp_path):
-    open_workdir(tmp_path / "run", CONFIG, DATA)
+    with sole_use(tmp_path / "run"):
+        open_workdir(tmp_path / "run", CONFIG, DATA)
     open_workdir(tmp_path / "run", CONFIG | {"train": {"steps": 50}}, DATA)
     assert read_json(tmp_path / "run/config.json")["train"] == {"steps": 50}
 
@@ -28,6 +29,7 @@ def test_the_same_model_may_go_on_with_other_settings(tmp_path):
     ],
 )
 def test_another_model_is_refused_and_nothing_touched(tmp_path, change, message):
+    (tmp_path / "run").mkdir()
     open_workdir(tmp_path / "run", CONFIG, DATA)
     before = {path: path.read_bytes() for path in (tmp_path / "run").iterdir()}
     with pytest.raises(UserError, match=message):
@@ -36,6 +38,7 @@ def test_another_model_is_refused_and_nothing_touched(tmp_path, change, message)
 
 
 def test_other_data_is_refused(tmp_path):
+    (tmp_path / "run").mkdir()
     open_workdir(tmp_path / "run", CONFIG, DATA)
     with pytest.raises(UserError, match=r"data.size is \[32, 32, 32\] there"):
         open_workdir(tmp_path / "run", CONFIG, DATA | {"identity": {"name": "atlas", "size": (64, 64, 64)}})
@@ -43,9 +46,17 @@ def test_other_data_is_refused(tmp_path):
 
 def test_a_file_in_the_way(tmp_path):
     (tmp_path / "run").write_text("mine")
-    with pytest.raises(UserError, match="run cannot be made"):
-        open_workdir(tmp_path / "run", CONFIG, DATA)
+    with pytest.raises(UserError, match="run cannot be made"), sole_use(tmp_path / "run"):
+        pass
     assert (tmp_path / "run").read_text() == "mine"
+
+
+def test_one_run_at_a_time(tmp_path):
+    second = sole_use(tmp_path / "run")
+    with sole_use(tmp_path / "run"), pytest.raises(UserError, match="run is in use by another run"), second:
+        pass
+    with sole_use(tmp_path / "run"):
+        pass
 
 
 def test_a_damaged_record_is_named(tmp_path):

@@ -47,10 +47,16 @@ def main(argv: Sequence[str]) -> int:
         result = job.run(config, workdir)
     except (DataError, UserError) as error:
         return complain(str(error))
+    except KeyboardInterrupt:
+        complain("interrupted; the same command goes on from here")
+        return 130
     except OSError as error:
-        if error.errno != errno.ENOSPC:
-            raise
-        return complain(f"no space left on the disk of {error.filename or workdir}: free some, then start again")
+        place = error.filename or workdir
+        if error.errno == errno.ENOSPC:
+            return complain(f"no space left on the disk of {place}: free some, then start again")
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            return complain(f"{place} cannot be written ({error.strerror}): allow it or choose another --workdir")
+        raise
     print(json.dumps(result), flush=True)
     return 0
 
@@ -94,7 +100,7 @@ def complain(text: str) -> int:
 if __name__ == "__main__":
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # tf.data needs none of it, and announces it
     status = main(sys.argv)
+    sys.stdout.flush()
     sys.stderr.flush()
-    if status:
-        os._exit(status)  # our line stays the last: what a failed write left in Orbax's threads would still complain
-    sys.exit(status)
+    # Not sys.exit: threads of TensorFlow and Orbax that an interruption or a full disk left at work would crash or complain.
+    os._exit(status)

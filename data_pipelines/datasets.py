@@ -134,7 +134,11 @@ def _check(data: Any) -> None:
         raise DataError(f"data.size is {tuple(data.size)}; give three edges (D, H, W) in voxels")
     if len(data.split) != 3 or min(data.split) < 0 or data.split[0] <= 0:
         raise DataError(f"data.split is {tuple(data.split)}; give three fractions (train, validation, test)")
+    if data.root and data.name in ("atlas", "synthetic"):
+        raise DataError(f"data.root is {data.root}, but data.name={data.name} reads no files; use configs/folder.py")
     low, high = data.window_range
+    if data.window == "fixed" and (low, high) == (0.001, 0.999):
+        raise DataError("data.window is 'fixed' but data.window_range is still of quantiles; give two intensities")
     if not low < high or (data.window == "quantile" and not 0 <= low < high <= 1):
         raise DataError(f"data.window_range is ({low:g}, {high:g}) for data.window={data.window!r}; give (low, high)")
     if data.spacing is not None and (len(data.spacing) != 3 or min(data.spacing) <= 0):

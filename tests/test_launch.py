@@ -3,7 +3,10 @@
 import gzip
 import json
 import pathlib
+import shutil
+import signal
 import subprocess
+import time
 
 import nibabel
 import numpy as np
@@ -161,6 +164,30 @@ def test_scans_that_changed_under_a_run_are_noticed(tmp_path, capsys):
     assert launch(command(scans, tmp_path, "--config.train.steps=1"), capsys)[0] == 0
     write_scan(scans / "subject_7/t1.nii.gz", seed=7)
     refused(command(scans, tmp_path, "--config.train.steps=2"), capsys, "other data")
+
+
+def test_a_workdir_without_its_record_is_not_guessed_at(trained, scans, tmp_path, capsys):
+    shutil.copytree(trained / "run", tmp_path / "run")
+    (tmp_path / "run/config.json").unlink()
+    refused(command(scans, tmp_path), capsys, "checkpoints but no config.json")
+    (tmp_path / "run/data.json").write_text("{}")
+    shutil.copy(trained / "run/config.json", tmp_path / "run/config.json")
+    refused([*command(scans, tmp_path), "--mode=sample"], capsys, "data.json is not whole")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_interrupted_before_the_first_step_it_leaves_cleanly(number, scans, tmp_path):
+    process = start(command(scans, tmp_path))
+    for _ in range(1000):
+        if (tmp_path / "run/metrics.jsonl").exists():  # at work on the compilation
+            break
+        time.sleep(0.02)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    assert result(out)["step"] is None
+    assert "nothing to save" in err
+    assert "Traceback" not in err
 
 
 def test_sampling_before_training(scans, tmp_path, capsys):

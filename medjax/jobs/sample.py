@@ -19,7 +19,15 @@ from medjax.errors import UserError
 from medjax.runtime.checkpoints import Checkpoints
 from medjax.runtime.mesh import batch_sharding, check_batch_size, check_volume_size, make_mesh, replicated
 from medjax.runtime.pictures import montage
-from medjax.runtime.workdir import check_same_model, free_name, read_json, write_json, written_aside
+from medjax.runtime.workdir import (
+    as_json,
+    check_same_model,
+    first_difference,
+    free_name,
+    read_json,
+    write_json,
+    written_aside,
+)
 from medjax.tasks import make_task
 
 DTYPES = {"float32": np.float32, "int16": np.int16}
@@ -48,9 +56,13 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     check_batch_size("sample.batch_size", batch_size, mesh)
     trained = read_json(workdir / "config.json")
     check_same_model(workdir, trained, config.to_dict())
+    for key in ("name", "size", "axes", "orientation"):
+        difference = first_difference(trained["data"][key], as_json(config.data[key]), f"data.{key}")
+        if difference:
+            raise UserError(f"{workdir} belongs to a model of other data: {difference}; sample with the same")
     data = read_json(workdir / "data.json")
-    if tuple(data["identity"]["size"]) != size:
-        raise UserError(f"data.size is {size}: {workdir} was trained at {tuple(data['identity']['size'])}; use that")
+    if not {"axes", "affine", "intensity_range"} <= data.keys():
+        raise UserError(f"{workdir / 'data.json'} is not whole: train again for a step, or choose another --workdir")
 
     checkpoints = Checkpoints(workdir, config.train.keep)
     blank = {"image": jax.ShapeDtypeStruct((1, *size, 1), jnp.float32)}
@@ -127,9 +139,10 @@ def write_sample(path: pathlib.Path, volume: np.ndarray, data: dict[str, Any], d
 
 
 def real_volumes(config: ConfigDict, trained: dict[str, Any]) -> np.ndarray:
-    """A few volumes of `data.root`, or else of where the training data was, [n, D, H, W, 1]; none if it is not at hand."""
-    data = config.data.copy_and_resolve_references()
-    data.root = data.root or trained["data"]["root"]
+    """A few volumes of the training data, [n, D, H, W, 1]: where it was, or in `data.root`; none if it is not at hand."""
+    data = ConfigDict(trained["data"])
+    data.root = config.data.root or data.root
+    data.cache = config.data.cache or data.cache
     try:
         return first_volumes(data, PICTURES_A_ROW)
     except (DataError, OSError) as error:

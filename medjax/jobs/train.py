@@ -8,6 +8,7 @@ import time
 from typing import Any
 
 import jax
+import nibabel
 import numpy as np
 from ml_collections import ConfigDict
 from tqdm import tqdm
@@ -16,7 +17,7 @@ from data_pipelines.batches import Dataset, open_dataset, train_batches
 from medjax.errors import UserError
 from medjax.jobs.validation import Validation
 from medjax.runtime.checkpoints import Checkpoints
-from medjax.runtime.interrupt import Interrupt
+from medjax.runtime.interrupt import Interrupt, NothingToSave
 from medjax.runtime.mesh import check_batch_size, check_volume_size, make_mesh, process_rows, put_batch
 from medjax.runtime.metrics_log import MetricsLog, last_values
 from medjax.runtime.optimizer import learning_rate_schedule, make_optimizer
@@ -34,8 +35,13 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     Raises:
       UserError, DataError: what was asked for cannot work, the loss is not finite, or the disk is full.
     """
-    with Interrupt() as interrupt, contextlib.ExitStack() as held:
-        return _run(config, workdir, interrupt, held)
+    try:
+        with Interrupt() as interrupt, contextlib.ExitStack() as held:
+            return _run(config, workdir, interrupt, held)
+    except NothingToSave:
+        print("interrupted before the first step: nothing to save", file=sys.stderr)
+        unknown = ("step", "loss", "val_loss", "parameters", "steps_per_second", "resumed_from")
+        return dict.fromkeys(unknown) | {"workdir": str(workdir)}
 
 
 def _run(config: ConfigDict, workdir: pathlib.Path, interrupt: Interrupt, held: contextlib.ExitStack) -> dict[str, Any]:
@@ -62,6 +68,7 @@ def _run(config: ConfigDict, workdir: pathlib.Path, interrupt: Interrupt, held: 
 
     # Data, and the folder that belongs to it.
     dataset = open_dataset(config.data, config.seed)
+    warn_of_oddities(dataset)
     if jax.process_index() == 0:
         held.enter_context(sole_use(workdir))
     open_workdir(workdir, config.to_dict(), description(dataset))
@@ -172,6 +179,16 @@ def check_cadences(train: ConfigDict) -> None:
     for key in ("steps", "log_every", "eval_every", "checkpoint_every", "accumulate", "keep"):
         if train[key] < 1:
             raise UserError(f"train.{key} is {train[key]}: use 1 or more")
+
+
+def warn_of_oddities(dataset: Dataset) -> None:
+    """Says on stderr what works but is seldom meant."""
+    if not dataset.validation and dataset.name != "synthetic":
+        print("one subject alone: none is left for validation, val_loss will be null", file=sys.stderr)
+    orders = {"".join(nibabel.aff2axcodes(example.affine)) for example in dataset.train}
+    if len(orders) > 1:
+        found = ", ".join(sorted(orders))
+        print(f"voxel orders differ ({found}) and data.orientation=native keeps them: consider RAS", file=sys.stderr)
 
 
 def check_finite(pending: list[tuple[int, dict[str, jax.Array]]]) -> list[tuple[int, dict[str, float]]]:

@@ -5,9 +5,13 @@ import sys
 from types import FrameType
 
 
+class NothingToSave(BaseException):
+    """The run was asked to stop before its first step."""
+
+
 class Interrupt:
-    """Inside this context the first SIGTERM or Ctrl-C ends the process with status 0, or, once `defer` was called, only sets
-    `requested`, for the loop to save and leave. A second one does what it does by default.
+    """Inside this context the first SIGTERM or Ctrl-C raises NothingToSave, or, once `defer` was called, only sets `requested`,
+    for the loop to save and leave. A second one does what it does by default.
     """
 
     SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -32,7 +36,6 @@ class Interrupt:
     def _handle(self, number: int, _: FrameType | None) -> None:
         self.__exit__()
         if not self._deferring:
-            print("interrupted before the first step: nothing to save", file=sys.stderr)
-            raise SystemExit(0)
+            raise NothingToSave
         print(f"\n{signal.Signals(number).name}: saving a checkpoint, then leaving", file=sys.stderr)
         self.requested = True

@@ -51,6 +51,8 @@ def open_workdir(workdir: pathlib.Path, config: Mapping[str, Any], data: Mapping
     Raises:
       UserError: it is of another model; nothing in it was touched.
     """
+    if any((workdir / "checkpoints").glob("*")) and not (workdir / "config.json").exists():
+        raise UserError(f"{workdir} holds checkpoints but no config.json: put it back or choose another --workdir")
     if (workdir / "config.json").exists():
         known = read_json(workdir / "config.json")
         check_same_model(workdir, known, config)

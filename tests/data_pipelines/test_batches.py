@@ -198,7 +198,9 @@ def test_bad_files_are_skipped_only_if_asked(data, tmp_path):
         ({"spacing": (1.0, 0.0, 1.0)}, "data.spacing is"),
         ({"root": ""}, "data.root is not set"),
         ({"root": "/nowhere"}, "data.root=/nowhere: does not exist"),
-        ({"name": "atlas", "atlas_count": 0}, "data.atlas_count is 0"),
+        ({"name": "atlas", "atlas_count": 0, "root": ""}, "data.atlas_count is 0"),
+        ({"name": "atlas"}, "data.root is "),
+        ({"window": "fixed", "window_range": (0.001, 0.999)}, "data.window is 'fixed'"),
     ],
 )
 def test_settings_that_cannot_work(data, changes, expected):

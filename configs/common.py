@@ -123,7 +123,7 @@ def at_256(config: ConfigDict) -> None:
 
 
 def bf16(config: ConfigDict) -> None:
-    """Half the memory: bfloat16 activations, recomputed in the backward pass."""
+    """Less memory: bfloat16 activations, recomputed in the backward pass."""
     config.train.dtype = "bfloat16"
     config.train.remat = "blocks"
 

@@ -20,7 +20,7 @@ uniform_fan_in = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
 def default_lowering(platform: str) -> str:
-    """The lowering that is fastest on a platform, "cpu", "gpu" or "tpu", as far as measured."""
+    """The lowering to use on "cpu", where it was measured, on "tpu", by the compiler's estimates, or "gpu", by expectation."""
     return {"cpu": "stacked", "gpu": "direct"}.get(platform, "planes")
 
 

@@ -77,6 +77,14 @@ def test_a_damaged_checkpoint_is_refused(tmp_path, mesh, how):
     assert "\n" not in str(caught.value)
 
 
+def test_arrays_that_can_be_read_but_were_not_written_there_are_refused(tmp_path, mesh):
+    save_all(tmp_path, {1: None, 2: None}, mesh)
+    shutil.rmtree(tmp_path / "checkpoints/2/model")
+    shutil.copytree(tmp_path / "checkpoints/1/model", tmp_path / "checkpoints/2/model")
+    with pytest.raises(UserError, match="checkpoints/2 is damaged .model is not what was written"):
+        Checkpoints(tmp_path, 2).restore(SHAPES, mesh)
+
+
 def test_an_unfinished_checkpoint_is_skipped(tmp_path, mesh, capsys):
     save_all(tmp_path, {1: None, 2: None}, mesh)
     folder = tmp_path / "checkpoints"

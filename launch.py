@@ -5,6 +5,7 @@
   python launch.py --config=configs/folder.py --config.data.root=SCANS --workdir=RUN     the same again: go on from there
   python launch.py --config=configs/folder.py --workdir=RUN --mode=sample                draw volumes: RUN/samples
   python launch.py --config=configs/brats.py:256,bf16 --config.mesh.depth=2 ...          a published model, another line
+  python launch.py --config=configs/brats.py:256,bf16 --mode=plan --topology=v5e:4x4     what a machine would make of it
 
 --mode picks the job: MODES. The configuration is a file, `:` and words that pick a variant; --config.KEY=VALUE changes
 one line of it. Progress goes to stderr; the last line on stdout is one JSON object.
@@ -24,7 +25,8 @@ from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
 
 HERE = pathlib.Path(__file__).resolve().parent
-MODES = ("train", "sample")
+MODES = ("train", "sample", "plan", "prepare")
+OPTIONS = {"plan": ("topology", "meshes")}  # flags that only some modes have, passed on to the job
 
 
 def main(argv: Sequence[str]) -> int:
@@ -34,17 +36,20 @@ def main(argv: Sequence[str]) -> int:
         return 0
     # absl and ml_collections raise many kinds here, for every one of which the user's line is to blame.
     try:
-        mode, config, workdir = parse(argv)
+        mode, config, workdir, values = parse(argv)
     except Exception as error:
         return complain(in_one_line(error))
 
     from data_pipelines.errors import DataError
     from medjax.errors import UserError
+    from medjax.runtime import distributed
 
     logging.set_verbosity(logging.FATAL)  # Orbax logs, with its traceback, what it also raises
     job = importlib.import_module(f"medjax.jobs.{mode}")
     try:
-        result = job.run(config, workdir)
+        if mode != "plan":  # which is about another machine than this one
+            distributed.join(values.coordinator, values.num_processes, values.process_id)
+        result = job.run(config, workdir, **{name: values[name].value for name in OPTIONS.get(mode, ())})
     except (DataError, UserError) as error:
         return complain(str(error))
     except KeyboardInterrupt:
@@ -61,22 +66,31 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def parse(argv: Sequence[str]) -> tuple[str, ConfigDict, pathlib.Path]:
-    """The mode, the configuration and the workdir that the command line asks for."""
+def parse(argv: Sequence[str]) -> tuple[str, ConfigDict, pathlib.Path, flags.FlagValues]:
+    """The mode, the configuration and the workdir that the command line asks for, and all its flags."""
     values = flags.FlagValues()
     default = str(HERE / "configs" / "atlas.py")
     config_flags.DEFINE_config_file("config", default, "FILE[:words]", flag_values=values, sys_argv=list(argv))
     flags.DEFINE_string("workdir", None, "runs/NAME where the config is NAME.py", flag_values=values)
     flags.DEFINE_enum("mode", "train", MODES, "the job", flag_values=values)
+    flags.DEFINE_string("topology", None, "plan: v5e:4x4, v4, v5p or v6e likewise, or cpu:8", flag_values=values)
+    flags.DEFINE_string("meshes", None, "plan: data=16;data=4,depth=4 ...", flag_values=values)
+    flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, where there are several", flag_values=values)
+    flags.DEFINE_integer("num_processes", None, "of all hosts together", flag_values=values)
+    flags.DEFINE_integer("process_id", None, "0 to num_processes - 1", flag_values=values)
     unknown = values(list(argv))[1:]
     if unknown:
         raise flags.Error(f"{unknown[0]} is not a flag: see --help")
+    for mode, names in OPTIONS.items():
+        for name in names:
+            if values[name].present and values.mode != mode:
+                raise flags.Error(f"--{name} is for --mode={mode}, this is --mode={values.mode}: leave it out")
     config_file = config_flags.get_config_filename(values["config"]).partition(":")[0]
     config = values.config
     if not isinstance(config, ConfigDict):  # ml_collections would tell at the first use of it only
         raise flags.Error(f"--config={config_file}: there is no such file")
     workdir = values.workdir or f"runs/{pathlib.Path(config_file).stem}"
-    return values.mode, config, pathlib.Path(workdir).expanduser()
+    return values.mode, config, pathlib.Path(workdir).expanduser(), values
 
 
 def in_one_line(error: Exception) -> str:

@@ -5,7 +5,7 @@ is whole on every device. A mesh axis of size 1 costs nothing, so one device is 
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import jax
 import numpy as np
@@ -16,16 +16,17 @@ from medjax.errors import UserError
 AXES = ("data", "fsdp", "depth", "height")
 
 
-def make_mesh(sizes: Mapping[str, int]) -> Mesh:
+def make_mesh(sizes: Mapping[str, int], devices: Sequence[jax.Device] | None = None) -> Mesh:
     """A mesh over the first devices, axes in the order of `AXES`.
 
     Args:
       sizes: devices along each axis; `data` may be -1 for "what the others leave".
+      devices: to choose from, all there are by default; those of a machine that is not there are as good.
 
     Raises:
       UserError: a size is not positive, or there are too few devices.
     """
-    devices = jax.devices()
+    devices = jax.devices() if devices is None else devices
     shape = [int(sizes[axis]) for axis in AXES]
     for axis, size in zip(AXES, shape, strict=True):
         if size < 1 and not (axis == "data" and size == -1):

@@ -15,18 +15,16 @@ from tqdm import tqdm
 
 from data_pipelines.batches import Dataset, open_dataset, train_batches
 from medjax.errors import UserError
+from medjax.jobs.steps import FROZEN, optimizer_of, train_step_of
 from medjax.jobs.validation import Validation
 from medjax.runtime.checkpoints import Checkpoints
 from medjax.runtime.interrupt import Interrupt, NothingToSave
 from medjax.runtime.mesh import check_batch_size, check_volume_size, make_mesh, process_rows, put_batch
 from medjax.runtime.metrics_log import MetricsLog, last_values
-from medjax.runtime.optimizer import learning_rate_schedule, make_optimizer
 from medjax.runtime.stopwatch import Stopwatch
-from medjax.runtime.train_state import build_sharded, jit_train_step, make_train_step, state_builder
+from medjax.runtime.train_state import build_sharded, state_builder
 from medjax.runtime.workdir import open_workdir, sole_use
 from medjax.tasks import make_task
-
-FROZEN: dict[str, Any] = {}  # what a task only reads; wavelet diffusion has nothing of the kind
 
 
 def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
@@ -51,20 +49,7 @@ def _run(config: ConfigDict, workdir: pathlib.Path, interrupt: Interrupt, held: 
     check_cadences(config.train)
     check_volume_size(tuple(config.data.size), mesh, task.size_multiple)
     check_batch_size("data.batch_size", batch_size, mesh, config.train.accumulate)
-    schedule = learning_rate_schedule(
-        config.optimizer.learning_rate,
-        warmup_steps=config.optimizer.warmup_steps,
-        decay=config.optimizer.decay,
-        steps=config.train.steps,
-    )
-    optimizer = make_optimizer(
-        schedule,
-        b1=config.optimizer.b1,
-        b2=config.optimizer.b2,
-        eps=config.optimizer.eps,
-        weight_decay=config.optimizer.weight_decay,
-        clip_norm=config.optimizer.clip_norm,
-    )
+    schedule, optimizer = optimizer_of(config)
 
     # Data, and the folder that belongs to it.
     dataset = open_dataset(config.data, config.seed)
@@ -102,10 +87,8 @@ def _run(config: ConfigDict, workdir: pathlib.Path, interrupt: Interrupt, held: 
         # Compiled apart, so that the rates below are those of training alone.
         begin = time.perf_counter()
         print(f"compiling the training step of {parameters:,} parameters", file=sys.stderr)
-        step_function = make_train_step(
-            task, optimizer, seed=config.seed, ema_decay=config.train.ema_decay, accumulate=config.train.accumulate
-        )
-        train_step = jit_train_step(step_function, state, example, mesh).lower(state, FROZEN, example).compile()
+        step_function = train_step_of(config, task, optimizer, state, example, mesh)
+        train_step = step_function.lower(state, FROZEN, example).compile()
         print(f"compiled in {time.perf_counter() - begin:.1f} s", file=sys.stderr)
     val_loss = evaluate(0) if start == 0 else None
 

@@ -7,6 +7,7 @@ from flax import linen as nn
 from medjax.layers.conv import uniform_fan_in
 from medjax.layers.fold import refold
 from medjax.layers.normalization import GroupNorm
+from medjax.layers.spatial import keep_split, keep_whole
 
 QKV_ORDERS = ("heads_first", "qkv_first")
 
@@ -40,13 +41,29 @@ class SelfAttention(nn.Module):
             raise ValueError(f"attention over {c} channels with {self.heads} heads: choose heads that divide it")
         if self.qkv_order not in QKV_ORDERS:
             raise ValueError(f"qkv_order {self.qkv_order!r}: choose one of {', '.join(QKV_ORDERS)}")
-        tokens = GroupNorm(self.groups, name="norm")(x).reshape(b, d * h * w, c)
-        qkv = nn.Dense(3 * c, kernel_init=uniform_fan_in, dtype=self.dtype, name="qkv")(tokens)
+        qkv_layer = nn.Dense(3 * c, kernel_init=uniform_fan_in, dtype=self.dtype, name="qkv")
+        qkv = qkv_layer(GroupNorm(self.groups, name="norm")(x))
         if self.qkv_order == "heads_first":
-            qkv = qkv.reshape(b, -1, self.heads, 3, c // self.heads)
+            qkv = qkv.reshape(b, d, h, w, self.heads, 3, c // self.heads)
         else:
-            qkv = qkv.reshape(b, -1, 3, self.heads, c // self.heads).swapaxes(2, 3)
-        attended = jax.nn.dot_product_attention(*(qkv[..., i, :] for i in range(3))).reshape(b, -1, c)
+            qkv = qkv.reshape(b, d, h, w, 3, self.heads, c // self.heads).swapaxes(4, 5)
+        query, key, value = (qkv[..., i, :] for i in range(3))
+        # On a mesh that cuts D or H every device asks for its own voxels, of all the others': keys and values are gathered.
+        tokens = (b, d * h * w, self.heads, c // self.heads)
+        key, value = (keep_whole(part).reshape(tokens) for part in (key, value))
+        attended = _attend(keep_split(query), key, value).reshape(x.shape)
         # Starts as the identity: the output layer is zero.
         y = nn.Dense(c, kernel_init=nn.initializers.zeros, dtype=self.dtype, name="output")(attended)
-        return refold(x + y.reshape(x.shape), 1, self.fold)
+        return refold(x + y, 1, self.fold)
+
+
+def _attend(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
+    """Each voxel's softmax(q k / sqrt c)-weighted mean of the values.
+
+    Args:
+      query: [B, D, H, W, heads, c].
+      key, value: [B, N, heads, c].
+    """
+    logits = jnp.einsum("bdhwnc,bmnc->bdhwnm", query, key, preferred_element_type=jnp.float32)
+    weights = nn.softmax(logits * query.shape[-1] ** -0.5, axis=-1)
+    return jnp.einsum("bdhwnm,bmnc->bdhwnc", weights.astype(value.dtype), value)

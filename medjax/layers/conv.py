@@ -9,11 +9,9 @@ from flax import linen as nn
 from jax import lax
 
 from medjax.layers.fold import per_channel
+from medjax.layers.spatial import Padding, Triple, convolve_split
 
 LOWERINGS = ("direct", "planes", "stacked")
-
-Triple = tuple[int, int, int]
-Padding = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
 
 # PyTorch's default for convolutions and linear layers, which the published models start from: U(-1, 1) / sqrt(fan_in).
 uniform_fan_in = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
@@ -83,7 +81,7 @@ def conv3d(
     if fold > 1:
         kernel, padding = _folded(kernel, x.shape[3] * fold, strides[2], padding, fold)
     convolve = {"direct": _direct, "planes": _planes, "stacked": _stacked}[lowering]
-    return convolve(x, kernel, strides, padding)
+    return convolve_split(convolve, x, kernel, strides, padding)
 
 
 def _direct(x: jax.Array, kernel: jax.Array, strides: Triple, padding: Padding) -> jax.Array:

@@ -4,8 +4,10 @@ A batch [B, D, H, W, C] is split over data x fsdp along B, over depth along D an
 is whole on every device. A mesh axis of size 1 costs nothing, so one device is the same code as a pod.
 """
 
+import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -42,6 +44,17 @@ def make_mesh(sizes: Mapping[str, int], devices: Sequence[jax.Device] | None = N
     # Auto axes let the compiler partition convolutions; under JAX's default, Explicit, they raise a ShardingTypeError.
     axis_types = (AxisType.Auto,) * len(AXES)
     return jax.make_mesh(tuple(shape), AXES, axis_types=axis_types, devices=devices[:wanted])
+
+
+def on_mesh(function: Callable, mesh: Mesh) -> Callable:
+    """`function` with the mesh in force while it is traced, so that layers know how volumes are cut (layers/spatial)."""
+
+    @functools.wraps(function)
+    def traced(*arguments: Any) -> Any:
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            return function(*arguments)
+
+    return traced
 
 
 def batch_ways(mesh: Mesh) -> int:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from medjax.runtime.mesh import batch_sharding, replicated
+from medjax.runtime.mesh import batch_sharding, on_mesh, replicated
 from medjax.runtime.sharding import state_shardings
 
 Arrays = Any  # a tree of jax.Array
@@ -141,7 +141,7 @@ def jit_train_step(step: Callable, state: TrainState, batch: Batch, mesh: Mesh) 
     shardings = state_shardings(state, mesh)
     batch_shardings = {name: batch_sharding(mesh, array) for name, array in batch.items()}
     return jax.jit(
-        step,
+        on_mesh(step, mesh),
         in_shardings=(shardings, replicated(mesh), batch_shardings),
         out_shardings=(shardings, replicated(mesh)),
         donate_argnums=0,

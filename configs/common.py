@@ -14,7 +14,7 @@ def base() -> ConfigDict:
     config.data = data = ConfigDict()
     data.name = "folder"  # who reads the files: atlas, folder, brats, lidc; or synthetic, which needs none
     data.root = config_dict.placeholder(str)  # where they are
-    data.records = config_dict.placeholder(str)  # for prepared records; not read yet
+    data.records = config_dict.placeholder(str)  # what --mode=prepare writes and the others then read, in place of root; gs:// too
     data.cache = config_dict.placeholder(str)  # for preprocessed volumes; the user's cache folder by default
     data.size = (128, 128, 128)  # (D, H, W) voxels
     data.axes = "ijk"  # which voxel axes are D, H, W; "kij" puts slices first

@@ -3,30 +3,38 @@
 Position p of the endless stream of examples is volume shuffle(epoch)[p mod n] with epoch = p div n; batch k takes
 positions k * batch_size and on. So batch k is a pure function of (seed, k), and any process finds its rows of it.
 
-The decoded volumes are plain numbers in files. As many as fit stay in RAM, where the operating system keeps what has
-been read, one copy for all processes, and gives it up when something else needs the room; so none is held here.
+The volumes are plain numbers in files, decoded into a cache or prepared as records. As many as fit stay in RAM, where
+the operating system keeps what has been read, one copy for all processes, and gives it up when something else needs the
+room; so none is held here.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from data_pipelines import nifti, scans, synthetic, transforms
-from data_pipelines.cache import Example
+from data_pipelines import nifti, records, scans, synthetic, transforms
 from data_pipelines.datasets import Dataset, first_examples, open_dataset
+from data_pipelines.lazy_tensorflow import import_tensorflow
+from data_pipelines.scans import Example
+from data_pipelines.transforms import Shape
 
 if TYPE_CHECKING:
     import tensorflow as tf
 
-__all__ = ["Dataset", "first_volumes", "open_dataset", "train_batches", "volumes"]
+__all__ = ["Dataset", "first_volumes", "open_dataset", "train_batches", "volume_count", "volumes"]
 
 
 def train_batches(
-    dataset: Dataset, seed: int, batch_size: int, step: int = 0, rows: slice | None = None, flip: bool = False
+    dataset: Dataset,
+    seed: int,
+    batch_size: int,
+    step: int = 0,
+    rows: Sequence[int] | None = None,
+    flip: bool = False,
 ) -> Iterator[dict[str, np.ndarray]]:
     """Yields batches step, step + 1, ... without end; starting late costs nothing.
 
@@ -35,7 +43,7 @@ def train_batches(
       seed: of the shuffles and flips.
       batch_size: of the global batch.
       step: which batch comes first.
-      rows: of the global batch, those of this process; the others are not read. None: all.
+      rows: of the global batch, those of this process, in any order; the others are not read. None: all.
       flip: mirror each volume left to right with probability 1/2; the affine stays.
 
     Yields:
@@ -44,21 +52,19 @@ def train_batches(
     if dataset.name == "synthetic":
         yield from synthetic.train_batches(dataset.size, seed, batch_size, step, rows)
         return
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # errors only
-    import tensorflow as tf  # takes seconds to import, and only training needs it
-
-    tf.config.set_visible_devices([], "GPU")  # it would take the accelerator's memory
-
+    tf = import_tensorflow()
     examples = dataset.train
     affines = tf.constant(np.stack([example.affine for example in examples]), tf.float32)
     left_right = tf.constant([_left_right(example, dataset.axes) for example in examples])
-    read = _reader(dataset)
-    chosen = range(batch_size)[rows or slice(None)]
+    paths = [example.path for example in examples]
+    read = records.reader(paths, dataset.size) if dataset.prepared else _reader(paths, dataset)
+    chosen = range(batch_size) if rows is None else rows
+    row_of = tf.constant(chosen, tf.int64)
 
     # TensorFlow's own operations alone: a Python function in here would deadlock the interpreter when it exits.
     @tf.autograph.experimental.do_not_convert
     def element(index: tf.Tensor) -> dict[str, tf.Tensor]:
-        p = index // len(chosen) * batch_size + chosen.start + index % len(chosen) * chosen.step
+        p = index // len(chosen) * batch_size + row_of[index % len(chosen)]
         epoch, place = p // len(examples), p % len(examples)
         shuffle_key, flip_key = (tf.stack([tf.constant(seed % 2**63, tf.int64), x]) for x in (epoch, p))
         example = tf.random.experimental.index_shuffle(place, shuffle_key, tf.constant(len(examples) - 1, tf.int64))
@@ -70,7 +76,12 @@ def train_batches(
 
     indices = tf.data.Dataset.range(step * len(chosen), np.iinfo(np.int64).max, output_type=tf.int64)
     stream = indices.map(element, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-    yield from stream.batch(len(chosen), drop_remainder=True).prefetch(2).as_numpy_iterator()
+    try:
+        yield from stream.batch(len(chosen), drop_remainder=True).prefetch(2).as_numpy_iterator()
+    except tf.errors.OpError as error:
+        if not dataset.prepared:
+            raise
+        raise records.damaged(paths, error) from error
 
 
 def first_volumes(data: Any, count: int) -> np.ndarray:
@@ -79,17 +90,18 @@ def first_volumes(data: Any, count: int) -> np.ndarray:
     Raises:
       DataError: the data cannot be found.
     """
-    arrays = [transforms.to_network(nifti.memory_map(e.path), data.axes) for e in first_examples(data, count)]
-    return np.array(arrays, np.float32).reshape(-1, *data.size, 1)
+    size = tuple(data.size)
+    return _volumes(first_examples(data, count), size, data.axes, prepared=bool(data.records))
 
 
-def volumes(dataset: Dataset, side: str, count: int | None = None) -> np.ndarray:
+def volumes(dataset: Dataset, side: str, count: int | None = None, chosen: Sequence[int] | None = None) -> np.ndarray:
     """The first volumes of one side of the split, without TensorFlow.
 
     Args:
       dataset: any; "synthetic" has 8 volumes a side.
       side: "train", "validation" or "test".
       count: how many at most; None is all.
+      chosen: the numbers of those to read among these, in the order wanted. None: all.
 
     Returns:
       [n, D, H, W, 1] float32 in [-1, 1]; n may be 0.
@@ -97,20 +109,36 @@ def volumes(dataset: Dataset, side: str, count: int | None = None) -> np.ndarray
     if dataset.name == "synthetic":
         seed = int(dataset.parameters["seed"])
         start = 2**40 * scans.SPLITS.index(side)  # far apart, so that the sides share no volume
-        made = [synthetic.volume(dataset.size, seed, start + i) for i in range(8 if count is None else count)]
-        return np.stack(made)[..., None]
-    examples: Sequence[Example] = getattr(dataset, side)[:count]
-    array = np.empty((len(examples), *dataset.size, 1), np.float32)
+        numbers = range(volume_count(dataset, side, count)) if chosen is None else chosen
+        made = [synthetic.volume(dataset.size, seed, start + i) for i in numbers]
+        return np.array(made, np.float32).reshape(-1, *dataset.size, 1)
+    examples = getattr(dataset, side)[:count]
+    if chosen is not None:
+        examples = [examples[n] for n in chosen]
+    return _volumes(examples, dataset.size, dataset.axes, dataset.prepared)
+
+
+def volume_count(dataset: Dataset, side: str, count: int | None = None) -> int:
+    """How many volumes `volumes` finds, without reading them."""
+    if dataset.name == "synthetic":
+        return 8 if count is None else count
+    return len(getattr(dataset, side)[:count])
+
+
+def _volumes(examples: Sequence[Example], size: Shape, axes: str, prepared: bool) -> np.ndarray:
+    array = np.empty((len(examples), *size, 1), np.float32)
     for volume, example in zip(array, examples, strict=True):
-        volume[..., 0] = transforms.to_network(nifti.memory_map(example.path), dataset.axes)
+        if prepared:
+            volume[..., 0] = records.read(example.path, size)
+        else:
+            volume[..., 0] = transforms.to_network(nifti.memory_map(example.path), axes)
     return array
 
 
-def _reader(dataset: Dataset) -> Callable[[tf.Tensor], tf.Tensor]:
-    """From the number of a training volume to its [D, H, W]."""
-    import tensorflow as tf
-
-    names = tf.constant([str(example.path) for example in dataset.train])
+def _reader(paths: Sequence[Path], dataset: Dataset) -> Callable[[tf.Tensor], tf.Tensor]:
+    """From the number of a decoded file to its [D, H, W], as `records.reader` does for records."""
+    tf = import_tensorflow()
+    names = tf.constant([str(path) for path in paths])
     # The first voxel axis runs fastest in a file, so as TensorFlow sees it the volume is [K, J, I].
     stored_shape = transforms.voxel_shape(dataset.size, dataset.axes)[::-1]
     permutation = [2 - axis for axis in transforms.PERMUTATIONS[dataset.axes]]

@@ -8,14 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from data_pipelines import atlas_files, brats, cache, folder, lidc, scans, transforms
+from data_pipelines import atlas_files, brats, cache, folder, lidc, records, scans, transforms
 from data_pipelines.atlas_files import Atlas
-from data_pipelines.cache import Example
+from data_pipelines.decoding import Preprocessing
 from data_pipelines.errors import DataError
-from data_pipelines.scans import Scan
+from data_pipelines.scans import Example, Scan
 from data_pipelines.transforms import Shape
 
 NAMES = ("atlas", "folder", "brats", "lidc", "synthetic")
+MADE_UP_KEYS = ("atlas_count", "atlas_seed", "lesion_share")  # what made-up subjects depend on, besides the size
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Dataset:
       skipped: how many files could not be used.
       padded: how many scans were smaller than the published field of view.
       parameters: plain data that, with the sources, determines every volume.
+      prepared: the examples are prepared records (records.py), not decoded files (cache.py).
     """
 
     name: str
@@ -45,52 +47,81 @@ class Dataset:
     skipped: int
     padded: int
     parameters: dict[str, Any]
+    prepared: bool = False
 
     def identity(self) -> dict[str, Any]:
         """Plain JSON data, equal for two datasets if and only if a model of one may go on training on the other."""
         return json.loads(json.dumps({"name": self.name, "size": self.size, "axes": self.axes, **self.parameters}))
 
 
+@dataclasses.dataclass(frozen=True)
+class Sources:
+    """The scans that a config asks for, and what becomes of them.
+
+    Attributes:
+      scans: as they were found.
+      preprocessing: from the path of one to its volume.
+      parameters: of the dataset they make, the number of usable scans aside.
+    """
+
+    scans: tuple[Scan, ...]
+    preprocessing: Preprocessing
+    parameters: dict[str, Any]
+
+
 def open_dataset(data: Any, seed: int) -> Dataset:
-    """Finds, divides, decodes and caches the volumes that a config asks for.
+    """Finds and divides the volumes that a config asks for; what is not prepared is decoded and cached first.
 
     Args:
-      data: the `data` part of a config, with attributes name, root, cache, size, axes, orientation, split,
+      data: the `data` part of a config, with attributes name, root, records, cache, size, axes, orientation, split,
         skip_bad_files; for "folder" spacing, fit, window, window_range; for "lidc" spacing; for the atlas, and for
-        "brats" and "lidc" with atlas_layout=True and no root, atlas_count, atlas_seed, lesion_share.
+        "brats" and "lidc" with atlas_layout=True and no root, atlas_count, atlas_seed, lesion_share. With records set
+        nothing is read from root.
       seed: of the run; only "synthetic" volumes depend on it.
 
     Raises:
       DataError: with one line that says what cannot work.
     """
-    _check(data)
-    size = tuple(data.size)
-    shape = transforms.voxel_shape(size, data.axes)
+    check(data)
     if data.name == "synthetic":
-        return Dataset("synthetic", (), (), (), size, data.axes, np.eye(4), (0.0, 1.0), 0, 0, {"seed": seed})
+        return Dataset(
+            "synthetic", (), (), (), tuple(data.size), data.axes, np.eye(4), (0.0, 1.0), 0, 0, {"seed": seed}
+        )
+    if data.records:
+        prepared = _open_records(data)
+        examples = prepared.examples(records.folder_of(data.records))
+        by_split = {side: [] for side in scans.SPLITS}
+        for example, shard in zip(examples, prepared.shards, strict=True):
+            by_split[shard.split].append(example)
+        sides = {side: tuple(sorted(by_split[side], key=lambda example: example.name)) for side in scans.SPLITS}
+        parameters = {k: v for k, v in prepared.identity.items() if k not in ("name", "size", "axes")}
+        return _dataset(data, sides, prepared.skipped, parameters, prepared=True)
 
-    cache_folder, preprocessing = _cache_folder(data), _preprocessing(data, shape)
-    found, sources = _find(data, shape, cache_folder, data.atlas_count)
-    examples = cache.decode(found, preprocessing, cache_folder, data.skip_bad_files)
-    sides = scans.split([scan for scan in found if scan.name in examples], tuple(data.split))
-    train, validation, test = (tuple(examples[scan.name] for scan in sides[side]) for side in scans.SPLITS)
+    sources = find_sources(data)
+    examples = cache.decode(sources.scans, sources.preprocessing, _cache_folder(data), data.skip_bad_files)
+    usable = [scan for scan in sources.scans if scan.name in examples]
+    sides = {
+        side: tuple(examples[scan.name] for scan in chosen)
+        for side, chosen in scans.split(usable, tuple(data.split)).items()
+    }
+    skipped = len(sources.scans) - len(usable)
+    return _dataset(data, sides, skipped, sources.parameters | {"count": len(usable)}, prepared=False)
+
+
+def _dataset(
+    data: Any, sides: dict[str, tuple[Example, ...]], skipped: int, parameters: dict[str, Any], prepared: bool
+) -> Dataset:
     return Dataset(
         name=data.name,
-        train=train,
-        validation=validation,
-        test=test,
-        size=size,
+        **sides,
+        size=tuple(data.size),
         axes=data.axes,
-        affine=train[0].affine,
-        intensity_range=_intensity_range(data),
-        skipped=len(found) - len(examples),
-        padded=sum(example.description.startswith("padded") for example in examples.values()),
-        parameters={
-            "preprocessing": dataclasses.asdict(preprocessing),
-            "split": tuple(data.split),
-            "count": len(examples),
-            "fingerprint": sources,
-        },
+        affine=sides["train"][0].affine,
+        intensity_range=intensity_range(data),
+        skipped=skipped,
+        padded=sum(example.description.startswith("padded") for side in sides.values() for example in side),
+        parameters=parameters,
+        prepared=prepared,
     )
 
 
@@ -104,20 +135,66 @@ def first_examples(data: Any, count: int) -> tuple[Example, ...]:
     Raises:
       DataError: the data cannot be found.
     """
-    _check(data)
+    check(data)
     if data.name == "synthetic":
         return ()
-    shape = transforms.voxel_shape(tuple(data.size), data.axes)
-    found, _ = _find(data, shape, _cache_folder(data), min(count, data.atlas_count))
-    examples = cache.decode(found[:count], _preprocessing(data, shape), _cache_folder(data), skip_bad_files=True)
+    if data.records:
+        return _open_records(data).examples(records.folder_of(data.records))[:count]
+    sources = find_sources(data, min(count, data.atlas_count))
+    examples = cache.decode(sources.scans[:count], sources.preprocessing, _cache_folder(data), skip_bad_files=True)
     return tuple(examples.values())
+
+
+def find_sources(data: Any, atlas_count: int | None = None) -> Sources:
+    """Finds the scans that a config asks for, or makes them up.
+
+    Args:
+      data: as for `open_dataset`.
+      atlas_count: how many to make up; as `data` says by default.
+
+    Raises:
+      DataError: the scans cannot be found.
+    """
+    shape = transforms.voxel_shape(tuple(data.size), data.axes)
+    preprocessing = _preprocessing(data, shape)
+    atlas_count = data.atlas_count if atlas_count is None else atlas_count
+    found, fingerprint = _find(data, shape, _cache_folder(data), atlas_count)
+    parameters = {
+        "preprocessing": dataclasses.asdict(preprocessing),
+        "split": tuple(data.split),
+        "fingerprint": fingerprint,
+    }
+    return Sources(found, preprocessing, parameters)
+
+
+def settings(data: Any) -> dict[str, Any]:
+    """The keys of `data` that decide what the volumes are, whatever the scans, as plain JSON data."""
+    shape = transforms.voxel_shape(tuple(data.size), data.axes)
+    preprocessing = dataclasses.asdict(_preprocessing(data, shape))
+    del preprocessing["shape"]  # data.size and data.axes, said otherwise
+    made_up = {key: getattr(data, key) for key in MADE_UP_KEYS} if _is_made_up(data) else {}
+    own = {"name": data.name, "size": data.size, "axes": data.axes, "split": data.split}
+    return json.loads(json.dumps(own | preprocessing | made_up))
+
+
+def intensity_range(data: Any) -> tuple[float, float]:
+    """What -1 and 1 stand for in files: the values of a fixed window, or 0 and 1."""
+    by_window = data.name in ("atlas", "folder") and data.window == "fixed"
+    return tuple(float(value) for value in data.window_range) if by_window else (0.0, 1.0)
+
+
+def _open_records(data: Any) -> records.Records:
+    prepared = records.open_records(data.records)
+    records.check_settings(prepared.settings, settings(data), records.folder_of(data.records))
+    return prepared
 
 
 def _cache_folder(data: Any) -> Path:
     return Path(data.cache).expanduser() if data.cache else cache.default_folder()
 
 
-def _check(data: Any) -> None:
+def check(data: Any) -> None:
+    """Raises DataError for a key of a config's `data` that cannot work, whatever the scans."""
     choices = {
         "name": NAMES,
         "axes": tuple(transforms.PERMUTATIONS),
@@ -128,8 +205,8 @@ def _check(data: Any) -> None:
     for key, allowed in choices.items():
         if (value := getattr(data, key)) not in allowed:
             raise DataError(f"data.{key} is {value!r}; use one of {', '.join(allowed)}")
-    if data.records is not None:
-        raise DataError(f"data.records is {data.records}; prepared records cannot be read yet, leave it unset")
+    if data.records and data.name == "synthetic":
+        raise DataError(f"data.records is {data.records}, but data.name=synthetic reads no files; leave it unset")
     if len(data.size) != 3 or min(data.size) < 2:
         raise DataError(f"data.size is {tuple(data.size)}; give three edges (D, H, W) in voxels")
     if len(data.split) != 3 or min(data.split) < 0 or data.split[0] <= 0:
@@ -145,7 +222,7 @@ def _check(data: Any) -> None:
         raise DataError(f"data.spacing is {tuple(data.spacing)}; give three edges in millimetres, or None")
 
 
-def _preprocessing(data: Any, shape: Shape) -> cache.Preprocessing:
+def _preprocessing(data: Any, shape: Shape) -> Preprocessing:
     match data.name:
         case "brats":
             return brats.Preprocessing(shape, data.orientation)
@@ -162,14 +239,13 @@ def _preprocessing(data: Any, shape: Shape) -> cache.Preprocessing:
             )
 
 
-def _intensity_range(data: Any) -> tuple[float, float]:
-    by_window = data.name in ("atlas", "folder") and data.window == "fixed"
-    return tuple(float(value) for value in data.window_range) if by_window else (0.0, 1.0)
+def _is_made_up(data: Any) -> bool:
+    return data.name == "atlas" or (data.atlas_layout and not data.root)
 
 
 def _find(data: Any, shape: Shape, cache_folder: Path, atlas_count: int) -> tuple[tuple[Scan, ...], str]:
     """The scans of a dataset, `atlas_count` if they are made up, and a fingerprint of their sources."""
-    if data.name == "atlas" or (data.atlas_layout and not data.root):
+    if _is_made_up(data):
         if atlas_count < 1:
             raise DataError(f"data.atlas_count is {atlas_count}; give the number of subjects to make")
         subjects = Atlas(data.atlas_seed, shape, data.lesion_share)

@@ -1,9 +1,11 @@
-"""What a dataset is before it is read: scans, and their division by subject."""
+"""What a dataset is made of: scans as they were found, their division by subject, examples ready to be read."""
 
 import dataclasses
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
+
+import numpy as np
 
 SPLITS = ("train", "validation", "test")
 
@@ -23,6 +25,27 @@ class Scan:
     subject: str
     path: Path
     label: Path | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Example:
+    """One preprocessed volume.
+
+    Attributes:
+      name: of the scan.
+      path: of the preprocessed volume, float32 in uncompressed NIfTI (cache.py) or float16 in a record (records.py).
+      source: of the file or DICOM folder it was made from; a record does not know it.
+      affine: [4, 4] float64, of the preprocessed volume.
+      label: of the scan's label map, on the voxels of the source; a record has none.
+      description: what preprocessing noted, such as padding; usually empty.
+    """
+
+    name: str
+    path: Path
+    source: Path | None
+    affine: np.ndarray
+    label: Path | None
+    description: str
 
 
 def split(scans: Sequence[Scan], fractions: tuple[float, float, float]) -> dict[str, tuple[Scan, ...]]:

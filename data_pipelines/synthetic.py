@@ -1,6 +1,6 @@
 """Batches without files and without TensorFlow: smooth random volumes, to measure and to test with."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -20,10 +20,10 @@ def volume(size: Shape, seed: int, index: int) -> np.ndarray:
 
 
 def train_batches(
-    size: Shape, seed: int, batch_size: int, step: int = 0, rows: slice | None = None
+    size: Shape, seed: int, batch_size: int, step: int = 0, rows: Sequence[int] | None = None
 ) -> Iterator[dict[str, np.ndarray]]:
     """Yields batches step, step + 1, ... as `batches.train_batches` does."""
-    chosen = range(batch_size)[rows or slice(None)]
+    chosen = range(batch_size) if rows is None else rows
     while True:
         images = np.stack([volume(size, seed, step * batch_size + row) for row in chosen])[..., None]
         yield {"image": images, "affine": np.tile(np.eye(4, dtype=np.float32), (len(chosen), 1, 1))}

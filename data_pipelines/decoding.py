@@ -1,0 +1,63 @@
+"""Scans to preprocessed volumes, several at a time, and what becomes of those that cannot be used."""
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+
+from data_pipelines.errors import DataError
+from data_pipelines.nifti import Volume
+from data_pipelines.progress import progress
+from data_pipelines.scans import Scan
+
+MAX_WORKERS = 16  # a CT on its way to 1 mm takes about a gigabyte
+
+Preprocessing = Callable[[Path], Volume]
+
+
+def decode_each(
+    scans: Sequence[Scan], preprocessing: Preprocessing, keep: Callable[[Scan, Volume], None]
+) -> dict[str, DataError]:
+    """Preprocesses every scan and hands each volume to `keep`, from several threads, in no order.
+
+    Args:
+      scans: what to decode.
+      preprocessing: called with a scan's path.
+      keep: called with a scan and its volume; what it raises ends everything.
+
+    Returns:
+      By scan name, in that order, what is wrong with the scans that cannot be used.
+    """
+
+    def decode(scan: Scan) -> DataError | None:
+        try:
+            volume = preprocessing(scan.path)
+        except DataError as error:
+            return error
+        keep(scan, volume)
+        return None
+
+    failures = {}
+    # Threads, not processes: inflating, sorting for quantiles and interpolating all release the interpreter's lock.
+    with ThreadPoolExecutor(min(os.cpu_count() or 1, MAX_WORKERS)) as pool:
+        futures = {pool.submit(decode, scan): scan for scan in scans}
+        try:
+            for future in progress(as_completed(futures), len(futures), "decoding volumes"):
+                if error := future.result():
+                    failures[futures[future].name] = error
+        except BaseException:
+            pool.shutdown(cancel_futures=True)  # a full disk or Ctrl-C: do not go on with the rest
+            raise
+    return dict(sorted(failures.items()))
+
+
+def refuse_failures(failures: Sequence[DataError | str], total: int, skip_bad_files: bool) -> None:
+    """Raises DataError for scans that cannot be used, unless they may be skipped and some of the `total` are left."""
+    if not failures or (skip_bad_files and len(failures) < total):
+        return
+    message = str(failures[0])
+    if len(failures) > 1:
+        message += f" (the first of {len(failures)} unusable scans out of {total})"
+    raise DataError(
+        message if len(failures) == total else f"{message}; or set data.skip_bad_files=True to train without"
+    )

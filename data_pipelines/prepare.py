@@ -1,0 +1,230 @@
+"""Preparing records: by any number of processes that share a folder, to the same bytes whenever one is killed.
+
+While the work is under way, FOLDER/unfinished holds scan-00012.tfrecord and, written after it, scan-00012.json for each
+scan that is done. Which split a volume falls into, and of how many, is known only when all are: then the shards get
+their names, and records.json, without which nobody reads the folder, comes last.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import filelock
+import numpy as np
+from etils import epath
+
+from data_pipelines import records, scans, transforms
+from data_pipelines.datasets import check, find_sources, settings
+from data_pipelines.decoding import Preprocessing, decode_each, refuse_failures
+from data_pipelines.errors import DataError
+from data_pipelines.lazy_tensorflow import import_tensorflow
+from data_pipelines.nifti import Volume, cannot_write
+from data_pipelines.records import Records, Shard
+from data_pipelines.scans import Scan
+
+LOCK = ".lock"
+
+
+@dataclasses.dataclass(frozen=True)
+class Preparation:
+    """What is to be prepared, and where.
+
+    Attributes:
+      folder: data.records.
+      scans: all of the dataset, in the order found.
+      preprocessing: from the path of one to its volume.
+      settings: as in `Records`.
+      parameters: of the dataset, the number of usable scans aside.
+      skip_bad_files: leave out what cannot be used.
+    """
+
+    folder: epath.Path
+    scans: tuple[Scan, ...]
+    preprocessing: Preprocessing
+    settings: dict[str, Any]
+    parameters: dict[str, Any]
+    skip_bad_files: bool
+
+    @property
+    def unfinished(self) -> epath.Path:
+        return self.folder / "unfinished"
+
+    def shard(self, number: int) -> epath.Path:
+        """Where the volume of a scan is until its name is known."""
+        return self.unfinished / f"scan-{number:05d}.tfrecord"
+
+    def note(self, number: int) -> epath.Path:
+        """What became of a scan, there when it is done."""
+        return self.unfinished / f"scan-{number:05d}.json"
+
+
+def plan(data: Any) -> Preparation:
+    """Finds what a config asks to prepare.
+
+    Args:
+      data: the `data` part of a config.
+
+    Raises:
+      DataError: it cannot work.
+    """
+    if data.name == "synthetic":
+        raise DataError("data.name is synthetic, which has no files to prepare; train on it as it is")
+    if not data.records:
+        raise DataError("data.records is not set; give the folder to write with --config.data.records=FOLDER")
+    check(data)
+    import_tensorflow()
+    sources = find_sources(data)
+    return Preparation(
+        folder=records.folder_of(data.records),
+        scans=sources.scans,
+        preprocessing=sources.preprocessing,
+        settings=settings(data),
+        parameters=json.loads(json.dumps(sources.parameters)),
+        skip_bad_files=data.skip_bad_files,
+    )
+
+
+def is_finished(preparation: Preparation) -> bool:
+    """Whether the folder holds just these records, whole.
+
+    Raises:
+      DataError: it holds something else, or shards of another length than they were written with.
+    """
+    folder = preparation.folder
+    if (folder / records.FILE_NAME).exists():
+        made = records.open_records(os.fspath(folder))
+        _check_same(preparation, made.settings, made.identity["fingerprint"])
+        paths = made.paths(folder)
+        for path, shard, size in zip(paths, made.shards, records.sizes_on_disk(paths), strict=True):
+            if size != shard.bytes:
+                raise DataError(f"{path}: {size} bytes of {shard.bytes}; prepare another folder")
+        return True
+    if (preparation.unfinished / "settings.json").exists():
+        begun = records.read_json(preparation.unfinished / "settings.json")
+        _check_same(preparation, begun["settings"], begun["fingerprint"])
+    elif folder.exists() and (found := sorted(path.name for path in folder.iterdir() if path.name != LOCK)):
+        raise DataError(f"data.records={folder}: holds {found[0]}, which is no record; give a new or empty folder")
+    return False
+
+
+@contextlib.contextmanager
+def sole_use(preparation: Preparation) -> Iterator[None]:
+    """Makes the folder and holds it; process 0 does, for all of them. In a bucket nothing is held.
+
+    Raises:
+      DataError: the folder cannot be made, or another run is preparing it.
+    """
+    try:
+        preparation.unfinished.mkdir(parents=True, exist_ok=True)
+        begun = {"settings": preparation.settings, "fingerprint": preparation.parameters["fingerprint"]}
+        if "://" in os.fspath(preparation.folder):
+            held = contextlib.nullcontext()
+        else:
+            held = filelock.FileLock(preparation.folder / LOCK, timeout=0)
+        with held:
+            records.write_json(preparation.unfinished / "settings.json", begun)
+            yield
+    except filelock.Timeout:
+        raise DataError(f"data.records={preparation.folder}: another run is preparing it; wait for it to end") from None
+    except OSError as error:
+        raise cannot_write(preparation.folder, error) from error
+
+
+def missing(preparation: Preparation) -> list[int]:
+    """Numbers of the scans that no process has decoded yet, those that could not be used included."""
+    if (preparation.unfinished / records.FILE_NAME).exists():
+        return []
+    there = {path.name for path in preparation.unfinished.iterdir()}
+    noted = [n for n in range(len(preparation.scans)) if preparation.note(n).name in there]
+    done = {n for n, note in zip(noted, _read_notes(preparation, noted), strict=True) if "error" not in note}
+    return [n for n in range(len(preparation.scans)) if n not in done]
+
+
+def decode(preparation: Preparation, numbers: Sequence[int]) -> None:
+    """Writes the shards of some scans, in parallel; what is wrong with one is noted, for `check_notes` to raise."""
+    number_of = {preparation.scans[n].name: n for n in numbers}
+
+    def keep(scan: Scan, volume: Volume) -> None:
+        n = number_of[scan.name]
+        image = transforms.to_network(volume.array, preparation.settings["axes"])
+        size = records.write(preparation.shard(n), scan.name, image, volume.affine)
+        affine = np.asarray(volume.affine, np.float64).tolist()
+        records.write_json(preparation.note(n), {"affine": affine, "description": volume.description, "bytes": size})
+
+    try:
+        failures = decode_each([preparation.scans[n] for n in numbers], preparation.preprocessing, keep)
+        for name, error in failures.items():
+            records.write_json(preparation.note(number_of[name]), {"error": str(error)})
+    except OSError as error:
+        raise cannot_write(preparation.folder, error) from error
+
+
+def check_notes(preparation: Preparation) -> None:
+    """Raises DataError if scans of any process cannot be used, unless they may be skipped."""
+    if not (preparation.unfinished / records.FILE_NAME).exists():
+        errors = [note["error"] for note in _read_notes(preparation) if "error" in note]
+        refuse_failures(errors, len(preparation.scans), preparation.skip_bad_files)
+
+
+def finish(preparation: Preparation) -> None:
+    """Gives every shard its name and writes what describes them; goes on where it was interrupted. For one process."""
+    folder, unfinished = preparation.folder, preparation.unfinished
+    try:
+        if not (unfinished / records.FILE_NAME).exists():
+            records.save(_divided(preparation), unfinished / records.FILE_NAME)
+        made = records.load(unfinished / records.FILE_NAME)
+        numbers = {scan.name: n for n, scan in enumerate(preparation.scans)}
+
+        def name(shard: Shard, path: epath.Path) -> None:
+            if (nameless := preparation.shard(numbers[shard.name])).exists():
+                nameless.replace(path)
+
+        with ThreadPoolExecutor(records.REQUESTS) as pool:
+            list(pool.map(name, made.shards, made.paths(folder)))
+        records.write_tfds_metadata(made, folder, tuple(preparation.settings["size"]))
+        records.save(made, folder / records.FILE_NAME)
+        unfinished.rmtree()
+    except OSError as error:
+        raise cannot_write(folder, error) from error
+
+
+def _divided(preparation: Preparation) -> Records:
+    """What the notes come to."""
+    notes = {scan.name: note for scan, note in zip(preparation.scans, _read_notes(preparation), strict=True)}
+    for note in notes.values():
+        if "error" in note:
+            print(f"skipped {note['error']}", file=sys.stderr)
+    usable = [scan for scan in preparation.scans if "error" not in notes[scan.name]]
+    sides = scans.split(usable, tuple(preparation.settings["split"]))
+    split_of = {scan.name: split for split, chosen in sides.items() for scan in chosen}
+    chosen = {key: preparation.settings[key] for key in ("name", "size", "axes")}
+    return Records(
+        settings=preparation.settings,
+        identity=chosen | preparation.parameters | {"count": len(usable)},
+        skipped=len(preparation.scans) - len(usable),
+        shards=tuple(Shard(name=scan.name, split=split_of[scan.name], **notes[scan.name]) for scan in usable),
+    )
+
+
+def _read_notes(preparation: Preparation, numbers: Sequence[int] | None = None) -> list[dict[str, Any]]:
+    """Of all scans by default."""
+    numbers = range(len(preparation.scans)) if numbers is None else numbers
+    with ThreadPoolExecutor(records.REQUESTS) as pool:
+        return list(pool.map(lambda n: records.read_json(preparation.note(n)), numbers))
+
+
+def _check_same(preparation: Preparation, made_with: dict[str, Any], fingerprint: str) -> None:
+    """Raises DataError, naming the key, unless a folder was begun or finished with just these settings and scans."""
+    records.check_settings(made_with, preparation.settings, preparation.folder)
+    if fingerprint != preparation.parameters["fingerprint"]:
+        raise DataError(
+            f"data.root: not the scans that {preparation.folder} was prepared from (their names or sizes differ); "
+            "give another data.records, or train on what is there"
+        )

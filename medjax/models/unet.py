@@ -1,6 +1,7 @@
 """WDM's U-Net (arXiv 2402.19043), on the wavelet coefficients of a volume or on any other channels-last volume."""
 
 import math
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,8 @@ from medjax.layers.normalization import GroupNorm
 from medjax.layers.resample import nearest_2x
 from medjax.models.blocks import ResidualBlock
 
+T = TypeVar("T")
+
 
 def size_multiple(levels: int, keep_depth: bool = False, fold: int | tuple[int, ...] = 1) -> tuple[int, int, int]:
     """What D, H and W of a U-Net's input must be multiples of: each level but the last halves them.
@@ -23,7 +26,7 @@ def size_multiple(levels: int, keep_depth: bool = False, fold: int | tuple[int, 
       keep_depth: D is left alone.
       fold: of W, at every level or one a level.
     """
-    folds = _one_a_level(fold, levels)
+    folds = one_a_level(fold, levels)
     halvings = 2 ** (levels - 1)
     return (1 if keep_depth else halvings, halvings, math.lcm(halvings, *(f * 2**i for i, f in enumerate(folds))))
 
@@ -55,7 +58,7 @@ class UNet(nn.Module):
       dropout: rate in the residual blocks.
       groups: of every GroupNorm; divides every level's width.
       dtype: of the computation; parameters, norms and the result are float32.
-      remat: recompute each block's activations in the backward pass instead of keeping them.
+      remat: recompute each block's activations in the backward pass instead of keeping them, at every level or one a level.
       lowering: of every convolution, "direct" or "planes".
       fold: W voxels folded into channels, at every level or one a level; input and output are plain.
     """
@@ -78,7 +81,7 @@ class UNet(nn.Module):
     dropout: float = 0.0
     groups: int = 32
     dtype: jnp.dtype = jnp.float32
-    remat: bool = False
+    remat: bool | tuple[bool, ...] = False
     lowering: str = "direct"
     fold: int | tuple[int, ...] = 1
 
@@ -98,7 +101,6 @@ class UNet(nn.Module):
           ValueError: the levels cannot halve the shape, or an attribute is none of its choices.
         """
         levels = len(self.channel_multipliers)
-        folds = _one_a_level(self.fold, levels)
         multiple = size_multiple(levels, self.keep_depth, self.fold)
         if any(edge % m for edge, m in zip(x_t.shape[1:4], multiple, strict=True)):
             raise ValueError(f"U-Net input {x_t.shape}: {levels} levels need (D, H, W) in multiples of {multiple}")
@@ -110,26 +112,26 @@ class UNet(nn.Module):
             shape = (*x_t.shape[1:4], self.position_channels)
             position = self.param("position", nn.initializers.normal(0.1), shape, jnp.float32)
             x_t = jnp.concatenate([x_t, jnp.broadcast_to(position, (x_t.shape[0], *shape))], axis=-1)
-        h = self._conv("input_conv", self.base_channels, folds[0])(refold(x_t.astype(self.dtype), 1, folds[0]))
+        h = self._conv("input_conv", self.base_channels, 0)(refold(x_t.astype(self.dtype), 1, self._fold_of(0)))
 
         skips, widths = [h], [self.base_channels]
         for level, multiplier in enumerate(self.channel_multipliers):
             width = multiplier * self.base_channels
             for i in range(self.blocks_per_level):
-                h = self._block(f"down_{level}_block_{i}", width, folds[level])(h, embedding, train)
+                h = self._block(f"down_{level}_block_{i}", width, level)(h, embedding, train)
                 if 2**level in self.attention_factors:
-                    h = self._attention(f"down_{level}_attention_{i}", width, folds[level])(h)
+                    h = self._attention(f"down_{level}_attention_{i}", width, level)(h)
                 skips.append(h)
                 widths.append(width)
             if level < levels - 1:
-                h = self._down(f"down_{level}_resample", width, h, embedding, train, folds[level], folds[level + 1])
+                h = self._down(f"down_{level}_resample", width, level, h, embedding, train)
                 skips.append(h)
                 widths.append(width)
 
-        h = self._block("middle_block_0", width, folds[-1])(h, embedding, train)
+        h = self._block("middle_block_0", width, levels - 1)(h, embedding, train)
         if self.middle_attention:
-            h = self._attention("middle_attention", width, folds[-1])(h)
-        h = self._block("middle_block_1", width, folds[-1])(h, embedding, train)
+            h = self._attention("middle_attention", width, levels - 1)(h)
+        h = self._block("middle_block_1", width, levels - 1)(h, embedding, train)
 
         for level, multiplier in reversed(list(enumerate(self.channel_multipliers))):
             for i in range(self.blocks_per_level + 1):
@@ -139,26 +141,35 @@ class UNet(nn.Module):
                     h = (h + skip) / 2
                     width = widths[-1] if widths else self.base_channels  # so that the next skip can be added
                 else:
-                    h = concatenate_channels(h, skip, folds[level])
+                    h = concatenate_channels(h, skip, self._fold_of(level))
                     width = multiplier * self.base_channels
-                h = self._block(f"up_{level}_block_{i}", width, folds[level])(h, embedding, train)
+                h = self._block(f"up_{level}_block_{i}", width, level)(h, embedding, train)
                 if 2**level in self.attention_factors:
-                    h = self._attention(f"up_{level}_attention_{i}", width, folds[level], up=True)(h)
+                    h = self._attention(f"up_{level}_attention_{i}", width, level, up=True)(h)
             if level > 0:
-                h = self._up(f"up_{level}_resample", width, h, embedding, train, folds[level], folds[level - 1])
+                h = self._up(f"up_{level}_resample", width, level, h, embedding, train)
 
-        h = nn.silu(GroupNorm(self.groups, fold=folds[0], name="head_norm")(h))
-        y = self._conv("head_conv", self.out_channels, folds[0], kernel_init=nn.initializers.zeros)(h)
-        return refold(y, folds[0], 1).astype(jnp.float32)
+        h = nn.silu(GroupNorm(self.groups, fold=self._fold_of(0), name="head_norm")(h))
+        y = self._conv("head_conv", self.out_channels, 0, kernel_init=nn.initializers.zeros)(h)
+        return refold(y, self._fold_of(0), 1).astype(jnp.float32)
 
-    def _conv(self, name: str, features: int, fold: int, **options) -> Conv:
+    def _fold_of(self, level: int) -> int:
+        return one_a_level(self.fold, len(self.channel_multipliers))[level]
+
+    def _remat_of(self, level: int) -> bool:
+        return one_a_level(self.remat, len(self.channel_multipliers))[level]
+
+    def _conv(self, name: str, features: int, level: int, **options) -> Conv:
+        fold = self._fold_of(level)
         return Conv(features, dtype=self.dtype, lowering=self.lowering, fold=fold, name=name, **options)
 
     def _block(
-        self, name: str, features: int, fold: int, out_fold: int | None = None, resample: str | None = None
+        self, name: str, features: int, level: int, out_level: int | None = None, resample: str | None = None
     ) -> ResidualBlock:
+        out_level = level if out_level is None else out_level
         # `train` is an ordinary Python value: argument 3, counting the module itself.
-        block = nn.remat(ResidualBlock, static_argnums=(3,)) if self.remat else ResidualBlock
+        remat = self._remat_of(min(level, out_level))
+        block = nn.remat(ResidualBlock, static_argnums=(3,)) if remat else ResidualBlock
         return block(
             features,
             resample=resample,
@@ -168,32 +179,40 @@ class UNet(nn.Module):
             groups=self.groups,
             dtype=self.dtype,
             lowering=self.lowering,
-            fold=fold,
-            out_fold=out_fold or fold,
+            fold=self._fold_of(level),
+            out_fold=self._fold_of(out_level),
             name=name,
         )
 
-    def _attention(self, name: str, width: int, fold: int, up: bool = False) -> SelfAttention:
+    def _attention(self, name: str, width: int, level: int, up: bool = False) -> SelfAttention:
         heads = self.up_attention_heads if up and self.up_attention_heads else self.attention_heads
         if self.attention_head_channels:
             heads = width // self.attention_head_channels
-        attention = nn.remat(SelfAttention) if self.remat else SelfAttention
-        return attention(heads, self.qkv_order, self.groups, self.dtype, fold, name=name)
+        attention = nn.remat(SelfAttention) if self._remat_of(level) else SelfAttention
+        return attention(heads, self.qkv_order, self.groups, self.dtype, self._fold_of(level), name=name)
 
-    def _down(self, name, width, h, embedding, train, fold, out_fold) -> jax.Array:
+    def _down(self, name: str, width: int, level: int, h: jax.Array, embedding: jax.Array, train: bool) -> jax.Array:
         if self.resample_blocks:
-            return self._block(name, width, fold, out_fold, "down")(h, embedding, train)
+            return self._block(name, width, level, level + 1, "down")(h, embedding, train)
         strides = (1 if self.keep_depth else 2, 2, 2)
-        return self._conv(name, width, out_fold, strides=strides)(refold(h, fold, out_fold))
+        return self._conv(name, width, level + 1, strides=strides)(
+            refold(h, self._fold_of(level), self._fold_of(level + 1))
+        )
 
-    def _up(self, name, width, h, embedding, train, fold, out_fold) -> jax.Array:
+    def _up(self, name: str, width: int, level: int, h: jax.Array, embedding: jax.Array, train: bool) -> jax.Array:
         if self.resample_blocks:
-            return self._block(name, width, fold, out_fold, "up")(h, embedding, train)
-        return self._conv(name, width, out_fold)(nearest_2x(h, self.keep_depth, fold, out_fold))
+            return self._block(name, width, level, level - 1, "up")(h, embedding, train)
+        h = nearest_2x(h, self.keep_depth, self._fold_of(level), self._fold_of(level - 1))
+        return self._conv(name, width, level - 1)(h)
 
 
-def _one_a_level(fold: int | tuple[int, ...], levels: int) -> tuple[int, ...]:
-    folds = (fold,) * levels if isinstance(fold, int) else tuple(fold)
-    if len(folds) != levels:
-        raise ValueError(f"fold {fold}: expected one number, or {levels}, one a level")
-    return folds
+def one_a_level(value: T | tuple[T, ...], levels: int) -> tuple[T, ...]:
+    """An attribute given once for every level, or one a level.
+
+    Raises:
+      ValueError: it is a tuple of another length.
+    """
+    each = value if isinstance(value, tuple) else (value,) * levels
+    if len(each) != levels:
+        raise ValueError(f"{value}: expected one value, or {levels}, one a level")
+    return each

@@ -22,6 +22,7 @@ from medjax.diffusion.wavelet_domain import (
 )
 from medjax.errors import UserError
 from medjax.layers.conv import LOWERINGS, default_lowering
+from medjax.layers.spatial import keep_split
 from medjax.models.unet import UNet, size_multiple
 from medjax.wavelets import SUBBANDS
 
@@ -67,7 +68,6 @@ class WaveletDiffusion:
         for key, value, choices in (
             ("model.network", model.network, ("unet",)),
             ("model.skip", model.skip, ("add", "concat")),
-            ("train.remat", config.train.remat, ("none", "blocks")),
             ("train.dtype", config.train.dtype, ("float32", "bfloat16")),
             ("train.lowering", lowering, LOWERINGS),
         ):
@@ -94,7 +94,7 @@ class WaveletDiffusion:
             dropout=model.dropout,
             groups=model.groups,
             dtype=jnp.dtype(config.train.dtype),
-            remat=config.train.remat == "blocks",
+            remat=remat_levels(config.train.remat, max(config.data.size) // 2, len(model.channel_multipliers)),
             lowering=lowering,
         )
         return cls(
@@ -194,7 +194,7 @@ class WaveletDiffusion:
         shape = (*(edge // 2 for edge in self.size), 8 * self.channels)
 
         def noise_at(i: jax.Array | int) -> jax.Array:
-            return jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, i), shape))(keys)
+            return keep_split(jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, i), shape))(keys))
 
         def denoise(x_t: jax.Array, t: jax.Array) -> jax.Array:
             return clamp_in_image_space(self.network.apply({"params": params}, x_t, t))
@@ -232,6 +232,25 @@ def make_schedule(name: str, steps: int) -> Schedule:
         raise UserError(f"diffusion.steps is {steps}: {error}") from error
 
 
+def remat_levels(remat: str, edge: int, levels: int) -> tuple[bool, ...]:
+    """Which levels of a network recompute their activations, by `train.remat`: none, (all) blocks, or above:EDGE.
+
+    Args:
+      remat: the policy; "above:16" is the levels of more than 16 voxels along their longest edge.
+      edge: the longest of the network's input.
+      levels: of the network, each half the resolution of the one before.
+
+    Raises:
+      UserError: it is none of these.
+    """
+    policy, _, limit = remat.partition(":")
+    if remat in ("none", "blocks"):
+        return (remat == "blocks",) * levels
+    if policy != "above" or not limit.isdecimal():
+        raise UserError(f"train.remat is {remat!r}: use 'none', 'blocks' or 'above:EDGE', such as 'above:16'")
+    return tuple(edge // 2**level > int(limit) for level in range(levels))
+
+
 def normal_by_row(key: jax.Array, rows: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     """Standard normal noise [B, *shape], each example's keyed by its row."""
-    return jax.vmap(lambda row: jax.random.normal(jax.random.fold_in(key, row), shape))(rows)
+    return keep_split(jax.vmap(lambda row: jax.random.normal(jax.random.fold_in(key, row), shape))(rows))

@@ -1,15 +1,222 @@
-"""Several processes as one: who they are, and how they find each other."""
+"""Several processes as one: who they are, how they find each other, and what the loss of one means to the others.
+
+Each process runs the same program on its own devices; JAX makes one machine of them. Process 0 also runs JAX's
+coordination service, through which the others learn of each other and by whose heartbeats they notice that one is gone.
+"""
+
+import contextlib
+import dataclasses
+import os
+import socket
+import sys
+import threading
+from collections.abc import Iterator, Mapping
 
 import jax
 
+from medjax.errors import UserError
+
+# Operations, not science, so they are the environment's and not the configuration's.
+JOIN_SECONDS = "MEDJAX_JOIN_SECONDS"  # how long the processes of a run wait for the last of them to start
+LOST_SECONDS = "MEDJAX_LOST_SECONDS"  # how long one may be silent before the others give it up
+DEFAULT_SECONDS = {JOIN_SECONDS: 300, LOST_SECONDS: 100}
+
+BY_HAND = "give --coordinator=HOST:PORT --num_processes=N --process_id=I"
+
+# What JAX's exceptions say when the cause is another process: gloo's on CPUs, NCCL's on GPUs, the coordination service's.
+SIGNS_OF_LOSS = ("gloo", "nccl", "connection", "socket", "unavailable", "coordination", "heartbeat", "barrier")
+
+
+@dataclasses.dataclass(frozen=True)
+class Launcher:
+    """What `srun` or `mpirun` says to a process it starts.
+
+    Attributes:
+      name: of the launcher.
+      num_processes: of the run.
+      process_id: of this one.
+      gpu: which of the node's GPUs is this process's; None: all that it sees.
+      names_coordinator: whether JAX can tell from the environment where process 0 is.
+    """
+
+    name: str
+    num_processes: int
+    process_id: int
+    gpu: int | None
+    names_coordinator: bool
+
+
+def launcher(environment: Mapping[str, str]) -> Launcher | None:
+    """The launcher that started this process, or None.
+
+    A step of a SLURM allocation counts and not the allocation: in a shell on a node the program is alone, however many
+    tasks were allocated.
+    """
+    if "OMPI_COMM_WORLD_SIZE" in environment:
+        together = int(environment["OMPI_COMM_WORLD_LOCAL_SIZE"])
+        return Launcher(
+            name="Open MPI",
+            num_processes=int(environment["OMPI_COMM_WORLD_SIZE"]),
+            process_id=int(environment["OMPI_COMM_WORLD_RANK"]),
+            gpu=_own_gpu(environment, together, int(environment["OMPI_COMM_WORLD_LOCAL_RANK"])),
+            names_coordinator="OMPI_MCA_orte_hnp_uri" in environment,  # Open MPI 4 and older
+        )
+    if "SLURM_STEP_NODELIST" in environment and "SLURM_PROCID" in environment:
+        tasks = int(environment.get("SLURM_STEP_NUM_TASKS") or environment["SLURM_NTASKS"])
+        nodes = int(environment.get("SLURM_STEP_NUM_NODES", 1))
+        return Launcher(
+            name="SLURM",
+            num_processes=tasks,
+            process_id=int(environment["SLURM_PROCID"]),
+            gpu=_own_gpu(environment, -(-tasks // nodes), int(environment["SLURM_LOCALID"])),
+            names_coordinator=True,
+        )
+    return None
+
+
+def _own_gpu(environment: Mapping[str, str], processes_here: int, number_here: int) -> int | None:
+    """One GPU a process, unless there is one process a node or the launcher has dealt out the GPUs already."""
+    dealt_out = environment.get("CUDA_VISIBLE_DEVICES", ",").count(",") == 0
+    return None if processes_here == 1 or dealt_out else number_here
+
 
 def join(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
-    """Joins the other processes of this run, if there are any.
+    """Joins the other processes of this run, if there are any; call it before anything uses a device.
+
+    Flags first; what they leave open is found from SLURM's or Open MPI's variables; without any flag JAX also knows the
+    hosts of a TPU slice and of a Kubernetes Job. Where nothing tells of others, this process is alone.
 
     Args:
-      coordinator: HOST:PORT of process 0.
+      coordinator: HOST:PORT of process 0, at which it will listen.
       num_processes: of the run.
       process_id: of this one, 0 to num_processes - 1.
+
+    Raises:
+      UserError: the flags are not whole, the port is taken, or the environment tells too little.
     """
+    found = launcher(os.environ)
+    if coordinator is None and (num_processes is not None or process_id is not None):
+        raise UserError("--coordinator is missing: --num_processes and --process_id need it; " + BY_HAND)
+    if found and num_processes is None and process_id is None:
+        num_processes, process_id = found.num_processes, found.process_id
     if coordinator is not None:
-        jax.distributed.initialize(coordinator, num_processes, process_id)
+        _check_flags(coordinator, num_processes, process_id)
+    elif found and num_processes > 1 and not found.names_coordinator:
+        raise UserError(
+            f"{found.name} started {num_processes} processes but does not say where: add --coordinator=HOST:PORT"
+        )
+    if num_processes == 1 or not (coordinator or found or _cluster_known_to_jax(os.environ)):
+        return
+
+    # With JAX's own handling, SIGTERM would never reach the handlers of interrupt.py.
+    jax.config.update("jax_enable_preemption_service", False)
+    seconds = _seconds(JOIN_SECONDS)
+    place = f"process {process_id} of {num_processes}" if num_processes else "this process"
+    try:
+        with _ends_after(seconds, f"{place} waited {seconds} s for the others at {coordinator or 'the address found'}"):
+            jax.distributed.initialize(
+                coordinator,
+                num_processes,
+                process_id,
+                local_device_ids=found.gpu if found else None,
+                cluster_detection_method="deactivate" if coordinator else None,
+                initialization_timeout=seconds + 60,  # JAX would abort; ours comes first
+                heartbeat_timeout_seconds=_seconds(LOST_SECONDS),
+            )
+    except (ImportError, OSError) as error:
+        # A TPU host without its metadata server is one that somebody runs by itself, in a notebook for instance.
+        print(f"no other hosts can be found ({_first_line(error)}): going on with this one", file=sys.stderr)
+    except (RuntimeError, ValueError) as error:
+        if not found and not coordinator and "coordinator_address should be defined" in str(error):
+            return  # a TPU of one host, or a pod without the kubernetes package
+        raise UserError(f"the other processes cannot be joined ({_first_line(error)}): {BY_HAND}") from error
+    if found and found.gpu is None:
+        for kind in ("cuda", "rocm"):  # JAX took one GPU for each process of a launcher; here it is all
+            jax.config.update(f"jax_{kind}_visible_devices", "all")
+
+
+def leave() -> None:
+    """Waits for the other processes to come to their end too: process 0 must not take the coordination service away before."""
+    if jax.distributed.is_initialized():
+        jax.distributed.shutdown()
+
+
+@contextlib.contextmanager
+def one_voice() -> Iterator[None]:
+    """Only process 0 writes progress and notes to stderr inside; the others are quiet but for what they raise."""
+    if jax.process_index() == 0:
+        yield
+        return
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere):
+        yield
+
+
+@contextlib.contextmanager
+def loss_explained() -> Iterator[None]:
+    """Turns what JAX raises when another process is gone into one line.
+
+    It is raised at once where the machines notice that a connection broke, as on CPUs. Where they do not, JAX itself ends
+    this process, with a report of its own and status 134, once the heartbeats have been missing for LOST_SECONDS.
+    """
+    try:
+        yield
+    except (RuntimeError, ValueError) as error:
+        lost = any(sign in str(error).lower() for sign in SIGNS_OF_LOSS)
+        if jax.process_count() == 1 or isinstance(error, UserError) or not lost:
+            raise
+        raise UserError(
+            f"process {jax.process_index()} lost another one ({_first_line(error)}): see what that one said, "
+            "then start all of them again; the last checkpoint is good"
+        ) from error
+
+
+def _check_flags(coordinator: str, num_processes: int | None, process_id: int | None) -> None:
+    if num_processes is None or process_id is None:
+        missing = "--num_processes" if num_processes is None else "--process_id"
+        raise UserError(f"{missing} is missing and neither SLURM nor Open MPI tells it: {BY_HAND}")
+    host, _, port = coordinator.rpartition(":")
+    if not host or not port.isdigit() or not 0 < int(port) < 2**16:
+        raise UserError(f"--coordinator={coordinator}: give HOST:PORT of process 0, such as node1:1234")
+    if not 0 <= process_id < num_processes:
+        raise UserError(f"--process_id is {process_id} of --num_processes={num_processes}: count from 0")
+    if process_id == 0 and num_processes > 1:
+        try:
+            socket.create_server(("", int(port))).close()
+        except OSError as error:
+            reason = os.strerror(error.errno).lower()
+            raise UserError(f"--coordinator={coordinator}: no listening there ({reason}), give another port") from error
+
+
+def _cluster_known_to_jax(environment: Mapping[str, str]) -> bool:
+    """Whether this is a TPU host or a pod of an indexed Kubernetes Job, whose other processes JAX can find by itself."""
+    tpu = "TPU_ML_PLATFORM" in environment  # JAX sets it on import where there are TPU chips
+    pod = "KUBERNETES_SERVICE_HOST" in environment and "JOB_COMPLETION_INDEX" in environment
+    return tpu or pod or "JAX_COORDINATOR_ADDRESS" in environment
+
+
+def _seconds(variable: str) -> int:
+    text = os.environ.get(variable, str(DEFAULT_SECONDS[variable]))
+    if not text.isdigit() or int(text) < 1:
+        raise UserError(f"{variable} is {text!r}: give a whole number of seconds")
+    return int(text)
+
+
+@contextlib.contextmanager
+def _ends_after(seconds: float, line: str) -> Iterator[None]:
+    """Ends the process, status 2, if the block takes longer: JAX waits in C++ and can only be left like that."""
+
+    def end() -> None:
+        print(f"launch.py: {line}: start all of them, or correct --coordinator", file=sys.stderr, flush=True)
+        os._exit(2)
+
+    timer = threading.Timer(seconds, end)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]

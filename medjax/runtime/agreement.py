@@ -1,0 +1,72 @@
+"""What several processes must decide alike: each is told the same answer, so that none waits where another does not."""
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from medjax.errors import UserError
+
+T = TypeVar("T")
+
+
+def as_first(values: np.ndarray) -> np.ndarray:
+    """What process 0 holds: of the same shape and dtype on all. Shared folders may look different from different hosts."""
+    return np.asarray(multihost_utils.broadcast_one_to_all(values))
+
+
+def together(action: Callable[[], T]) -> T:
+    """Runs `action` on every process and waits for all; where it raises on one, it raises on all.
+
+    Raises:
+      UserError: it raised on another process.
+    """
+    if jax.process_count() == 1:
+        return action()
+    failure, result = None, None
+    try:
+        result = action()
+    except Exception as error:
+        failure = error
+    failed = np.flatnonzero(multihost_utils.process_allgather(np.asarray(failure is not None)))
+    if failure is not None:
+        raise failure
+    if len(failed):
+        raise UserError(f"process {jax.process_index()} stops because process {failed[0]} did: see what that one said")
+    return result
+
+
+def first_alone(action: Callable[[], None]) -> None:
+    """Runs `action` on process 0 while the others wait; if it raises, it raises on all."""
+    together(lambda: action() if jax.process_index() == 0 else None)
+
+
+class AnyOf:
+    """Whether any process said yes, the same answer on all at the same call.
+
+    Every process must call it equally often. With several processes the answer is that to the call before, so that the
+    host never waits for the devices: one step too late is early enough to save and leave.
+    """
+
+    def __init__(self):
+        self._asked = None
+        if jax.process_count() == 1:
+            return
+        mesh = Mesh(np.asarray(jax.devices()), ("devices",))
+        by_device = NamedSharding(mesh, PartitionSpec("devices"))
+        shape = (jax.device_count(),)
+        self._votes = {
+            vote: jax.make_array_from_callback(shape, by_device, lambda _, vote=vote: np.asarray([vote]))
+            for vote in (False, True)
+        }
+        self._any = jax.jit(jnp.any, out_shardings=NamedSharding(mesh, PartitionSpec()))
+
+    def __call__(self, vote: bool) -> bool:
+        if jax.process_count() == 1:
+            return vote
+        before, self._asked = self._asked, self._any(self._votes[vote])
+        return before is not None and bool(before)

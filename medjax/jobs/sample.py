@@ -17,7 +17,14 @@ from data_pipelines.errors import DataError
 from data_pipelines.transforms import from_network
 from medjax.errors import UserError
 from medjax.runtime.checkpoints import Checkpoints
-from medjax.runtime.mesh import batch_sharding, check_batch_size, check_volume_size, make_mesh, replicated
+from medjax.runtime.mesh import (
+    batch_sharding,
+    check_batch_size,
+    check_volume_size,
+    make_mesh,
+    on_mesh,
+    replicated,
+)
 from medjax.runtime.pictures import montage
 from medjax.runtime.workdir import (
     as_json,
@@ -87,7 +94,7 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
             indices = jnp.asarray(wanted + wanted[-1:] * (batch_size - len(wanted)), jnp.uint32)
             if compiled is None:
                 shardings = batch_sharding(mesh, volume_shape) if mesh.size > 1 else replicated(mesh)
-                compiled = jax.jit(draw, out_shardings=shardings).lower(model, indices).compile()
+                compiled = jax.jit(on_mesh(draw, mesh), out_shardings=shardings).lower(model, indices).compile()
             begin = time.perf_counter()
             volumes = jax.device_get(compiled(model, indices))
             seconds += time.perf_counter() - begin

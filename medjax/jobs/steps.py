@@ -10,7 +10,7 @@ import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from medjax.runtime.mesh import batch_sharding, replicated
+from medjax.runtime.mesh import batch_sharding, on_mesh, replicated
 from medjax.runtime.optimizer import Schedule, learning_rate_schedule, make_optimizer
 from medjax.runtime.sharding import state_shardings
 from medjax.runtime.train_state import Arrays, Batch, Task, TrainState, jit_train_step, make_train_step, state_builder
@@ -82,7 +82,7 @@ def denoise_step_of(
     once = dataclasses.replace(task, sampling_steps=1)
     keys = key_shapes(batch["image"].shape[0])
     return jax.jit(
-        once.sample,
+        on_mesh(once.sample, mesh),
         in_shardings=(*state_shardings((params, variables), mesh), replicated(mesh), batch_sharding(mesh, keys)),
         out_shardings=batch_sharding(mesh, batch["image"]),
     )

@@ -8,9 +8,9 @@ from jax.sharding import Mesh
 
 from data_pipelines.batches import Dataset, volumes
 from data_pipelines.transforms import from_network
-from medjax.runtime.mesh import process_rows, put_batch, replicated
+from medjax.runtime.mesh import on_mesh, process_rows, put_batch, replicated
 from medjax.runtime.pictures import three_planes
-from medjax.runtime.train_state import Task, TrainState
+from medjax.runtime.train_state import Batch, Metrics, Task, TrainState
 
 KEY = 0  # of the fixed noise: the same in every run, so that runs are comparable too
 PICTURED = 2  # volumes
@@ -30,12 +30,19 @@ class Validation:
         self._mesh, self._dataset, self._batch_size = mesh, dataset, batch_size
         self._volumes = volumes(dataset, "validation", count)
         key = jax.random.key(KEY)
+
+        def validate(state: TrainState, frozen: Any, batch: Batch) -> Metrics:
+            return task.validate(state.ema, state.variables, frozen, batch, key)
+
+        def previews(state: TrainState, frozen: Any, batch: Batch) -> dict[str, jax.Array]:
+            return task.previews(state.ema, state.variables, frozen, batch, key)
+
         self._validate = jax.jit(
-            lambda state, frozen, batch: task.validate(state.ema, state.variables, frozen, batch, key),
+            on_mesh(validate, mesh),
             out_shardings=replicated(mesh),
         )
         self._previews = jax.jit(
-            lambda state, frozen, batch: task.previews(state.ema, state.variables, frozen, batch, key),
+            on_mesh(previews, mesh),
             out_shardings=replicated(mesh),
         )
 

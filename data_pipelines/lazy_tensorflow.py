@@ -13,6 +13,7 @@ def import_tensorflow() -> ModuleType:
       DataError: it is not installed.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # errors only
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # tf.data needs none of it, and announces it
     try:
         import tensorflow as tf
     except ImportError as error:

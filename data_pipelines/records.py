@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
@@ -175,11 +176,8 @@ def write(path: epath.Path, name: str, image: np.ndarray, affine: np.ndarray) ->
     }
     example = tf.train.Example(features=tf.train.Features(feature=features))
     serialized = example.SerializeToString(deterministic=True)
-    try:
-        with tf.io.TFRecordWriter(os.fspath(path)) as file:
-            file.write(serialized)
-    except tf.errors.OpError as error:
-        raise DataError(f"{path}: cannot be written ({one_line(error)}); make room or choose another folder") from error
+    with tf.io.TFRecordWriter(os.fspath(path)) as file:
+        file.write(serialized)
     return FRAME_BYTES + len(serialized) + 4
 
 
@@ -261,6 +259,8 @@ def write_json(path: epath.Path, content: Any) -> None:
 
 
 def one_line(error: Exception) -> str:
-    """TensorFlow's errors come with the graph that they happened in."""
-    text = str(getattr(error, "message", None) or error).partition("[[")[0]
-    return " ".join(text.rpartition("Map: ")[2].split())[:160] or type(error).__name__
+    """What an error says, without the graph that TensorFlow's come with."""
+    text = re.sub(
+        r"\{\{.*?\}\}|\[.*|Error in user-defined .*?Map:", "", str(getattr(error, "message", error)), flags=re.DOTALL
+    )
+    return " ".join(text.split())[:160] or type(error).__name__

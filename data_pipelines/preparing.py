@@ -97,21 +97,22 @@ def is_finished(preparation: Preparation) -> bool:
     Raises:
       DataError: it holds something else, or shards of another length than they were written with.
     """
-    folder = preparation.folder
-    if (folder / records.FILE_NAME).exists():
-        made = records.open_records(os.fspath(folder))
-        _check_same(preparation, made.settings, made.identity["fingerprint"])
-        paths = made.paths(folder)
-        for path, shard, size in zip(paths, made.shards, records.sizes_on_disk(paths), strict=True):
-            if size != shard.bytes:
-                raise DataError(f"{path}: {size} bytes of {shard.bytes}; prepare another folder")
-        return True
-    if (preparation.unfinished / "settings.json").exists():
-        begun = records.read_json(preparation.unfinished / "settings.json")
-        _check_same(preparation, begun["settings"], begun["fingerprint"])
-    elif folder.exists() and (found := sorted(path.name for path in folder.iterdir() if path.name != LOCK)):
-        raise DataError(f"data.records={folder}: holds {found[0]}, which is no record; give a new or empty folder")
-    return False
+    with _explained(preparation.folder):
+        if (preparation.folder / records.FILE_NAME).exists():
+            made = records.open_records(os.fspath(preparation.folder))
+            _check_same(preparation, made.settings, made.identity["fingerprint"])
+            _check_sizes(made, preparation.folder)
+            return True
+        if (preparation.unfinished / "settings.json").exists():
+            begun = records.read_json(preparation.unfinished / "settings.json")
+            _check_same(preparation, begun["settings"], begun["fingerprint"])
+        elif preparation.folder.exists():
+            found = sorted(path.name for path in preparation.folder.iterdir() if path.name != LOCK)
+            if found:
+                raise DataError(
+                    f"data.records={preparation.folder}: holds {found[0]}, which is no record; give a new or empty folder"
+                )
+        return False
 
 
 @contextlib.contextmanager
@@ -121,29 +122,29 @@ def sole_use(preparation: Preparation) -> Iterator[None]:
     Raises:
       DataError: the folder cannot be made, or another run is preparing it.
     """
-    try:
+    begun = {"settings": preparation.settings, "fingerprint": preparation.parameters["fingerprint"]}
+    in_bucket = "://" in os.fspath(preparation.folder)
+    lock = contextlib.nullcontext() if in_bucket else filelock.FileLock(preparation.folder / LOCK, timeout=0)
+    with _explained(preparation.folder):
         preparation.unfinished.mkdir(parents=True, exist_ok=True)
-        begun = {"settings": preparation.settings, "fingerprint": preparation.parameters["fingerprint"]}
-        if "://" in os.fspath(preparation.folder):
-            held = contextlib.nullcontext()
-        else:
-            held = filelock.FileLock(preparation.folder / LOCK, timeout=0)
-        with held:
-            records.write_json(preparation.unfinished / "settings.json", begun)
-            yield
-    except filelock.Timeout:
-        raise DataError(f"data.records={preparation.folder}: another run is preparing it; wait for it to end") from None
-    except OSError as error:
-        raise cannot_write(preparation.folder, error) from error
+        try:
+            with lock:
+                records.write_json(preparation.unfinished / "settings.json", begun)
+                yield
+        except filelock.Timeout:
+            raise DataError(
+                f"data.records={preparation.folder}: another run is preparing it; wait for it to end"
+            ) from None
 
 
 def missing(preparation: Preparation) -> list[int]:
     """Numbers of the scans that no process has decoded yet, those that could not be used included."""
-    if (preparation.unfinished / records.FILE_NAME).exists():
-        return []
-    there = {path.name for path in preparation.unfinished.iterdir()}
-    noted = [n for n in range(len(preparation.scans)) if preparation.note(n).name in there]
-    done = {n for n, note in zip(noted, _read_notes(preparation, noted), strict=True) if "error" not in note}
+    with _explained(preparation.folder):
+        if (preparation.unfinished / records.FILE_NAME).exists():
+            return []
+        there = {path.name for path in preparation.unfinished.iterdir()}
+        noted = [n for n in range(len(preparation.scans)) if preparation.note(n).name in there]
+        done = {n for n, note in zip(noted, _read_notes(preparation, noted), strict=True) if "error" not in note}
     return [n for n in range(len(preparation.scans)) if n not in done]
 
 
@@ -158,25 +159,24 @@ def decode(preparation: Preparation, numbers: Sequence[int]) -> None:
         affine = np.asarray(volume.affine, np.float64).tolist()
         records.write_json(preparation.note(n), {"affine": affine, "description": volume.description, "bytes": size})
 
-    try:
+    with _explained(preparation.folder):
         failures = decode_each([preparation.scans[n] for n in numbers], preparation.preprocessing, keep)
         for name, error in failures.items():
             records.write_json(preparation.note(number_of[name]), {"error": str(error)})
-    except OSError as error:
-        raise cannot_write(preparation.folder, error) from error
 
 
 def check_notes(preparation: Preparation) -> None:
     """Raises DataError if scans of any process cannot be used, unless they may be skipped."""
-    if not (preparation.unfinished / records.FILE_NAME).exists():
-        errors = [note["error"] for note in _read_notes(preparation) if "error" in note]
+    with _explained(preparation.folder):
+        divided = (preparation.unfinished / records.FILE_NAME).exists()
+        errors = [] if divided else [note["error"] for note in _read_notes(preparation) if "error" in note]
         refuse_failures(errors, len(preparation.scans), preparation.skip_bad_files)
 
 
 def finish(preparation: Preparation) -> None:
     """Gives every shard its name and writes what describes them; goes on where it was interrupted. For one process."""
     folder, unfinished = preparation.folder, preparation.unfinished
-    try:
+    with _explained(folder):
         if not (unfinished / records.FILE_NAME).exists():
             records.save(_divided(preparation), unfinished / records.FILE_NAME)
         made = records.load(unfinished / records.FILE_NAME)
@@ -191,8 +191,6 @@ def finish(preparation: Preparation) -> None:
         records.write_tfds_metadata(made, folder, tuple(preparation.settings["size"]))
         records.save(made, folder / records.FILE_NAME)
         unfinished.rmtree()
-    except OSError as error:
-        raise cannot_write(folder, error) from error
 
 
 def _divided(preparation: Preparation) -> Records:
@@ -228,3 +226,23 @@ def _check_same(preparation: Preparation, made_with: dict[str, Any], fingerprint
             f"data.root: not the scans that {preparation.folder} was prepared from (their names or sizes differ); "
             "give another data.records, or train on what is there"
         )
+
+
+def _check_sizes(made: Records, folder: epath.Path) -> None:
+    paths = made.paths(folder)
+    for path, shard, size in zip(paths, made.shards, records.sizes_on_disk(paths), strict=True):
+        if size != shard.bytes:
+            raise DataError(f"{path}: {size} bytes of {shard.bytes}; prepare another folder")
+
+
+@contextlib.contextmanager
+def _explained(folder: epath.Path) -> Iterator[None]:
+    """Turns what a disk or a bucket raises into one line."""
+    tf = import_tensorflow()
+    try:
+        yield
+    except OSError as error:
+        raise cannot_write(folder, error) from error
+    except tf.errors.OpError as error:
+        reason = records.one_line(error)
+        raise DataError(f"data.records={folder}: cannot be written ({reason}); check path and access") from error

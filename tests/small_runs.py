@@ -3,8 +3,10 @@
 import json
 import os
 import pathlib
+import socket
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import nibabel
 import numpy as np
@@ -51,11 +53,26 @@ def result(out: str) -> dict:
     return json.loads(out.splitlines()[-1])
 
 
-def start(argv: list[str]) -> subprocess.Popen:
-    """Runs launch.py in a process of its own."""
-    environment = os.environ | {"XLA_FLAGS": ""}
+def start(argv: list[str], devices: int = 1, **variables: str) -> subprocess.Popen:
+    """Runs launch.py in a process of its own, with so many virtual devices."""
+    flags = f"--xla_force_host_platform_device_count={devices}"
+    environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"} | variables
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen([sys.executable, str(ROOT / "launch.py"), *argv[1:]], env=environment, **pipes)
+
+
+def start_all(argv: list[str], count: int, devices: int = 1, **variables: str) -> list[subprocess.Popen]:
+    """Runs launch.py in `count` processes that are one run, each with so many virtual devices."""
+    with socket.create_server(("", 0)) as server:
+        together = (f"--coordinator=localhost:{server.getsockname()[1]}", f"--num_processes={count}")
+    return [start([*argv, *together, f"--process_id={i}"], devices, **variables) for i in range(count)]
+
+
+def ends(processes: list[subprocess.Popen], timeout: float = 300) -> list[tuple[int, str, str]]:
+    """Status, stdout and stderr of each, when all have ended."""
+    with ThreadPoolExecutor(len(processes)) as pool:
+        texts = list(pool.map(lambda process: process.communicate(timeout=timeout), processes))
+    return [(process.returncode, out, err) for process, (out, err) in zip(processes, texts, strict=True)]
 
 
 def write_scan(path: pathlib.Path, seed: int = 0, shape=(20, 18, 16), affine=None) -> pathlib.Path:

@@ -16,6 +16,7 @@ from data_pipelines.batches import first_volumes
 from data_pipelines.errors import DataError
 from data_pipelines.transforms import from_network
 from medjax.errors import UserError
+from medjax.runtime import agreement, distributed
 from medjax.runtime.checkpoints import Checkpoints
 from medjax.runtime.mesh import (
     batch_sharding,
@@ -24,6 +25,7 @@ from medjax.runtime.mesh import (
     make_mesh,
     on_mesh,
     replicated,
+    take_rows,
 )
 from medjax.runtime.pictures import montage
 from medjax.runtime.workdir import (
@@ -50,6 +52,13 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     Raises:
       UserError: no checkpoint, one of another model, or settings that cannot work.
     """
+    with distributed.one_voice(), distributed.loss_explained():
+        result = _run(config, workdir)
+        distributed.leave()
+        return result
+
+
+def _run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     count, batch_size = config.sample.count, config.sample.batch_size
     if count < 1:
         raise UserError(f"sample.count is {count}: use 1 or more")
@@ -76,8 +85,10 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     shapes = jax.eval_shape(task.init, jax.random.key(0), blank)
     step, model = checkpoints.restore_model(shapes, mesh, best=config.sample.checkpoint == "best")
 
-    folder = samples_folder(workdir, settings(config, step))
-    missing = [i for i in range(count) if not sample_path(folder, i).exists()]
+    folder = workdir / "samples"
+    agreement.first_alone(lambda: open_folder(folder, settings(config, step)))
+    there = agreement.as_first(np.asarray([sample_path(folder, i).exists() for i in range(count)]))
+    missing = [int(i) for i in np.flatnonzero(~there)]
 
     def draw(model: dict[str, Any], indices: jax.Array) -> jax.Array:
         keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(config.sample.seed), i))(indices)
@@ -91,18 +102,20 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
         for start in range(0, len(missing), batch_size):
             wanted = missing[start : start + batch_size]
             # The last batch is filled up, so that one compilation serves all.
-            indices = jnp.asarray(wanted + wanted[-1:] * (batch_size - len(wanted)), jnp.uint32)
+            indices = np.asarray(wanted + wanted[-1:] * (batch_size - len(wanted)), np.uint32)
             if compiled is None:
                 shardings = batch_sharding(mesh, volume_shape) if mesh.size > 1 else replicated(mesh)
                 compiled = jax.jit(on_mesh(draw, mesh), out_shardings=shardings).lower(model, indices).compile()
             begin = time.perf_counter()
-            volumes = jax.device_get(compiled(model, indices))
+            volumes = jax.block_until_ready(compiled(model, indices))
             seconds += time.perf_counter() - begin
-            for i, volume in zip(wanted, volumes, strict=False):
-                write_sample(sample_path(folder, i), volume[..., 0], data, DTYPES[config.sample.dtype])
+            for row, volume in take_rows(volumes, mesh):  # each process writes the volumes it holds
+                if row < len(wanted):
+                    write_sample(sample_path(folder, wanted[row]), volume[..., 0], data, DTYPES[config.sample.dtype])
             progress.update(len(wanted))
 
-    write_montage(folder, count, real_volumes(config, trained), data)
+    agreement.together(lambda: None)  # until all are written
+    agreement.first_alone(lambda: write_montage(folder, count, real_volumes(config, trained), data))
     return {
         "count": count,
         "drawn": len(missing),
@@ -119,9 +132,8 @@ def settings(config: ConfigDict, step: int) -> dict[str, Any]:
     return {"step": step, "train_dtype": config.train.dtype} | {k: v for k, v in sample.items() if k != "count"}
 
 
-def samples_folder(workdir: pathlib.Path, settings: dict[str, Any]) -> pathlib.Path:
-    """WORKDIR/samples for these settings; one of other settings is renamed first."""
-    folder = workdir / "samples"
+def open_folder(folder: pathlib.Path, settings: dict[str, Any]) -> None:
+    """Makes the folder for samples of these settings; one of other settings is renamed first."""
     if folder.exists():
         record = folder / "settings.json"
         if not record.exists() or read_json(record) != settings:
@@ -130,7 +142,6 @@ def samples_folder(workdir: pathlib.Path, settings: dict[str, Any]) -> pathlib.P
             print(f"{folder} holds samples of other settings: moved to {aside}", file=sys.stderr)
     folder.mkdir(exist_ok=True)
     write_json(folder / "settings.json", settings)
-    return folder
 
 
 def sample_path(folder: pathlib.Path, i: int) -> pathlib.Path:

@@ -17,6 +17,7 @@ from data_pipelines.batches import Dataset, open_dataset, train_batches
 from medjax.errors import UserError
 from medjax.jobs.steps import FROZEN, optimizer_of, train_step_of
 from medjax.jobs.validation import Validation
+from medjax.runtime import agreement, distributed
 from medjax.runtime.checkpoints import Checkpoints
 from medjax.runtime.interrupt import Interrupt, NothingToSave
 from medjax.runtime.mesh import check_batch_size, check_volume_size, make_mesh, process_rows, put_batch
@@ -34,8 +35,15 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
       UserError, DataError: what was asked for cannot work, the loss is not finite, or the disk is full.
     """
     try:
-        with Interrupt() as interrupt, contextlib.ExitStack() as held:
-            return _run(config, workdir, interrupt, held)
+        with (
+            distributed.one_voice(),
+            distributed.loss_explained(),
+            Interrupt() as interrupt,
+            contextlib.ExitStack() as held,
+        ):
+            result = _run(config, workdir, interrupt, held)
+            distributed.leave()
+            return result
     except NothingToSave:
         print("interrupted before the first step: nothing to save", file=sys.stderr)
         unknown = ("step", "loss", "val_loss", "parameters", "steps_per_second", "resumed_from")
@@ -52,15 +60,23 @@ def _run(config: ConfigDict, workdir: pathlib.Path, interrupt: Interrupt, held: 
     schedule, optimizer = optimizer_of(config)
 
     # Data, and the folder that belongs to it.
-    dataset = open_dataset(config.data, config.seed)
+    if jax.process_count() > 1:
+        interrupt.defer()  # all must leave together, and they first meet for that in the loop
+    dataset = agreement.together(lambda: open_dataset(config.data, config.seed))
     warn_of_oddities(dataset)
-    if jax.process_index() == 0:
+    agreement.check_same(
+        [dataset.identity(), *(config[key].to_dict() for key in ("model", "train", "mesh", "optimizer"))]
+    )
+
+    def open_folder() -> None:
         held.enter_context(sole_use(workdir))
-    open_workdir(workdir, config.to_dict(), description(dataset))
+        open_workdir(workdir, config.to_dict(), description(dataset))
+
+    agreement.first_alone(open_folder)
 
     # The state: as it was left, or new.
     rows = process_rows(mesh, batch_size)
-    blank = {"image": np.zeros((rows.stop - rows.start, *config.data.size, 1), np.float32)}
+    blank = {"image": np.zeros((len(rows), *config.data.size, 1), np.float32)}
     example = put_batch(blank, mesh, batch_size)
     build, key = state_builder(task, optimizer), jax.random.key(config.seed)
     checkpoints = Checkpoints(workdir, config.train.keep)
@@ -95,6 +111,7 @@ def _run(config: ConfigDict, workdir: pathlib.Path, interrupt: Interrupt, held: 
     # The loop. Numbers stay on the device until a row is due, so the host never waits for the step it has just sent.
     batches = train_batches(dataset, config.seed, batch_size, step=start, rows=rows, flip=config.data.flip)
     interrupt.defer()
+    any_requested = agreement.AnyOf()
     watch, pending = Stopwatch(), []
     with tqdm(
         total=steps * batch_size,
@@ -114,7 +131,7 @@ def _run(config: ConfigDict, workdir: pathlib.Path, interrupt: Interrupt, held: 
                 jax.block_until_ready(pending[-2][1]["loss"])
             progress.update(batch_size)
 
-            last = step == steps or interrupt.requested
+            last = any_requested(interrupt.requested) or step == steps
             log_due, eval_due, save_due = (
                 step % every == 0
                 for every in (config.train.log_every, config.train.eval_every, config.train.checkpoint_every)
@@ -139,7 +156,7 @@ def _run(config: ConfigDict, workdir: pathlib.Path, interrupt: Interrupt, held: 
             if last:
                 break
     checkpoints.close()
-    log.close()
+    agreement.first_alone(log.close)
 
     values = last_values(workdir / "metrics.jsonl")
     return {

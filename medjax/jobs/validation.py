@@ -6,9 +6,9 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from data_pipelines.batches import Dataset, volumes
+from data_pipelines.batches import Dataset, volume_count, volumes
 from data_pipelines.transforms import from_network
-from medjax.runtime.mesh import on_mesh, process_rows, put_batch, replicated
+from medjax.runtime.mesh import batch_sharding, on_mesh, process_rows, put_batch, replicated, row_everywhere
 from medjax.runtime.pictures import three_planes
 from medjax.runtime.train_state import Batch, Metrics, Task, TrainState
 
@@ -17,7 +17,7 @@ PICTURED = 2  # volumes
 
 
 class Validation:
-    """Held-out volumes in memory and the compiled functions that judge a state by them.
+    """Held-out volumes in memory, each process its own, and the compiled functions that judge a state by them.
 
     Args:
       task: with `validate` and `previews`.
@@ -28,7 +28,10 @@ class Validation:
 
     def __init__(self, task: Task, dataset: Dataset, mesh: Mesh, *, count: int, batch_size: int):
         self._mesh, self._dataset, self._batch_size = mesh, dataset, batch_size
-        self._volumes = volumes(dataset, "validation", count)
+        self._count = volume_count(dataset, "validation", count)
+        self._rows = np.asarray(process_rows(mesh, batch_size), np.int32)
+        numbers = sorted({int(n) for start in range(0, self._count, batch_size) for n in self._numbers(start)})
+        self._volumes = dict(zip(numbers, volumes(dataset, "validation", count, chosen=numbers), strict=True))
         key = jax.random.key(KEY)
 
         def validate(state: TrainState, frozen: Any, batch: Batch) -> Metrics:
@@ -37,34 +40,33 @@ class Validation:
         def previews(state: TrainState, frozen: Any, batch: Batch) -> dict[str, jax.Array]:
             return task.previews(state.ema, state.variables, frozen, batch, key)
 
-        self._validate = jax.jit(
-            on_mesh(validate, mesh),
-            out_shardings=replicated(mesh),
-        )
-        self._previews = jax.jit(
-            on_mesh(previews, mesh),
-            out_shardings=replicated(mesh),
-        )
+        shape = jax.ShapeDtypeStruct((batch_size, *dataset.size, 1), np.float32)
+        self._validate = jax.jit(on_mesh(validate, mesh), out_shardings=replicated(mesh))
+        self._previews = jax.jit(on_mesh(previews, mesh), out_shardings=batch_sharding(mesh, shape))
 
     def losses(self, state: TrainState, frozen: Any) -> dict[str, float]:
         """Each loss averaged over the volumes, with the moving average of the parameters."""
         totals: dict[str, float] = {}
-        for start in range(0, len(self._volumes), self._batch_size):
-            counted = min(self._batch_size, len(self._volumes) - start)
+        for start in range(0, self._count, self._batch_size):
+            counted = min(self._batch_size, self._count - start)
             by_volume = jax.device_get(self._validate(state, frozen, self._batch(start)))
             for name, values in by_volume.items():
                 totals[name] = totals.get(name, 0.0) + float(np.sum(values[:counted], dtype=np.float64))
-        return {name: total / len(self._volumes) for name, total in totals.items()}
+        return {name: total / self._count for name, total in totals.items()}
 
     def pictures(self, state: TrainState, frozen: Any) -> dict[str, np.ndarray]:
         """Mid-slices of a few volumes, as they are and denoised: name to [H, W] uint8."""
-        if not len(self._volumes):
+        if not self._count:
             return {}
         batch = self._batch(0)
-        denoised = jax.device_get(self._previews(state, frozen, batch))
-        shown = {"as_they_are": self._volumes[:PICTURED], **denoised}
+        shown = {"as_they_are": batch["image"], **self._previews(state, frozen, batch)}
         return {
-            f"validation/{name}": np.concatenate([self._planes(volume) for volume in values[:PICTURED]])
+            f"validation/{name}": np.concatenate(
+                [
+                    self._planes(row_everywhere(values, row, self._mesh))
+                    for row in range(min(PICTURED, self._count, self._batch_size))
+                ]
+            )
             for name, values in shown.items()
         }
 
@@ -72,6 +74,9 @@ class Validation:
         return three_planes(from_network(volume[..., 0], self._dataset.axes), self._dataset.affine)
 
     def _batch(self, start: int) -> dict[str, jax.Array]:
-        rows = start + np.arange(self._batch_size, dtype=np.int32)[process_rows(self._mesh, self._batch_size)]
-        image = self._volumes[rows % len(self._volumes)]
-        return put_batch({"image": image, "row": rows}, self._mesh, self._batch_size)
+        image = np.stack([self._volumes[int(n)] for n in self._numbers(start)])
+        return put_batch({"image": image, "row": start + self._rows}, self._mesh, self._batch_size)
+
+    def _numbers(self, start: int) -> np.ndarray:
+        """Which volumes this process's rows of a batch are."""
+        return (start + self._rows) % self._count

@@ -1,7 +1,9 @@
 """What several processes must decide alike: each is told the same answer, so that none waits where another does not."""
 
+import hashlib
+import json
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -43,6 +45,23 @@ def together(action: Callable[[], T]) -> T:
 def first_alone(action: Callable[[], None]) -> None:
     """Runs `action` on process 0 while the others wait; if it raises, it raises on all."""
     together(lambda: action() if jax.process_index() == 0 else None)
+
+
+def check_same(told: Any) -> None:
+    """Raises UserError on all processes unless `told`, plain data, is the same on all.
+
+    Batches, meshes and steps that differ would not fail but wait for each other for ever.
+    """
+
+    def compare() -> None:
+        if (as_first(digest) != digest).any():
+            raise UserError(
+                f"process {jax.process_index()} has another configuration or other data than process 0: "
+                "start all with the same command on the same files"
+            )
+
+    digest = np.frombuffer(hashlib.sha256(json.dumps(told, sort_keys=True).encode()).digest(), np.uint8)
+    together(compare)
 
 
 class AnyOf:

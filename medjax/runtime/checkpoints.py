@@ -19,11 +19,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
 from jax.sharding import Mesh
 from orbax.checkpoint.checkpoint_managers import preservation_policy as preserve
 
 from medjax.errors import UserError
+from medjax.runtime import agreement, distributed
 from medjax.runtime.sharding import state_shardings
 from medjax.runtime.train_state import TrainState
 from medjax.runtime.workdir import free_name
@@ -42,9 +44,7 @@ class Checkpoints:
     def __init__(self, workdir: pathlib.Path, keep: int):
         hush_relayed_failures()
         self.folder = workdir.absolute() / "checkpoints"
-        self.skipped = set_unfinished_aside(self.folder)
-        for name in self.skipped:
-            print(f"{self.folder / name} was never finished: skipped", file=sys.stderr)
+        agreement.first_alone(self._set_unfinished_aside)
         lowest_loss = preserve.BestN(
             get_metric_fn=lambda metrics: metrics["val_loss"], reverse=True, n=1, keep_checkpoints_without_metrics=False
         )
@@ -57,8 +57,14 @@ class Checkpoints:
 
     @property
     def latest_step(self) -> int | None:
-        """The step of the last whole checkpoint."""
-        return self._manager.latest_step()
+        """The step of the last whole checkpoint, as process 0 sees it; every process must ask."""
+        step = self._manager.latest_step()
+        agreed = int(agreement.as_first(np.asarray(-1 if step is None else step)))
+        return None if agreed < 0 else agreed
+
+    def _set_unfinished_aside(self) -> None:
+        for name in set_unfinished_aside(self.folder):
+            print(f"{self.folder / name} was never finished: skipped", file=sys.stderr)
 
     def save(self, state: TrainState, val_loss: float | None) -> None:
         """Starts to write the state; `val_loss` is that of this very step, if it was measured."""
@@ -143,6 +149,8 @@ class Checkpoints:
                 ),
             )
         except Exception as error:  # Orbax and TensorStore raise many kinds, all meaning that the files do not fit
+            if distributed.is_loss(error):
+                raise
             reason = " ".join(str(error).split())[:120]
             raise UserError(f"checkpoint {folder} cannot be read ({reason}): it is damaged; {advice}") from error
         for name in items:
@@ -187,7 +195,7 @@ def set_unfinished_aside(folder: pathlib.Path) -> Sequence[str]:
     Orbax gives a folder its final name last and ignores its own temporary names, but a copy between file systems that was
     cut short, say, leaves a numbered folder that is not whole.
     """
-    if not folder.is_dir() or jax.process_index() != 0:
+    if not folder.is_dir():
         return []
     leftovers = []
     for path in sorted(folder.iterdir()):

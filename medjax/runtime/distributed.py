@@ -161,13 +161,19 @@ def loss_explained() -> Iterator[None]:
     try:
         yield
     except (RuntimeError, ValueError) as error:
-        lost = any(sign in str(error).lower() for sign in SIGNS_OF_LOSS)
-        if jax.process_count() == 1 or isinstance(error, UserError) or not lost:
+        if not is_loss(error):
             raise
         raise UserError(
             f"process {jax.process_index()} lost another one ({_first_line(error)}): see what that one said, "
             "then start all of them again; the last checkpoint is good"
         ) from error
+
+
+def is_loss(error: Exception) -> bool:
+    """Whether the cause of an error is that another process is gone."""
+    if jax.process_count() == 1 or isinstance(error, UserError):
+        return False
+    return any(sign in str(error).lower() for sign in SIGNS_OF_LOSS)
 
 
 def _check_flags(coordinator: str, num_processes: int | None, process_id: int | None) -> None:

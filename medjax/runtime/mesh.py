@@ -6,10 +6,11 @@ is whole on every device. A mesh axis of size 1 costs nothing, so one device is 
 
 import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
@@ -102,16 +103,71 @@ def batch_sharding(mesh: Mesh, array: jax.ShapeDtypeStruct | np.ndarray | jax.Ar
     return NamedSharding(mesh, PartitionSpec(("data", "fsdp"), *volume_axes))
 
 
-def process_rows(mesh: Mesh, batch_size: int) -> slice:
-    """The rows of the global batch that this process's devices hold, and so the only ones it must read."""
-    sharding = NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
-    spans = [index[0].indices(batch_size) for index in sharding.addressable_devices_indices_map((batch_size,)).values()]
-    return slice(min(start for start, _, _ in spans), max(stop for _, stop, _ in spans))
+@functools.cache
+def process_rows(mesh: Mesh, batch_size: int, process: int | None = None) -> tuple[int, ...]:
+    """The rows of the global batch that a process's devices hold, and so the only ones it must read, in order.
+
+    They need not be neighbours: on a TPU the mesh follows the wires between the chips and not the hosts. Processes whose
+    devices share a row, cut over depth or height, each name it.
+
+    Args:
+      process: this one by default.
+    """
+    process = jax.process_index() if process is None else process
+    spans = NamedSharding(mesh, PartitionSpec(("data", "fsdp"))).devices_indices_map((batch_size,))
+    own = [span.indices(batch_size) for device, (span,) in spans.items() if device.process_index == process]
+    return tuple(sorted({row for indices in own for row in range(*indices)}))
 
 
 def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh, batch_size: int) -> dict[str, jax.Array]:
-    """This process's rows of a batch as global arrays of `batch_size` rows on the mesh."""
-    return {
-        name: jax.make_array_from_process_local_data(batch_sharding(mesh, rows), rows, (batch_size, *rows.shape[1:]))
-        for name, rows in batch.items()
-    }
+    """This process's rows of a batch, those of `process_rows` in that order, as global arrays of `batch_size` rows."""
+    place = {row: n for n, row in enumerate(process_rows(mesh, batch_size))}
+
+    def put(rows: np.ndarray) -> jax.Array:
+        def part(index: tuple[slice, ...]) -> np.ndarray:
+            start, stop, _ = index[0].indices(batch_size)
+            return rows[place[start] : place[stop - 1] + 1, *index[1:]]
+
+        return jax.make_array_from_callback((batch_size, *rows.shape[1:]), batch_sharding(mesh, rows), part)
+
+    return {name: put(rows) for name, rows in batch.items()}
+
+
+def take_rows(batch: jax.Array, mesh: Mesh) -> Iterator[tuple[int, np.ndarray]]:
+    """Yields (row, array [...]) so that every row of a batch on the mesh comes out on exactly one process.
+
+    A row whose parts lie on several processes is made whole on the way, one row at a time, so every process must ask for
+    all that it gets. Any other row comes from its own process without communication.
+    """
+    holders: dict[int, set[int]] = {}
+    for device, index in batch.sharding.devices_indices_map(batch.shape).items():
+        for row in range(*index[0].indices(batch.shape[0])):
+            holders.setdefault(row, set()).add(device.process_index)
+    cut = batch.sharding.shard_shape(batch.shape)[1:] != batch.shape[1:]
+    parts = [(shard.index, np.asarray(shard.data)) for shard in batch.addressable_shards]
+    for row in range(batch.shape[0]):
+        whole = np.empty(batch.shape[1:], batch.dtype)
+        if cut and len(holders[row]) > 1:
+            whole = row_everywhere(batch, row, mesh)
+        elif jax.process_index() == min(holders[row]):
+            for index, part in parts:
+                start, stop, _ = index[0].indices(batch.shape[0])
+                if start <= row < stop:
+                    whole[index[1:]] = part[row - start]
+        if jax.process_index() == min(holders[row]):
+            yield row, whole
+
+
+def row_everywhere(batch: jax.Array, row: int, mesh: Mesh) -> np.ndarray:
+    """One row of a batch on the mesh, on every process; every process must ask for it."""
+    return np.asarray(_whole_row(mesh)(batch, row))
+
+
+@functools.cache
+def _whole_row(mesh: Mesh) -> Callable[[jax.Array, int], jax.Array]:
+    def pick(batch: jax.Array, row: int) -> jax.Array:
+        # Masked and summed rather than indexed: the compiler would gather all rows to index one.
+        chosen = jnp.arange(batch.shape[0]) == row
+        return jnp.sum(jnp.where(chosen.reshape(-1, *[1] * (batch.ndim - 1)), batch, 0), axis=0, dtype=batch.dtype)
+
+    return jax.jit(pick, out_shardings=replicated(mesh))

@@ -1,0 +1,249 @@
+"""`--mode=plan`: what a machine would make of a configuration, before it is paid for.
+
+Compiles the training and the denoising step for a machine that need not be there and reports memory, operations,
+communication and the compiler's estimate of the time. `data.batch_size` 0 asks for the largest batch that fits. Where the
+configuration does not fit, what would is looked for: recomputed activations, another mesh, a smaller batch.
+"""
+
+import functools
+import math
+import pathlib
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from medjax.errors import UserError
+from medjax.jobs.forecast import Forecast, describe_mesh, forecast_denoise, forecast_train, say
+from medjax.layers.conv import default_lowering
+from medjax.runtime.mesh import AXES, batch_ways, check_volume_size, make_mesh
+from medjax.runtime.topologies import GiB, Topology, open_topology
+from medjax.runtime.workdir import write_json
+from medjax.tasks import make_task
+
+ONE_DEVICE = dict.fromkeys(AXES, 1)
+
+
+def run(config: ConfigDict, workdir: pathlib.Path, topology: str | None = None, meshes: str | None = None) -> dict:
+    """Plans the configuration's mesh, or a table of meshes, and writes WORKDIR/plan.json.
+
+    Args:
+      config: as for training; `data.root` is not needed, nothing is read.
+      workdir: need not be of a run; only plan.json in it is written.
+      topology: the machine, as runtime/topologies.open_topology takes it.
+      meshes: "data=64;data=16,depth=4", a row of the table each; an axis left out is 1. `batch=64` in a row is its
+        `data.batch_size`, `remat=blocks` its `train.remat`.
+
+    Returns:
+      The first row's numbers, all `rows`, and what was `tried` where a single mesh did not fit.
+
+    Raises:
+      UserError: the machine or a mesh cannot be, or the configuration cannot work on any mesh.
+    """
+    if topology is None:
+        raise UserError("--topology is missing: name the machine, as --topology=v5e:4x4, v5p:4x4x4 or cpu:8")
+    machine = open_topology(topology)
+    config = config.copy_and_resolve_references()
+    config.train.lowering = config.train.lowering or default_lowering(machine.platform)
+    task = make_task(config)
+    check_volume_size(tuple(config.data.size), make_mesh(ONE_DEVICE, machine.devices), task.size_multiple)
+    rows = [planned(row, machine) for row in rows_of(config, meshes, machine)]
+    tried = []
+    if meshes is None and not rows[0]["fits"]:
+        tried = [vars(forecast) for forecast in until_one_fits(alternatives(config, machine), machine)]
+    first = rows[0]["train"]
+    result = {
+        "topology": machine.name,
+        "devices": len(machine.devices),
+        "memory_per_device": machine.memory,
+        "fits": rows[0]["fits"],
+        "bytes_per_device": first["bytes_per_device"],
+        "collectives": first["collectives"],
+        "communicated_bytes_per_step": first["communicated_bytes"],
+        "cycles": first["cycles"],
+        "communication_share": first["communication_share"],
+        "seconds_estimated": first["seconds_estimated"],
+        "largest_batch": rows[0]["largest_batch"],
+        "tried": tried,
+        "rows": rows,
+    }
+    say(table([row[step] for row in rows for step in ("train", "denoise")] + tried, machine))
+    workdir.mkdir(parents=True, exist_ok=True)
+    write_json(workdir / "plan.json", result)
+    return result | {"plan": str(workdir / "plan.json")}
+
+
+def rows_of(config: ConfigDict, meshes: str | None, machine: Topology) -> list[ConfigDict]:
+    """A configuration for each row: `meshes` as `run` takes it, or the one of `config` alone.
+
+    Raises:
+      UserError: a row cannot be read, or asks for more devices than there are.
+    """
+    if meshes is None:
+        make_mesh(config.mesh, machine.devices)
+        return [config]
+    rows = []
+    for text in filter(None, (part.strip() for part in meshes.split(";"))):
+        row = changed(config, mesh=ONE_DEVICE)
+        for setting in text.split(","):
+            name, _, value = (part.strip() for part in setting.partition("="))
+            if name == "remat":
+                row.train.remat = value
+            elif name == "batch" and value.isdecimal():
+                row.data.batch_size = int(value)
+            elif name in AXES and re.fullmatch(r"-?\d+", value):
+                row.mesh[name] = int(value)
+            else:
+                raise UserError(
+                    f"--meshes: {setting!r} is not a setting: use {', '.join(AXES)} or batch=N, or remat=..."
+                )
+        make_task(row)  # an unknown remat
+        make_mesh(row.mesh, machine.devices)
+        rows.append(row)
+    if not rows:
+        raise UserError(f"--meshes={meshes!r} names no mesh: give some, as data=64;data=16,depth=4")
+    return rows
+
+
+def planned(config: ConfigDict, machine: Topology) -> dict[str, Any]:
+    """One row: both steps, at the batch that the configuration asks for or at the largest that fits."""
+    largest = None
+    if config.data.batch_size == 0:
+        step = batch_ways(make_mesh(config.mesh, machine.devices)) * config.train.accumulate
+        forecast = functools.cache(lambda count: forecast_train(changed(config, batch_size=step * count), machine))
+        count = largest_that_fits(forecast, machine.memory)
+        largest, train = step * count, forecast(max(1, count))
+    else:
+        train = forecast_train(config, machine)
+    denoise = forecast_denoise(config, machine)
+    return {
+        "mesh": train.mesh,
+        "batch_size": train.batch_size,
+        "remat": train.remat,
+        "fits": train.fits and denoise.fits,
+        "largest_batch": largest,
+        "train": vars(train),
+        "denoise": vars(denoise),
+    }
+
+
+def largest_that_fits(forecast: Callable[[int], Forecast], memory: int) -> int:
+    """The largest count for which `forecast(count)` fits, 0 if 1 does not; both it and the next were compiled.
+
+    Memory is nearly linear in the batch, so a line through 1 and 2 gives the first guess. It is no more than a guess: near
+    its limit the compiler finds ways to do with less.
+    """
+    if not forecast(1).fits:
+        return 0
+    if not forecast(2).fits:
+        return 1
+    slope = forecast(2).bytes_per_device - forecast(1).bytes_per_device
+    guess = 1 + (memory - forecast(1).bytes_per_device) // max(1, slope)
+    fits, refused, stride = 2, math.inf, 1
+    while refused - fits > 1:
+        guess = (fits + refused) // 2 if stride > 2 and refused < math.inf else guess
+        guess = min(max(guess, fits + 1), refused - 1)
+        if forecast(guess).fits:
+            fits, guess = guess, guess + stride
+        else:
+            refused, guess = guess, guess - stride
+        stride *= 2
+    return fits
+
+
+def until_one_fits(configs: Iterator[ConfigDict], machine: Topology) -> Iterator[Forecast]:
+    """Forecasts of the training step, up to the first that fits."""
+    for config in configs:
+        forecast = forecast_train(config, machine)
+        yield forecast
+        if forecast.fits:
+            return
+
+
+def alternatives(config: ConfigDict, machine: Topology) -> Iterator[ConfigDict]:
+    """What to try where a configuration does not fit, what changes least first; each keeps what helped before it.
+
+    Recomputed activations; the volumes cut into 2, 4, ... parts, as far as that lessens what a device holds; parameters and
+    optimiser cut over the devices that only shared the batch; half the batch, a quarter, ...
+    """
+    if config.train.remat != "blocks":
+        config = changed(config, remat="blocks")
+        yield config
+    mesh = dict(make_mesh(config.mesh, machine.devices).shape)
+    accumulate, devices = config.train.accumulate, len(machine.devices)
+    batch_size = config.data.batch_size or mesh["data"] * mesh["fsdp"] * accumulate
+    used = 0 if batch_size % (mesh["data"] * mesh["fsdp"] * accumulate) else math.prod(mesh.values())
+    # The fewest parts with which the most devices have something to do.
+    cuts = [
+        cut | {"data": math.gcd(batch_size // accumulate, devices // parts)} for parts, cut in cuts_of(config, devices)
+    ]
+    best = max(cuts, key=lambda cut: (math.prod(cut.values()), cut["data"]))
+    if math.prod(best.values()) > used:
+        mesh = ONE_DEVICE | best
+        config = changed(config, mesh=mesh, batch_size=batch_size)
+        yield config
+    if mesh["data"] > 1:
+        mesh |= {"data": 1, "fsdp": mesh["fsdp"] * mesh["data"]}
+        config = changed(config, mesh=mesh, batch_size=batch_size)
+        yield config
+    ways = mesh["data"] * mesh["fsdp"] * accumulate
+    while batch_size > ways:
+        batch_size = max(ways, batch_size // 2 // ways * ways)
+        yield changed(config, batch_size=batch_size)
+
+
+def cuts_of(config: ConfigDict, most: int) -> Iterator[tuple[int, dict[str, int]]]:
+    """Ways to cut a volume into 1, 2, 4, ... parts, up to `most`: along D as far as it goes, then along H."""
+    # A part holds four planes or a multiple of it (mesh.check_volume_size).
+    depth_most, height_most = (edge // 4 & -(edge // 4) for edge in config.data.size[:2])
+    parts = 1
+    while parts <= min(most, depth_most * height_most):
+        depth = min(parts, depth_most)
+        yield parts, {"depth": depth, "height": parts // depth}
+        parts *= 2
+
+
+def changed(
+    config: ConfigDict, batch_size: int | None = None, remat: str | None = None, mesh: dict[str, int] | None = None
+) -> ConfigDict:
+    """A copy with another batch size, remat or mesh."""
+    config = config.copy_and_resolve_references()
+    config.data.batch_size = batch_size or config.data.batch_size
+    config.train.remat = remat or config.train.remat
+    config.mesh.update(mesh or {})
+    return config
+
+
+def table(forecasts: list[dict[str, Any]], machine: Topology) -> str:
+    """Forecasts as aligned text."""
+    head = ("step", "mesh", "batch", "remat", "fits", "GiB", "of", "sent MB", "Mcycles", "comm", "s/step")
+    lines = [head]
+    for row in forecasts:
+        lines.append(
+            (
+                row["step"],
+                describe_mesh(row["mesh"]),
+                str(row["batch_size"]),
+                row["remat"],
+                "yes" if row["fits"] else "no",
+                number(row["bytes_per_device"], GiB),
+                number(machine.memory, GiB),
+                number(row["communicated_bytes"], 1e6),
+                number(row["cycles"], 1e6),
+                "-" if row["communication_share"] is None else f"{row['communication_share']:.1%}",
+                number(row["seconds_estimated"]),
+            )
+        )
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    text = "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
+    )
+    reasons = {f"{describe_mesh(row['mesh'])}: {row['reason']}" for row in forecasts if row["reason"]}
+    note = "cycles, comm (their share for communication, were none hidden) and s/step are the compiler's estimate"
+    return "\n".join([text, *sorted(reasons), *([note] if machine.chip else [])])
+
+
+def number(value: float | None, unit: float = 1.0) -> str:
+    """Three figures, or a dash."""
+    return "-" if value is None else f"{value / unit:.3g}"

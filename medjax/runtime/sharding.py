@@ -44,6 +44,8 @@ def over_fsdp(shape: tuple[int, ...], mesh: Mapping[str, int]) -> PartitionSpec:
 RULES: tuple[tuple[str, Rule], ...] = (
     (r"(^|/)position$", like_volumes),
     (r"(^|/)(bias|scale)$", whole),
+    # Were these cut, the compiler would rather exchange the vectors they work on, a message a block.
+    (r"(^|/)time_(embedding/\w+|projection)/kernel$", whole),
     (r"", over_fsdp),
 )
 

@@ -36,6 +36,15 @@ def test_an_array_its_average_and_its_moments_lie_alike():
     assert shardings["params"]["unet"]["conv"]["kernel"].spec == PartitionSpec(None, None, None, None, "fsdp")
 
 
+def test_the_layers_of_the_time_stay_whole():
+    large = {"kernel": np.ones((256, 512))}
+    tree = {"time_embedding": {"hidden": large}, "down_0_block_0": {"time_projection": large, "other": large}}
+    shardings = state_shardings({"mu": tree}, make_mesh(FSDP_4))["mu"]
+    assert shardings["time_embedding"]["hidden"]["kernel"].spec == PartitionSpec()
+    assert shardings["down_0_block_0"]["time_projection"]["kernel"].spec == PartitionSpec()
+    assert shardings["down_0_block_0"]["other"]["kernel"].spec == PartitionSpec(None, "fsdp")
+
+
 def test_whatever_has_no_rule_of_its_own_is_cut_by_size():
     mesh = make_mesh(FSDP_4)
     long_bias, table = np.ones((2**15,)), np.ones((2**15,))

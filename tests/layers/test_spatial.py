@@ -1,0 +1,93 @@
+import re
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec
+
+from medjax.layers.conv import LOWERINGS, conv3d
+from medjax.layers.spatial import keep_split, keep_whole, volume_spec
+from medjax.runtime.mesh import make_mesh, on_mesh
+
+MESH = {"data": 1, "fsdp": 2, "depth": 2, "height": 2}
+
+
+def collectives(text: str) -> dict[str, int]:
+    found = re.findall(r"(all-gather|all-to-all|all-reduce|collective-permute)(?:-start)?\(", text)
+    return {name: found.count(name) for name in found}
+
+
+def on_the_mesh(function, *arguments, sizes=MESH):
+    """The result on the mesh, its input cut as a batch is, and the collectives of the compiled program."""
+    mesh = make_mesh({"data": 1, "fsdp": 1, "depth": 1, "height": 1} | sizes)
+    x, *rest = arguments
+    x = jax.device_put(x, jax.sharding.NamedSharding(mesh, volume_spec(x.shape, mesh.shape)))
+    jitted = jax.jit(on_mesh(function, mesh))
+    return jitted(x, *rest), collectives(jitted.lower(x, *rest).compile().as_text())
+
+
+def test_axes_are_cut_where_shards_keep_two_planes():
+    assert volume_spec((2, 8, 8, 3, 1), MESH) == PartitionSpec(("data", "fsdp"), "depth", "height")
+    assert volume_spec((2, 2, 4, 3, 1), MESH) == PartitionSpec(("data", "fsdp"), None, "height")
+    assert volume_spec((2, 8, 2, 3, 1), MESH) == PartitionSpec(("data", "fsdp"), "depth", None)
+    assert volume_spec((2, 9, 8, 3, 1), MESH) == PartitionSpec(("data", "fsdp"), None, "height")
+    assert volume_spec((1, 8, 8, 3, 1), MESH) == PartitionSpec(None, "depth", "height")
+
+
+@pytest.mark.parametrize("lowering", LOWERINGS)
+@pytest.mark.parametrize(
+    ("kernel_size", "strides", "padding", "permutes"),
+    [
+        ((3, 3, 3), (1, 1, 1), ((1, 1),) * 3, 4),
+        ((3, 3, 3), (2, 2, 2), ((1, 1),) * 3, 2),  # the last output of a shard reaches no further than the shard
+        ((3, 3, 3), (2, 2, 2), ((0, 1),) * 3, 2),
+        ((5, 3, 3), (1, 1, 1), ((2, 2), (1, 1), (1, 1)), 4),
+        ((1, 1, 1), (1, 1, 1), ((0, 0),) * 3, 0),
+    ],
+)
+def test_a_convolution_of_a_cut_volume_fetches_halos_only(lowering, kernel_size, strides, padding, permutes):
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((2, 16, 8, 6, 3)).astype("f4")
+    kernel = rng.standard_normal((*kernel_size, 3, 4)).astype("f4")
+    y, found = on_the_mesh(lambda x, k: conv3d(x, k, strides, padding, lowering), x, kernel)
+    np.testing.assert_allclose(y, conv3d(x, kernel, strides, padding), atol=2e-5)
+    assert found == ({"collective-permute": permutes} if permutes else {})
+
+
+@pytest.mark.parametrize("lowering", LOWERINGS)
+def test_its_gradients_are_those_of_one_device(lowering):
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((2, 16, 8, 6, 3)).astype("f4")
+    kernel = rng.standard_normal((3, 3, 3, 3, 4)).astype("f4")
+
+    def gradients(x, kernel):
+        return jax.grad(lambda *a: (conv3d(*a, (1,) * 3, ((1, 1),) * 3, lowering) ** 2).sum(), argnums=(0, 1))(
+            x, kernel
+        )
+
+    for found, expected in zip(on_the_mesh(gradients, x, kernel)[0], gradients(x, kernel), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
+
+
+def test_a_convolution_that_changes_the_planes_of_a_shard_is_still_right():
+    rng = np.random.default_rng(0)
+    x, kernel = rng.standard_normal((2, 16, 8, 6, 3)).astype("f4"), rng.standard_normal((3, 3, 3, 3, 4)).astype("f4")
+    valid = ((0, 0),) * 3
+    y, _ = on_the_mesh(lambda x, k: conv3d(x, k, (1, 1, 1), valid), x, kernel)
+    np.testing.assert_allclose(y, conv3d(x, kernel, (1, 1, 1), valid), atol=2e-5)
+
+
+def test_what_is_kept_whole_is_gathered_and_what_is_split_is_not():
+    x = np.arange(2 * 8 * 4 * 3, dtype="f4").reshape(2, 8, 4, 3)
+    split, found = on_the_mesh(keep_split, x)
+    assert (split.sharding.shard_shape(x.shape), found) == ((1, 4, 2, 3), {})
+    whole, found = on_the_mesh(keep_whole, x)
+    assert whole.sharding.shard_shape(x.shape) == (1, 8, 4, 3)
+    assert found.keys() == {"all-gather"}
+    np.testing.assert_array_equal(whole, x)
+
+
+def test_without_a_mesh_in_force_nothing_happens():
+    x = np.ones((2, 8, 8, 2, 1), "f4")
+    assert keep_split(x) is x
+    assert keep_whole(x) is x

@@ -245,4 +245,6 @@ def _explained(folder: epath.Path) -> Iterator[None]:
         raise cannot_write(folder, error) from error
     except tf.errors.OpError as error:
         reason = records.one_line(error)
-        raise DataError(f"data.records={folder}: cannot be written ({reason}); check path and access") from error
+        raise DataError(
+            f"data.records={folder}: cannot be written ({reason}); see to that, then start again"
+        ) from error

@@ -144,10 +144,10 @@ def check_settings(prepared: dict[str, Any], settings: dict[str, Any], folder: e
 
     Keys that only one of the two has are of scans that were made up, and say nothing of scans that were found.
     """
-    for key in prepared:
-        if key in settings and settings[key] != prepared[key]:
+    for key, wanted in settings.items():
+        if key in prepared and prepared[key] != wanted:
             raise DataError(
-                f"data.{key} is {settings[key]}, but {folder} was prepared with {prepared[key]}; "
+                f"data.{key} is {wanted}, but {folder} was prepared with {prepared[key]}; "
                 "use that, or prepare another folder"
             )
 

@@ -14,12 +14,15 @@ N = 9
 
 
 def scans_to_prepare(folder: Path) -> SimpleNamespace:
-    """Nine scans of nine subjects, of axes that are not the world's, and the `data` part of a config for them."""
+    """Nine scans of nine subjects, of axes that are not the world's, and the `data` part of a config for them.
+
+    As paths "subject 1" comes before "subject 1-late", as text after it.
+    """
     rng = np.random.default_rng(0)
-    for n in range(N):
+    for n, subject in enumerate(["1-late", *range(N - 1)]):
         affine = np.array([[0, -2.0, 0.1, n], [1.5, 0, 0, 5], [0, 0.1, 3, -n / 3], [0, 0, 0, 1]])
         volume = Volume(rng.uniform(0, 1000, (9, 8, 7)).astype(np.float32), affine)
-        nifti.write(folder / f"scans/subject {n}/t1.nii.gz", volume)
+        nifti.write(folder / f"scans/subject {subject}/t1.nii.gz", volume)
     return settings(
         root=str(folder / "scans"), cache=str(folder / "cache"), records=str(folder / "records"),
         size=SHAPE, fit="resize", split=(0.6, 0.2, 0.2),

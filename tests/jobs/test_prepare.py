@@ -1,0 +1,110 @@
+"""Records: prepared once, whatever happens meanwhile, then read in place of the scans."""
+
+import pathlib
+import signal
+import socket
+import time
+
+import pytest
+
+from small_runs import command, launch, result, snapshot, start, write_scans
+
+SCANS = 8
+
+
+@pytest.fixture(scope="module")
+def scans(tmp_path_factory):
+    return write_scans(tmp_path_factory.mktemp("scans"), SCANS)
+
+
+@pytest.fixture(scope="module")
+def prepared(scans, tmp_path_factory):
+    """Arguments that prepare, and what they made."""
+    import launch
+
+    folder = tmp_path_factory.mktemp("prepared")
+    argv = preparing(scans, folder)
+    assert launch.main(argv) == 0
+    return argv, contents(folder)
+
+
+def preparing(scans, folder, *more):
+    return command(scans, folder, f"--config.data.records={folder}/records", "--mode=prepare", *more)
+
+
+def contents(folder):
+    return {pathlib.Path(path).name: content for path, content in snapshot(folder / "records").items()}
+
+
+def test_prepared_again_nothing_is_decoded(prepared, capsys):
+    argv, made = prepared
+    status, out, lines = launch(argv, capsys)
+    assert status == 0, lines
+    found = result(out)
+    assert (found["volumes"], found["skipped"]) == (SCANS, 0)
+    assert found["volumes_per_second"] is None
+    assert found["streamed_volumes_per_second"] > 0 and found["seconds"] > 0
+    assert {pathlib.Path(path).name for path in found["files"]} == {name for name in made if ".tfrecord-" in name}
+    assert found["bytes"] == sum(len(content) for name, content in made.items() if ".tfrecord-" in name)
+    assert {"records.json", "dataset_info.json", "features.json"} <= made.keys()
+
+
+@pytest.mark.slow
+def test_killed_and_started_again_the_bytes_are_the_same(prepared, scans, tmp_path):
+    _, made = prepared
+    process = start(preparing(scans, tmp_path))
+    notes = tmp_path / "records/unfinished"
+    while process.poll() is None and not any(notes.glob("scan-*.json")):
+        time.sleep(0.001)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL and not (tmp_path / "records/records.json").exists()
+    process = start(preparing(scans, tmp_path))
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    assert contents(tmp_path) == made
+
+
+@pytest.mark.slow
+def test_two_processes_make_what_one_makes(prepared, scans, tmp_path):
+    _, made = prepared
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    together = (f"--coordinator={address}", "--num_processes=2")
+    processes = [start(preparing(scans, tmp_path, *together, f"--process_id={i}")) for i in range(2)]
+    for process in processes:
+        out, err = process.communicate(timeout=120)
+        assert process.returncode == 0, err
+        assert result(out)["volumes"] == SCANS
+    assert contents(tmp_path) == made
+
+
+def test_a_run_may_change_from_scans_to_records(prepared, scans, tmp_path, capsys):
+    records = next(argument for argument in prepared[0] if "data.records" in argument)
+    of_scans = command(scans, tmp_path, "--config.train.checkpoint_every=2")
+    of_records = [argument for argument in of_scans if "data.root" not in argument] + [records]
+    for argv, steps in ((of_scans, 2), (of_records, 4)):
+        status, out, lines = launch([*argv, f"--config.train.steps={steps}"], capsys)
+        assert status == 0, lines
+        assert (result(out)["step"], result(out)["volumes"]) == (steps, 6)
+    status, out, lines = launch([*of_records, "--mode=sample"], capsys)
+    assert status == 0, lines
+    assert result(out)["count"] == 2
+
+
+@pytest.mark.parametrize(
+    ("argument", "line"),
+    [
+        ("--config.data.records=", "data.records is not set"),
+        ("--config.data.name=synthetic", "data.name is synthetic"),
+        ("--config.data.size=(8,8,8)", "data.size is [8, 8, 8], but "),
+        ("--config.data.split=(0.5,0.5,0.0)", "data.split is [0.5, 0.5, 0.0], but "),
+    ],
+)
+def test_what_cannot_be_prepared_is_named(prepared, argument, line, capsys):
+    argv, _ = prepared
+    key = argument.partition("=")[0]
+    status, out, lines = launch([*(other for other in argv if not other.startswith(key)), argument], capsys)
+    assert (status, out, len(lines)) == (2, "", 1)
+    assert line in lines[0]

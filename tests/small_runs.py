@@ -61,17 +61,25 @@ def start(argv: list[str], devices: int = 1, **variables: str) -> subprocess.Pop
     return subprocess.Popen([sys.executable, str(ROOT / "launch.py"), *argv[1:]], env=environment, **pipes)
 
 
+def free_port() -> int:
+    with socket.create_server(("", 0)) as server:
+        return server.getsockname()[1]
+
+
 def start_all(argv: list[str], count: int, devices: int = 1, **variables: str) -> list[subprocess.Popen]:
     """Runs launch.py in `count` processes that are one run, each with so many virtual devices."""
-    with socket.create_server(("", 0)) as server:
-        together = (f"--coordinator=localhost:{server.getsockname()[1]}", f"--num_processes={count}")
+    together = (f"--coordinator=localhost:{free_port()}", f"--num_processes={count}")
     return [start([*argv, *together, f"--process_id={i}"], devices, **variables) for i in range(count)]
 
 
 def ends(processes: list[subprocess.Popen], timeout: float = 300) -> list[tuple[int, str, str]]:
-    """Status, stdout and stderr of each, when all have ended."""
+    """Status, stdout and stderr of each, when all have ended; none is left behind."""
     with ThreadPoolExecutor(len(processes)) as pool:
-        texts = list(pool.map(lambda process: process.communicate(timeout=timeout), processes))
+        try:
+            texts = list(pool.map(lambda process: process.communicate(timeout=timeout), processes))
+        finally:
+            for process in processes:
+                process.kill()
     return [(process.returncode, out, err) for process, (out, err) in zip(processes, texts, strict=True)]
 
 

@@ -56,7 +56,8 @@ def test_volume_size_must_halve_and_split():
 
 def test_batches_lie_on_the_mesh():
     mesh = make_mesh(ONE | {"data": 2, "depth": 2, "height": 2})
-    assert process_rows(mesh, 4) == slice(0, 4)
+    assert process_rows(mesh, 4) == (0, 1, 2, 3)
+    assert process_rows(mesh, 4, process=1) == ()
     image = np.arange(4 * 8 * 4 * 2, dtype=np.float32).reshape(4, 8, 4, 2, 1)
     batch = put_batch({"image": image, "row": np.arange(4)}, mesh, 4)
     np.testing.assert_array_equal(batch["image"], image)

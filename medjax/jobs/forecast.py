@@ -24,7 +24,7 @@ from medjax.jobs.steps import (
 )
 from medjax.runtime import compiled, hlo
 from medjax.runtime.compiled import Collective
-from medjax.runtime.mesh import batch_sharding, batch_ways, check_batch_size, check_volume_size, make_mesh
+from medjax.runtime.mesh import AXES, batch_sharding, batch_ways, check_batch_size, check_volume_size, make_mesh
 from medjax.runtime.sharding import state_shardings
 from medjax.runtime.topologies import GiB, Topology
 from medjax.tasks import make_task
@@ -260,7 +260,7 @@ def summarise(
 
 def describe_mesh(mesh_shape: Mapping[str, int]) -> str:
     """As `--meshes` takes it; axes of one device left out."""
-    return ",".join(f"{axis}={size}" for axis, size in mesh_shape.items() if size > 1) or "data=1"
+    return ",".join(f"{axis}={mesh_shape[axis]}" for axis in AXES if mesh_shape[axis] > 1) or "data=1"
 
 
 def say(text: str, end: str = "\n") -> None:

@@ -72,7 +72,7 @@ def base() -> ConfigDict:
     train.ema_decay = 0.0  # of the parameters that samples are drawn with; 0: no average
     train.accumulate = 1  # microbatches a step
     train.dtype = "float32"  # or "bfloat16", of the network's computations; parameters and losses stay float32
-    train.remat = "none"  # or "blocks": recompute each block's activations rather than keep them
+    train.remat = "none"  # activations to recompute, not keep: of all "blocks", or of levels "above:32" voxels an edge
     train.lowering = config_dict.placeholder(str)  # of convolutions: "direct" or "planes"; the platform's by default
 
     config.mesh = mesh = ConfigDict()

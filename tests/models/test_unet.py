@@ -42,8 +42,9 @@ def test_lowering_fold_and_remat_change_neither_parameters_nor_results(options):
     np.testing.assert_allclose(result, expected, atol=2e-5 * jnp.std(expected), rtol=1e-4)
 
 
-def test_remat_gives_the_same_gradients_dropout_included():
-    unet = SMALL.clone(dropout=0.3, channel_multipliers=(1,))
+@pytest.mark.parametrize("remat", [True, (True, False)])
+def test_remat_gives_the_same_gradients_dropout_included(remat):
+    unet = SMALL.clone(dropout=0.3, blocks_per_level=1)
     params = randomized(parameter_shapes(unet))
 
     def gradient(unet):
@@ -52,9 +53,25 @@ def test_remat_gives_the_same_gradients_dropout_included():
 
         return jax.jit(jax.grad(loss))(params)
 
-    expected, recomputed = gradient(unet), gradient(unet.clone(remat=True))
+    expected, recomputed = gradient(unet), gradient(unet.clone(remat=remat))
     for a, b in zip(jax.tree.leaves(expected), jax.tree.leaves(recomputed), strict=True):
         np.testing.assert_allclose(b, a, rtol=1e-4, atol=1e-5 * np.abs(a).max())
+
+
+def test_remat_is_of_the_levels_that_it_names():
+    def recomputed(remat) -> set[str]:
+        """The blocks whose activations are recomputed, by the names in the gradient's program."""
+        unet = SMALL.clone(remat=remat)
+        params = randomized(parameter_shapes(unet))
+        loss = jax.grad(lambda params: jnp.mean(unet.apply(params, X_T, T)))
+        text = jax.jit(loss).lower(params).as_text(debug_info=True)
+        return {name for name in params["params"] if f"rematted_computation/{name}/" in text}
+
+    blocks = {name for name in parameter_shapes(SMALL)["params"] if "block" in name or "resample" in name}
+    lowest = {name for name in blocks if "_1_block" in name or name.startswith("middle")}
+    assert recomputed(False) == set()
+    assert recomputed((True, False)) == blocks - lowest
+    assert recomputed(True) == blocks
 
 
 def test_skips_are_averaged_or_joined():

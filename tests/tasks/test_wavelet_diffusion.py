@@ -112,6 +112,7 @@ def test_a_sample_depends_on_its_key_alone(task, params, sampler, eta):
         ({"model.skip": "none"}, "model.skip is 'none'"),
         ({"train.dtype": "float16"}, "train.dtype is 'float16'"),
         ({"train.remat": "all"}, "train.remat is 'all'"),
+        ({"train.remat": "above:"}, "train.remat is 'above:'"),
         ({"train.lowering": "fft"}, "train.lowering is 'fft'"),
         ({"model.network": "vit"}, "model.network is 'vit'"),
         ({"task": "poetry"}, "task is 'poetry'"),
@@ -122,6 +123,16 @@ def test_what_cannot_work_names_its_key(change, message):
     config.update_from_flattened_dict(change)
     with pytest.raises(UserError, match=message):
         make_task(config)
+
+
+def test_remat_above_an_edge_is_of_the_larger_levels():
+    config = small_config()
+    config.data.size = (32, 64, 32)  # the network sees 16 x 32 x 16
+    config.model.channel_multipliers = (1, 1, 1)
+    config.train.remat = "above:16"
+    assert make_task(config).network.remat == (True, False, False)
+    config.train.remat = "above:15"
+    assert make_task(config).network.remat == (True, True, False)
 
 
 def test_bfloat16_computes_the_same_to_its_precision(params, batch):

@@ -106,12 +106,10 @@ def is_finished(preparation: Preparation) -> bool:
         if (preparation.unfinished / "settings.json").exists():
             begun = records.read_json(preparation.unfinished / "settings.json")
             _check_same(preparation, begun["settings"], begun["fingerprint"])
-        elif preparation.folder.exists():
-            found = sorted(path.name for path in preparation.folder.iterdir() if path.name != LOCK)
-            if found:
-                raise DataError(
-                    f"data.records={preparation.folder}: holds {found[0]}, which is no record; give a new or empty folder"
-                )
+        elif found := _strangers(preparation):
+            raise DataError(
+                f"data.records={preparation.folder}: holds {found[0]}, which is no record; give a new or empty folder"
+            )
         return False
 
 
@@ -140,8 +138,6 @@ def sole_use(preparation: Preparation) -> Iterator[None]:
 def missing(preparation: Preparation) -> list[int]:
     """Numbers of the scans that no process has decoded yet, those that could not be used included."""
     with _explained(preparation.folder):
-        if (preparation.unfinished / records.FILE_NAME).exists():
-            return []
         there = {path.name for path in preparation.unfinished.iterdir()}
         noted = [n for n in range(len(preparation.scans)) if preparation.note(n).name in there]
         done = {n for n, note in zip(noted, _read_notes(preparation, noted), strict=True) if "error" not in note}
@@ -149,7 +145,7 @@ def missing(preparation: Preparation) -> list[int]:
 
 
 def decode(preparation: Preparation, numbers: Sequence[int]) -> None:
-    """Writes the shards of some scans, in parallel; what is wrong with one is noted, for `check_notes` to raise."""
+    """Writes the shards of some scans, in parallel; what is wrong with one is noted, for `finish` to raise."""
     number_of = {preparation.scans[n].name: n for n in numbers}
 
     def keep(scan: Scan, volume: Volume) -> None:
@@ -160,23 +156,22 @@ def decode(preparation: Preparation, numbers: Sequence[int]) -> None:
         records.write_json(preparation.note(n), {"affine": affine, "description": volume.description, "bytes": size})
 
     with _explained(preparation.folder):
+        preparation.unfinished.mkdir(exist_ok=True)  # seen from another host, a shared folder may look older than it is
         failures = decode_each([preparation.scans[n] for n in numbers], preparation.preprocessing, keep)
         for name, error in failures.items():
             records.write_json(preparation.note(number_of[name]), {"error": str(error)})
 
 
-def check_notes(preparation: Preparation) -> None:
-    """Raises DataError if scans of any process cannot be used, unless they may be skipped."""
-    with _explained(preparation.folder):
-        divided = (preparation.unfinished / records.FILE_NAME).exists()
-        errors = [] if divided else [note["error"] for note in _read_notes(preparation) if "error" in note]
-        refuse_failures(errors, len(preparation.scans), preparation.skip_bad_files)
-
-
 def finish(preparation: Preparation) -> None:
-    """Gives every shard its name and writes what describes them; goes on where it was interrupted. For one process."""
+    """When all is decoded, gives every shard its name and writes what describes them. For one process.
+
+    Raises:
+      DataError: scans cannot be used and may not be skipped, or none is left.
+    """
     folder, unfinished = preparation.folder, preparation.unfinished
     with _explained(folder):
+        errors = [note["error"] for note in _read_notes(preparation) if "error" in note]
+        refuse_failures(errors, len(preparation.scans), preparation.skip_bad_files)
         if not (unfinished / records.FILE_NAME).exists():
             records.save(_divided(preparation), unfinished / records.FILE_NAME)
         made = records.load(unfinished / records.FILE_NAME)
@@ -226,6 +221,13 @@ def _check_same(preparation: Preparation, made_with: dict[str, Any], fingerprint
             f"data.root: not the scans that {preparation.folder} was prepared from (their names or sizes differ); "
             "give another data.records, or train on what is there"
         )
+
+
+def _strangers(preparation: Preparation) -> list[str]:
+    """What a folder holds that was never begun; one that was killed at its very beginning counts as empty."""
+    places = [place for place in (preparation.folder, preparation.unfinished) if place.is_dir()]
+    paths = [path for place in places for path in place.iterdir() if path != preparation.unfinished]
+    return sorted(path.name for path in paths if not path.name.startswith("."))
 
 
 def _check_sizes(made: Records, folder: epath.Path) -> None:

@@ -11,9 +11,11 @@ A label volume [D, H, W] uint8 would be a fourth. records.json says the rest: wh
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
@@ -27,7 +29,8 @@ from data_pipelines.scans import SPLITS, Example
 from data_pipelines.transforms import Shape
 
 if TYPE_CHECKING:
-    tf = import_tensorflow()
+    import tensorflow as tf
+
 VERSION = 1  # of this layout
 FILE_NAME = "records.json"
 FRAME_BYTES = 12  # before the one example of a TFRecord file: its length and a checksum of that
@@ -70,13 +73,12 @@ class Records:
     shards: tuple[Shard, ...]
 
     def paths(self, folder: epath.Path) -> list[epath.Path]:
-        """Of the shards, in their order. In each split they are numbered by the names of the scans, as TFDS asks."""
-        names = {split: sorted(shard.name for shard in self.shards if shard.split == split) for split in SPLITS}
-        place = {name: i for split in SPLITS for i, name in enumerate(names[split])}
+        """Of the shards, in their order: numbered split by split, and named as TFDS asks."""
+        counts = Counter(shard.split for shard in self.shards)
+        numbers = {split: itertools.count() for split in counts}
         return [
-            folder
-            / f"{self.settings['name']}-{shard.split}.tfrecord-{place[shard.name]:05d}-of-{len(names[shard.split]):05d}"
-            for shard in self.shards
+            folder / f"{self.settings['name']}-{split}.tfrecord-{next(numbers[split]):05d}-of-{counts[split]:05d}"
+            for split in (shard.split for shard in self.shards)
         ]
 
     def examples(self, folder: epath.Path) -> tuple[Example, ...]:

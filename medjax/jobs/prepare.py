@@ -8,62 +8,79 @@ import time
 from typing import Any
 
 import jax
+import numpy as np
 from ml_collections import ConfigDict
 
 from data_pipelines import preparing, records
 from data_pipelines.batches import Dataset, open_dataset, train_batches
-from medjax.runtime.agreement import first_alone, together
+from medjax.runtime import agreement, distributed
 
 STREAMED_SECONDS = 3.0
+RESULTS = ("volumes", "skipped", "bytes", "streamed_volumes_per_second", "files")  # null but for process 0
 
 
 def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
-    """Writes what is missing of the records, each process its part, then reads some of them as training will.
+    """Writes what is missing of the records, each process its part; process 0 then reads some of them as training will.
 
     Args:
       config: of which `data` counts.
-      workdir: not used; the records go to `data.records`, a folder that all processes see.
+      workdir: not used; the records go to `data.records`, a folder that all processes share.
 
     Raises:
       DataError: a scan cannot be used, or the folder holds something else.
+      UserError: that happened to another process.
     """
     del workdir
-    begin, decoded_a_second = time.perf_counter(), None
-    preparation = together(lambda: preparing.plan(config.data))
-    # All have looked before one writes, so that all see the same.
-    if not together(lambda: preparing.is_finished(preparation)):
-        with contextlib.ExitStack() as held:
-            first_alone(lambda: held.enter_context(preparing.sole_use(preparation)))
-            missing = together(lambda: preparing.missing(preparation))
-            part = missing[jax.process_index() :: jax.process_count()]
-            decoding = time.perf_counter()
-            together(lambda: preparing.decode(preparation, part))
-            decoded_a_second = len(missing) / (time.perf_counter() - decoding) if missing else None
-            together(lambda: preparing.check_notes(preparation))
-            first_alone(lambda: preparing.finish(preparation))
+    with distributed.one_voice(), distributed.loss_explained():
+        begin = time.perf_counter()
+        rate = write_records(config.data)
+        report = dict.fromkeys(RESULTS)
+        agreement.first_alone(lambda: report.update(read_records(config)))
+        if rate and report["volumes"]:
+            streamed = report["streamed_volumes_per_second"]
+            times = f"{streamed / rate:.0f} times as many"
+            print(f"decoded {rate:.3g} volumes/s, streamed {streamed:.3g}: {times}", file=sys.stderr)
+        return report | {"seconds": time.perf_counter() - begin, "volumes_per_second": rate}
 
-    dataset = together(lambda: open_dataset(config.data, config.seed))
+
+def write_records(data: ConfigDict) -> float | None:
+    """Writes what is missing; returns how many volumes a second all processes decoded together, None if none was left."""
+    preparation = agreement.together(lambda: preparing.plan(data))
+    # All have looked before one writes, so that all see the same.
+    if agreement.together(lambda: preparing.is_finished(preparation)):
+        return None
+    with contextlib.ExitStack() as held:
+        undone = np.zeros(len(preparation.scans), bool)
+
+        def begin() -> None:
+            held.enter_context(preparing.sole_use(preparation))
+            undone[preparing.missing(preparation)] = True
+
+        agreement.first_alone(begin)
+        missing = np.flatnonzero(agreement.as_first(undone)).tolist()
+        part = missing[jax.process_index() :: jax.process_count()]
+        start = time.perf_counter()
+        agreement.together(lambda: preparing.decode(preparation, part))
+        seconds = time.perf_counter() - start
+        agreement.first_alone(lambda: preparing.finish(preparation))
+    return len(missing) / seconds if missing else None
+
+
+def read_records(config: ConfigDict) -> dict[str, Any]:
+    """What is there now, and how fast it can be read."""
+    dataset = open_dataset(config.data, config.seed)
     paths = [example.path for example in dataset.train + dataset.validation + dataset.test]
-    streamed_a_second = streaming_rate(dataset, config.data.batch_size)
-    if decoded_a_second:
-        times = streamed_a_second / decoded_a_second
-        print(
-            f"decoded {decoded_a_second:.3g} volumes/s, streamed {streamed_a_second:.3g}: {times:.0f} times as many",
-            file=sys.stderr,
-        )
     return {
         "volumes": len(paths),
         "skipped": dataset.skipped,
         "bytes": sum(records.sizes_on_disk(paths)),
-        "seconds": time.perf_counter() - begin,
-        "volumes_per_second": decoded_a_second,
-        "streamed_volumes_per_second": streamed_a_second,
+        "streamed_volumes_per_second": streaming_rate(dataset, config.data.batch_size),
         "files": [os.fspath(path) for path in paths],
     }
 
 
 def streaming_rate(dataset: Dataset, batch_size: int) -> float:
-    """Volumes a second that training could be fed with by this process, all rows of its batches."""
+    """Volumes a second that training could be fed with, by one process that reads all rows of its batches."""
     batches = train_batches(dataset, 0, batch_size)
     next(batches)  # builds the pipeline
     begin, count = time.perf_counter(), 0

@@ -73,11 +73,14 @@ def test_two_processes_make_what_one_makes(prepared, scans, tmp_path):
         address = f"localhost:{free.getsockname()[1]}"
     together = (f"--coordinator={address}", "--num_processes=2")
     processes = [start(preparing(scans, tmp_path, *together, f"--process_id={i}")) for i in range(2)]
+    results = []
     for process in processes:
         out, err = process.communicate(timeout=120)
         assert process.returncode == 0, err
-        assert result(out)["volumes"] == SCANS
+        results.append(result(out))
     assert contents(tmp_path) == made
+    assert [found["volumes"] for found in results] == [SCANS, None]
+    assert results[0].keys() == results[1].keys()
 
 
 def test_a_run_may_change_from_scans_to_records(prepared, scans, tmp_path, capsys):

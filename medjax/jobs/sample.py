@@ -106,6 +106,7 @@ def _run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
             if compiled is None:
                 shardings = batch_sharding(mesh, volume_shape) if mesh.size > 1 else replicated(mesh)
                 compiled = jax.jit(on_mesh(draw, mesh), out_shardings=shardings).lower(model, indices).compile()
+                agreement.meet()
             begin = time.perf_counter()
             volumes = jax.block_until_ready(compiled(model, indices))
             seconds += time.perf_counter() - begin

@@ -105,6 +105,7 @@ def _run(config: ConfigDict, workdir: pathlib.Path, interrupt: Interrupt, held: 
         print(f"compiling the training step of {parameters:,} parameters", file=sys.stderr)
         step_function = train_step_of(config, task, optimizer, state, example, mesh)
         train_step = step_function.lower(state, FROZEN, example).compile()
+        agreement.meet()
         print(f"compiled in {time.perf_counter() - begin:.1f} s", file=sys.stderr)
     val_loss = evaluate(0) if start == 0 else None
 

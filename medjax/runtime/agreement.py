@@ -10,10 +10,21 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from orbax.checkpoint import multihost
 
 from medjax.errors import UserError
 
 T = TypeVar("T")
+
+WEEK_MS = 7 * 24 * 3600 * 1000  # one that is lost ends the others much sooner
+
+
+def meet() -> None:
+    """Waits for all processes, without their devices, which on CPUs give each other up after half a minute.
+
+    Wherever processes may be far apart in time, after decoding or compiling, they meet before they compute together.
+    """
+    multihost.get_barrier_sync_fn()(key="meet", timeout_ms=WEEK_MS)
 
 
 def as_first(values: np.ndarray) -> np.ndarray:
@@ -34,6 +45,7 @@ def together(action: Callable[[], T]) -> T:
         result = action()
     except Exception as error:
         failure = error
+    meet()
     failed = np.flatnonzero(multihost_utils.process_allgather(np.asarray(failure is not None)))
     if failure is not None:
         raise failure

@@ -14,7 +14,9 @@ def base() -> ConfigDict:
     config.data = data = ConfigDict()
     data.name = "folder"  # who reads the files: atlas, folder, brats, lidc; or synthetic, which needs none
     data.root = config_dict.placeholder(str)  # where they are
-    data.records = config_dict.placeholder(str)  # what --mode=prepare writes and the others then read, in place of root; gs:// too
+    data.records = config_dict.placeholder(
+        str
+    )  # what --mode=prepare writes and the others then read, in place of root; gs:// too
     data.cache = config_dict.placeholder(str)  # for preprocessed volumes; the user's cache folder by default
     data.size = (128, 128, 128)  # (D, H, W) voxels
     data.axes = "ijk"  # which voxel axes are D, H, W; "kij" puts slices first
@@ -50,7 +52,16 @@ def base() -> ConfigDict:
 
     config.diffusion = diffusion = ConfigDict()
     diffusion.steps = 1000
-    diffusion.schedule = "linear"  # or "cosine"
+    diffusion.schedule = "linear"  # "cosine", "vp" (the limit of linear, good for few steps), "flow" or "karras"
+    diffusion.prediction = "x_0"  # "noise", "v" or "flow", the velocity of the straight line from x_0 to noise
+    diffusion.times = (
+        "uniform"  # over the steps; "continuous" between them, or "importance": more where losses are large
+    )
+    diffusion.min_snr = 0.0  # gamma of min-SNR weights; 0: losses of all times weigh alike
+    diffusion.learned_variance = False  # of each value in each step, by twice the channels, for the ancestral sampler
+    diffusion.subband_scale = (3.0,) + (
+        1.0,
+    ) * 7  # what LLL .. HHH are divided by; medjax/jobs/subbands.py measures them
 
     config.optimizer = optimizer = ConfigDict()
     optimizer.learning_rate = 1e-5
@@ -85,9 +96,16 @@ def base() -> ConfigDict:
     sample.count = 16
     sample.batch_size = 4
     sample.seed = 0
-    sample.sampler = "ancestral"  # or "ddim"
+    sample.sampler = "ancestral"  # "ddim", "dpm_solver", "dpm_solver_sde", "euler" or "heun": docs/sampling.md
     sample.steps = config_dict.placeholder(int)  # of diffusion.steps; all by default
+    sample.schedule = config_dict.placeholder(str)  # whose noise levels are sampled; diffusion.schedule's by default
     sample.eta = 0.0  # of DDIM: 0 adds no noise on the way
+    sample.variance = "large"  # of the ancestral sampler: as published, or "small", better in few steps
+    sample.threshold = (
+        "clamp"  # what keeps voxels in [-1, 1] on the way: "dynamic" gives up contrast instead; or "none"
+    )
+    sample.start = config_dict.placeholder(str)  # FILE to draw variations of, or FILE,FILE to draw what lies between
+    sample.strength = 0.5  # of the noise that `start` is given: the share of the steps that are taken
     sample.ema = True
     sample.checkpoint = "last"  # or "best", of lowest validation loss
     sample.dtype = "float32"  # or "int16", of the files
@@ -152,4 +170,23 @@ def tiny(config: ConfigDict) -> None:
     config.sample.steps = 20
 
 
-WDM_VARIANTS = {"128": at_128, "256": at_256, "tiny": tiny, "bf16": bf16}
+def fewstep(config: ConfigDict) -> None:
+    """Trained for so few steps that all of them are sampled, as fastWDM3D (arXiv 2507.13146) does for two."""
+    config.diffusion.steps = 2
+    config.diffusion.schedule = "vp"
+    config.sample.sampler = "ancestral"
+    config.sample.variance = "small"
+    config.sample.steps = None
+
+
+def flow(config: ConfigDict) -> None:
+    """Rectified flow (arXiv 2209.03003) on the subbands."""
+    config.diffusion.schedule = "flow"
+    config.diffusion.prediction = "flow"
+    config.diffusion.times = "continuous"
+    config.sample.sampler = "heun"
+    config.sample.schedule = "flow"
+    config.sample.steps = 25
+
+
+WDM_VARIANTS = {"128": at_128, "256": at_256, "tiny": tiny, "bf16": bf16, "fewstep": fewstep, "flow": flow}

@@ -1,22 +1,102 @@
-"""Samplers: from noise x_T to x_0 through the steps of a schedule, as one `lax.scan`.
+"""Samplers: from noise x_T to x_0 through the steps of a schedule. Here the loop, the ancestral sampler and DDIM.
 
-A sampler takes
+A sampler is a `Step`. It knows nothing of networks; it takes
 - `denoise(x_t, t)`: the estimate of x_0 from x_t at the training timesteps t [B], clamped as the caller likes;
-- `noise_at(i)`: the standard normal noise, like x_t, of step i of the schedule: the caller decides what it depends on;
-- the schedule, respaced for fewer steps. Steps run from its last to 0.
+- `noise_at(i)`: the standard normal noise, like x_t, of step i of the schedule: the caller decides what it depends on.
+Steps run from the last of a schedule, respaced for fewer of them, to 0, whose result is the last estimate itself.
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from medjax.diffusion import process
+from medjax.diffusion import learned_variance, process
 from medjax.diffusion.schedules import Schedule
 
 Denoise = Callable[[jax.Array, jax.Array], jax.Array]
 NoiseAt = Callable[[jax.Array], jax.Array]
+
+
+class State(NamedTuple):
+    """Where a sampler is.
+
+    Attributes:
+      x_t: [B, ...].
+      x_0: the estimate that led to x_t, which multistep methods go on from; nothing in particular before the first step.
+    """
+
+    x_t: jax.Array
+    x_0: jax.Array
+
+
+Step = Callable[[Denoise, NoiseAt, State, jax.Array], State]  # the last: i, which step of the schedule to take
+
+
+def first_state(x_T: jax.Array) -> State:
+    """Of a sampler that has not yet taken a step."""
+    return State(x_T, jnp.zeros_like(x_T))
+
+
+def walk(
+    step: Step, denoise: Denoise, noise_at: NoiseAt, state: State, first: int | jax.Array, end: int | jax.Array
+) -> State:
+    """Takes the steps first, first - 1, ..., down to `end` exclusive.
+
+    With traced bounds one compiled program takes any stretch of the way, so where the way is cut changes no bit.
+    """
+    return jax.lax.fori_loop(0, first - end, lambda n, state: step(denoise, noise_at, state, first - n), state)
+
+
+def sample(step: Step, denoise: Denoise, x_T: jax.Array, noise_at: NoiseAt, steps: int) -> jax.Array:
+    """All steps in one loop, from x_T [B, ...] to x_0."""
+    return walk(step, denoise, noise_at, first_state(x_T), steps - 1, -1).x_t
+
+
+def ancestral(
+    denoise: Denoise, x_T: jax.Array, noise_at: NoiseAt, schedule: Schedule, variance: np.ndarray | None = None
+) -> jax.Array:
+    """Samples x_0 by `ancestral_step`s from x_T [B, ...]."""
+    return sample(ancestral_steps(schedule, variance), denoise, x_T, noise_at, schedule.steps)
+
+
+def ddim(denoise: Denoise, x_T: jax.Array, noise_at: NoiseAt, schedule: Schedule, eta: float = 0.0) -> jax.Array:
+    """Samples x_0 by `ddim_step`s from x_T [B, ...]."""
+    return sample(ddim_steps(schedule, eta), denoise, x_T, noise_at, schedule.steps)
+
+
+def ancestral_steps(schedule: Schedule, variance: np.ndarray | None = None) -> Step:
+    """Each step by `ancestral_step`."""
+
+    def step(denoise: Denoise, noise_at: NoiseAt, state: State, i: jax.Array) -> State:
+        x_0, t = denoise(state.x_t, training_time(schedule, state.x_t, i)), whole_time(state.x_t, i)
+        return State(ancestral_step(schedule, state.x_t, t, x_0, noise_at(i), variance), x_0)
+
+    return step
+
+
+def learned_ancestral_steps(schedule: Schedule) -> Step:
+    """Each step by `ancestral_step` with the network's own variance: `denoise` gives (x_0, v) as learned_variance.py says."""
+
+    def step(denoise: Denoise, noise_at: NoiseAt, state: State, i: jax.Array) -> State:
+        (x_0, v), t = denoise(state.x_t, training_time(schedule, state.x_t, i)), whole_time(state.x_t, i)
+        deviation = jnp.exp(learned_variance.log_variance(schedule, state.x_t, t, v) / 2)
+        mean = process.posterior_mean(schedule, state.x_t, t, x_0)
+        return State(mean + jnp.where(i > 0, deviation, 0) * noise_at(i), x_0)
+
+    return step
+
+
+def ddim_steps(schedule: Schedule, eta: float = 0.0) -> Step:
+    """Each step by `ddim_step`."""
+
+    def step(denoise: Denoise, noise_at: NoiseAt, state: State, i: jax.Array) -> State:
+        x_0, t = denoise(state.x_t, training_time(schedule, state.x_t, i)), whole_time(state.x_t, i)
+        return State(ddim_step(schedule, state.x_t, t, x_0, noise_at(i), eta), x_0)
+
+    return step
 
 
 def ancestral_step(
@@ -59,32 +139,13 @@ def ddim_step(
     )
 
 
-def ancestral(
-    denoise: Denoise, x_T: jax.Array, noise_at: NoiseAt, schedule: Schedule, variance: np.ndarray | None = None
-) -> jax.Array:
-    """Samples x_0 by `ancestral_step`s from x_T [B, ...]."""
-
-    def step(x_t: jax.Array, t: jax.Array, x_0: jax.Array, noise: jax.Array) -> jax.Array:
-        return ancestral_step(schedule, x_t, t, x_0, noise, variance)
-
-    return _scan(step, denoise, x_T, noise_at, schedule)
+def whole_time(x_t: jax.Array, i: jax.Array) -> jax.Array:
+    """Step i for every example: [B]."""
+    return jnp.full(x_t.shape[:1], i)
 
 
-def ddim(denoise: Denoise, x_T: jax.Array, noise_at: NoiseAt, schedule: Schedule, eta: float = 0.0) -> jax.Array:
-    """Samples x_0 by `ddim_step`s from x_T [B, ...]."""
-
-    def step(x_t: jax.Array, t: jax.Array, x_0: jax.Array, noise: jax.Array) -> jax.Array:
-        return ddim_step(schedule, x_t, t, x_0, noise, eta)
-
-    return _scan(step, denoise, x_T, noise_at, schedule)
-
-
-def _scan(step: Callable, denoise: Denoise, x_T: jax.Array, noise_at: NoiseAt, schedule: Schedule) -> jax.Array:
-    timesteps = jnp.asarray(schedule.timesteps, jnp.int32)
-
-    def body(x_t: jax.Array, i: jax.Array) -> tuple[jax.Array, None]:
-        t = jnp.full(x_t.shape[:1], i)
-        x_0 = denoise(x_t, timesteps[t])
-        return step(x_t, t, x_0, noise_at(i)), None
-
-    return jax.lax.scan(body, x_T, jnp.arange(schedule.steps), reverse=True)[0]
+def training_time(schedule: Schedule, x_t: jax.Array, i: jax.Array) -> jax.Array:
+    """What the network is told at step i: [B], int32, or float where the schedule has fractions."""
+    is_whole = np.issubdtype(schedule.timesteps.dtype, np.integer)
+    timesteps = jnp.asarray(schedule.timesteps, jnp.int32 if is_whole else x_t.dtype)
+    return timesteps[whole_time(x_t, i)]

@@ -11,8 +11,9 @@ class Schedule:
     """A variance-preserving schedule (arXiv 2006.11239); every table is numpy float64 [T], cast to float32 where used.
 
     Attributes:
-      betas: beta_t in (0, 1).
-      timesteps: the timestep of the training schedule that each step stands for: what the network is told.
+      betas: beta_t in (0, 1]; a last one of 1 leaves pure noise.
+      timesteps: the timestep of the training schedule that each step stands for: what the network is told. Whole numbers, or
+        fractions between the training steps where another schedule's levels are sampled (`follow`).
     """
 
     betas: np.ndarray
@@ -31,6 +32,15 @@ class Schedule:
     def alphas_cumprod_prev(self) -> np.ndarray:
         """alpha_bar_{t-1}; 1 before the first step."""
         return np.append(1.0, self.alphas_cumprod[:-1])
+
+    @cached_property
+    def flow_times(self) -> np.ndarray:
+        """Where each step lies on the straight line from x_0, at 0, to noise, at 1: the noise's share of their amplitudes.
+
+        x_t / (signal + noise) is that point of the line, so a variance-preserving process is a flow seen through a lens.
+        """
+        signal, noise = np.sqrt(self.alphas_cumprod), np.sqrt(1 - self.alphas_cumprod)
+        return noise / (signal + noise)
 
     @cached_property
     def posterior_variance(self) -> np.ndarray:
@@ -81,6 +91,46 @@ def cosine(steps: int) -> Schedule:
     return Schedule(np.minimum(1 - alpha_bar[1:] / alpha_bar[:-1], 0.999), np.arange(steps))
 
 
+def vp(steps: int) -> Schedule:
+    """The continuous process alpha_bar(u) = exp(-(0.1 u + 19.9 u^2 / 2)) at u = 1/T .. 1 (arXiv 2011.13456, eq. 33).
+
+    The limit of `linear` for many steps, and good for few: from pure noise in T = 2 steps (arXiv 2112.07804).
+
+    Raises:
+      ValueError: no step.
+    """
+    u = _times(steps, "vp")
+    return from_alphas_cumprod(np.exp(-(0.1 * u + 19.9 * u**2 / 2)))
+
+
+def flow(steps: int) -> Schedule:
+    """The straight line x_u = (1 - u) x_0 + u noise at u = 1/T .. 1 (arXiv 2209.03003), scaled to preserve variance.
+
+    Raises:
+      ValueError: no step.
+    """
+    u = _times(steps, "flow")
+    return from_alphas_cumprod((1 - u) ** 2 / ((1 - u) ** 2 + u**2))
+
+
+def karras(steps: int) -> Schedule:
+    """Noise levels sigma / alpha from 0.002 to 80, evenly spaced in their 7th root (arXiv 2206.00364, eq. 5).
+
+    Raises:
+      ValueError: no step.
+    """
+    if steps < 1:
+        raise ValueError(f"a karras schedule of {steps} steps: use at least 1")
+    roots = np.linspace(80.0 ** (1 / 7), 0.002 ** (1 / 7), steps)[::-1]  # of one step: 80, the noise it starts from
+    return from_alphas_cumprod(1 / (1 + roots**14))
+
+
+def from_alphas_cumprod(alphas_cumprod: np.ndarray) -> Schedule:
+    """The schedule with these falling alpha_bar; its timesteps count them."""
+    betas = 1 - alphas_cumprod / np.append(1.0, alphas_cumprod[:-1])
+    return Schedule(betas, np.arange(len(betas)))
+
+
 def respace(schedule: Schedule, steps: int) -> Schedule:
     """The same process seen at `steps` of its timesteps only, evenly spaced, the first and the last among them.
 
@@ -98,9 +148,18 @@ def respace(schedule: Schedule, steps: int) -> Schedule:
 
 def respace_to(schedule: Schedule, indices: np.ndarray) -> Schedule:
     """The process seen at the given increasing indices only: alpha_bar is theirs, betas follow from it."""
-    alphas_cumprod = schedule.alphas_cumprod[indices]
-    betas = 1 - alphas_cumprod / np.append(1.0, alphas_cumprod[:-1])
+    betas = from_alphas_cumprod(schedule.alphas_cumprod[indices]).betas
     return Schedule(betas, schedule.timesteps[indices])
+
+
+def follow(trained: Schedule, levels: Schedule) -> Schedule:
+    """The noise levels of another schedule, sampled with a network of the training schedule `trained`.
+
+    A denoiser knows the share of noise in what it sees and nothing of the schedule that mixed it, so it is told the time,
+    between its own steps, at which training mixed that share (the nearest end beyond them).
+    """
+    timesteps = np.interp(levels.flow_times, trained.flow_times, trained.timesteps.astype(np.float64))
+    return Schedule(levels.betas, timesteps)
 
 
 def evenly_spaced(total: int, count: int) -> np.ndarray:
@@ -108,6 +167,13 @@ def evenly_spaced(total: int, count: int) -> np.ndarray:
     spacing = (total - 1) / max(count - 1, 1)
     # By repeated addition, as the published code does: it decides which way a half is rounded.
     return np.round(np.cumsum(np.append(0.0, np.full(count - 1, spacing)))).astype(np.int64)
+
+
+def _times(steps: int, name: str) -> np.ndarray:
+    """1/T .. 1."""
+    if steps < 1:
+        raise ValueError(f"a {name} schedule of {steps} steps: use at least 1")
+    return np.arange(1, steps + 1) / steps
 
 
 def _first_from_second(table: np.ndarray) -> np.ndarray:

@@ -1,7 +1,9 @@
-"""The domain in which WDM diffuses: Haar coefficients as channels, the low-pass subband LLL divided by 3.
+"""The domain in which WDM diffuses: Haar coefficients as channels, each subband divided by its scale.
 
-A one-level transform multiplies the mean of a volume by 2 sqrt 2; the division brings LLL back to about [-1, 1].
-Noise is drawn in this domain directly and is not divided: white noise is white under an orthonormal transform.
+A one-level transform multiplies the mean of a volume by 2 sqrt 2; WDM divides the low-pass subband LLL by 3, which brings it
+back to about [-1, 1], and leaves the others alone. Dividing each by its standard deviation gives all eight the same ratio
+of signal to noise. Noise is drawn in this domain directly and is not divided: white noise is white under an orthonormal
+transform.
 """
 
 import jax
@@ -10,23 +12,36 @@ import numpy as np
 
 from medjax.wavelets import SUBBANDS, haar_dwt3d, haar_idwt3d
 
-_SCALE = np.array([3.0 if band == "LLL" else 1.0 for band in SUBBANDS], np.float32)[:, None]
+Scale = tuple[float, ...]  # what LLL .. HHH are divided by
+
+LLL_BY_3: Scale = tuple(3.0 if band == "LLL" else 1.0 for band in SUBBANDS)
+BISECTIONS = 24  # of a threshold between 1 and the largest value: float32 holds no more
 
 
-def to_wavelet_domain(x: jax.Array) -> jax.Array:
+def to_wavelet_domain(x: jax.Array, scale: Scale = LLL_BY_3) -> jax.Array:
     """[B, D, H, W, C] to [B, D/2, H/2, W/2, 8 * C]: the channels of LLL first, those of HHH last."""
-    bands = haar_dwt3d(x) / _SCALE
+    bands = haar_dwt3d(x) / _by_band(scale)
     return bands.reshape(*bands.shape[:4], -1)
 
 
-def from_wavelet_domain(coefficients: jax.Array) -> jax.Array:
+def from_wavelet_domain(coefficients: jax.Array, scale: Scale = LLL_BY_3) -> jax.Array:
     """The inverse of `to_wavelet_domain`."""
-    return haar_idwt3d(_by_subband(coefficients) * _SCALE)
+    return haar_idwt3d(_by_subband(coefficients) * _by_band(scale))
 
 
-def clamp_in_image_space(coefficients: jax.Array) -> jax.Array:
+def clamp_in_image_space(coefficients: jax.Array, scale: Scale = LLL_BY_3) -> jax.Array:
     """The coefficients of the volume with its voxels clamped to [-1, 1]; same shape."""
-    return to_wavelet_domain(jnp.clip(from_wavelet_domain(coefficients), -1, 1))
+    return to_wavelet_domain(jnp.clip(from_wavelet_domain(coefficients, scale), -1, 1), scale)
+
+
+def threshold_dynamically(coefficients: jax.Array, scale: Scale = LLL_BY_3, share: float = 0.995) -> jax.Array:
+    """The coefficients of the volume clamped to [-s, s] and divided by s, its own `share` quantile of |x| or 1 if that is less.
+
+    arXiv 2205.11487, section 2.3. Contrast is given up where a clamp would flatten what is too bright.
+    """
+    x = from_wavelet_domain(coefficients, scale)
+    limit = jnp.maximum(_quantile_above_1(jnp.abs(x), share), 1).reshape(-1, 1, 1, 1, 1)
+    return to_wavelet_domain(jnp.clip(x, -limit, limit) / limit, scale)
 
 
 def subband_mse(prediction: jax.Array, target: jax.Array) -> jax.Array:
@@ -34,5 +49,35 @@ def subband_mse(prediction: jax.Array, target: jax.Array) -> jax.Array:
     return jnp.mean(_by_subband(prediction - target) ** 2, axis=(1, 2, 3, 5))
 
 
+def subband_deviations(x: np.ndarray) -> Scale:
+    """The standard deviation about zero of each subband LLL .. HHH of volumes [B, D, H, W, C]: a scale that evens them out."""
+    bands = np.asarray(haar_dwt3d(jnp.asarray(x, jnp.float32)), np.float64)
+    return tuple(float(value) for value in np.sqrt(np.mean(bands**2, axis=(0, 1, 2, 3, 5))))
+
+
+def _quantile_above_1(magnitudes: jax.Array, share: float) -> jax.Array:
+    """Each example's quantile [B] of values [B, ...] >= 0, or 1 where it is less.
+
+    By bisection, as counting needs no more than a sum from devices that share a volume; sorting would gather it.
+    """
+    axes = tuple(range(1, magnitudes.ndim))
+
+    def halve(_: int, bounds: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        low, high = bounds
+        middle = (low + high) / 2
+        below = jnp.mean(magnitudes <= middle.reshape(-1, *(1,) * len(axes)), axis=axes) >= share
+        return jnp.where(below, low, middle), jnp.where(below, middle, high)
+
+    largest = jnp.maximum(jnp.max(magnitudes, axis=axes), 1)
+    # The upper bound is the answer, so that a volume within [-1, 1] comes out of it untouched.
+    ones = jnp.ones_like(largest)
+    within = jnp.mean(magnitudes <= 1, axis=axes) >= share
+    return jnp.where(within, ones, jax.lax.fori_loop(0, BISECTIONS, halve, (ones, largest))[1])
+
+
 def _by_subband(coefficients: jax.Array) -> jax.Array:
     return coefficients.reshape(*coefficients.shape[:4], len(SUBBANDS), -1)
+
+
+def _by_band(scale: Scale) -> np.ndarray:
+    return np.array(scale, np.float32)[:, None]

@@ -79,7 +79,7 @@ def denoise_step_of(
     It evaluates the network once. First noise and inverse transform are in it as in a whole sample, so its memory is that
     of sampling with any number of steps. Of the arguments only shapes matter.
     """
-    once = dataclasses.replace(task, sampling_steps=1)
+    once = dataclasses.replace(task, sampling=dataclasses.replace(task.sampling, steps=1, levels=None))
     keys = key_shapes(batch["image"].shape[0])
     return jax.jit(
         on_mesh(once.sample, mesh),

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from configs import atlas
+from medjax.diffusion.sampling import SAMPLERS
 from medjax.diffusion.wavelet_domain import to_wavelet_domain
 from medjax.errors import UserError
 from medjax.tasks import make_task
@@ -87,9 +88,9 @@ def test_previews_are_volumes(task, params, batch):
     }
 
 
-@pytest.mark.parametrize(("sampler", "eta"), [("ddim", 0.0), ("ddim", 1.0), ("ancestral", 0.0)])
+@pytest.mark.parametrize(("sampler", "eta"), [("ddim", 0.0), ("ddim", 1.0), *((name, 0.0) for name in SAMPLERS)])
 def test_a_sample_depends_on_its_key_alone(task, params, sampler, eta):
-    task = dataclasses.replace(task, sampler=sampler, eta=eta)
+    task = dataclasses.replace(task, sampling=dataclasses.replace(task.sampling, sampler=sampler, eta=eta))
     keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(7), i))(jnp.arange(8))
     draw = jax.jit(lambda keys: task.sample(params, {}, {}, keys))
     together = np.asarray(draw(keys))
@@ -104,7 +105,7 @@ def test_a_sample_depends_on_its_key_alone(task, params, sampler, eta):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"sample.sampler": "euler"}, "sample.sampler is 'euler'"),
+        ({"sample.sampler": "magic"}, "sample.sampler is 'magic'"),
         ({"sample.steps": 2000}, "sample.steps is 2000"),
         ({"diffusion.steps": 20}, "diffusion.steps is 20"),
         ({"diffusion.schedule": "square"}, "diffusion.schedule is 'square'"),

@@ -1,0 +1,59 @@
+"""How samples are drawn from a trained denoiser: none of this is learned, so any model takes any of it."""
+
+import dataclasses
+
+import numpy as np
+
+from medjax.diffusion.dpm_solver import dpm_solver_steps
+from medjax.diffusion.flow_solvers import euler_steps, heun_steps
+from medjax.diffusion.samplers import Step, ancestral_steps, ddim_steps, learned_ancestral_steps
+from medjax.diffusion.schedules import Schedule, follow, respace, respace_to
+
+SAMPLERS = ("ancestral", "ddim", "dpm_solver", "dpm_solver_sde", "euler", "heun")
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampling:
+    """The choices of a sampling run.
+
+    Attributes:
+      sampler: one of SAMPLERS.
+      steps: of the training schedule, evenly spaced, first and last among them; None for all.
+      levels: another schedule whose noise levels are sampled, each of its steps; None: the training schedule's `steps`.
+      eta: of DDIM; 0 makes it deterministic given its first noise, 1 gives it the posterior variance (arXiv 2010.02502, eq. 16).
+      variance: of the ancestral sampler where it is not learned: "large", beta_t, or "small", the posterior variance.
+      strength: how much of the way is gone, (0, 1]: the last such share of the steps.
+    """
+
+    sampler: str = "ddim"
+    steps: int | None = None
+    levels: Schedule | None = None
+    eta: float = 0.0
+    variance: str = "large"
+    strength: float = 1.0
+
+    def schedule(self, trained: Schedule) -> Schedule:
+        """The steps that are taken with a network of the schedule `trained`."""
+        whole = follow(trained, self.levels) if self.levels else respace(trained, self.steps or trained.steps)
+        taken = max(1, round(self.strength * whole.steps))
+        return whole if taken == whole.steps else respace_to(whole, np.arange(taken))
+
+    def step(self, schedule: Schedule, learned_variance: bool = False) -> Step:
+        """The sampler's step on these levels; with learned variances the ancestral one expects them of `denoise`."""
+        match self.sampler:
+            case "ancestral" if learned_variance:
+                return learned_ancestral_steps(schedule)
+            case "ancestral":
+                variance = schedule.posterior_variance if self.variance == "small" else schedule.fixed_large_variance
+                return ancestral_steps(schedule, variance)
+            case "ddim":
+                return ddim_steps(schedule, self.eta)
+            case "dpm_solver":
+                return dpm_solver_steps(schedule)
+            case "dpm_solver_sde":
+                return dpm_solver_steps(schedule, stochastic=True)
+            case "euler":
+                return euler_steps(schedule)
+            case "heun":
+                return heun_steps(schedule)
+        raise ValueError(f"sampler {self.sampler!r}: choose one of {', '.join(SAMPLERS)}")

@@ -142,11 +142,7 @@ def estimate(program: Program, link_bytes_per_cycle: float) -> Estimate | None:
     collective over many devices should take. What of it is exposed is read off the schedule: the cycles of an asynchronous
     collective less those of the computation between its start and its end; all of a synchronous one.
     """
-    computation = sum(
-        execution.times * _cycles(execution.instruction)
-        for execution in executions(program)
-        if not run_in_place(execution.instruction)
-    )
+    computation = sum(execution.times * _cycles(execution.instruction) for execution in executions(program))
     if not computation:
         return None
     communication = exposed = 0.0
@@ -215,9 +211,9 @@ def _clock(program: Program, computation: Computation) -> dict[str, tuple[int, i
     def length(instruction: Instruction, within: Computation) -> int:
         rounds = trip_count(program, within, instruction) or 1 if instruction.opcode == "while" else 1
         inside = [program.computations[name] for name in run_in_place(instruction)]
-        if not inside:
-            return _cycles(instruction)
-        return rounds * sum(length(inner, callee) for callee in inside for inner in callee.values())
+        return _cycles(instruction) + rounds * sum(
+            length(inner, callee) for callee in inside for inner in callee.values()
+        )
 
     times, now = {}, 0
     for instruction in computation.values():

@@ -41,6 +41,8 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
             Interrupt() as interrupt,
             contextlib.ExitStack() as held,
         ):
+            if jax.process_count() > 1:
+                interrupt.defer()  # all must leave together, and the loop is the first place where they can
             result = _run(config, workdir, interrupt, held)
             distributed.leave()
             return result
@@ -60,8 +62,6 @@ def _run(config: ConfigDict, workdir: pathlib.Path, interrupt: Interrupt, held: 
     schedule, optimizer = optimizer_of(config)
 
     # Data, and the folder that belongs to it.
-    if jax.process_count() > 1:
-        interrupt.defer()  # all must leave together, and they first meet for that in the loop
     dataset = agreement.together(lambda: open_dataset(config.data, config.seed))
     warn_of_oddities(dataset)
     agreement.check_same(

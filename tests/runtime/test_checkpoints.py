@@ -10,15 +10,18 @@ from medjax.runtime.checkpoints import Checkpoints
 from medjax.runtime.mesh import make_mesh
 from medjax.runtime.train_state import build_sharded, state_builder
 from small_task import Line
+from two_processes import work_of_two
+from wide_state import check, wide_shapes, wide_state
 
 BATCH = {"image": np.ones((8, 4), np.float32)}
 BUILD = state_builder(Line(), optax.adam(1e-2))
+ONE = {"data": 1, "fsdp": 1, "depth": 1, "height": 1}
 SHAPES = jax.eval_shape(BUILD, jax.random.key(0), BATCH)
 
 
 @pytest.fixture
 def mesh():
-    return make_mesh({"data": 1, "fsdp": 1, "depth": 1, "height": 1})
+    return make_mesh(ONE)
 
 
 def state_at(step, mesh):
@@ -101,3 +104,14 @@ def test_an_unfinished_checkpoint_is_skipped(tmp_path, mesh, capsys):
     checkpoints.close()
     assert Checkpoints(tmp_path, 2).latest_step == 3
     assert (folder / "3.unfinished.1").exists()
+
+
+def test_a_checkpoint_of_any_mesh_and_process_count_comes_back_on_any_other(tmp_path):
+    written = Checkpoints(tmp_path, 3)
+    written.save(wide_state(1, make_mesh(ONE | {"data": 2, "fsdp": 4})), 0.7)
+    written.close()
+    assert work_of_two("checkpoints", str(tmp_path)) == [1, 1]
+    for sizes in ({}, {"data": 8}, {"data": 2, "fsdp": 2, "depth": 2}):
+        there = Checkpoints(tmp_path, 3)
+        assert (there.latest_step, there.best_step) == (2, 2)
+        check(there.restore(wide_shapes(), make_mesh(ONE | sizes)), step=2)

@@ -1,73 +1,14 @@
-"""Two processes: who joins, what they agree on, what is whose, and what the loss of one means."""
+"""Who joins, and what the loss of a process means to the other one."""
 
-import json
-import os
-import pathlib
 import signal
 import socket
-import subprocess
-import sys
 
 import pytest
 
 from medjax.errors import UserError
 from medjax.runtime import distributed
-from medjax.runtime.checkpoints import Checkpoints
-from medjax.runtime.mesh import make_mesh
-from small_runs import ROOT, ends, free_port
-from wide_state import check, wide_shapes, wide_state
-
-WORK = pathlib.Path(__file__).parent / "work_of_two.py"
-ONE = {"data": 1, "fsdp": 1, "depth": 1, "height": 1}
-
-
-def begin(job: str, processes, *more: str, devices: int = 2, **variables: str) -> list[subprocess.Popen]:
-    """Starts these of the two processes, with so many virtual devices each."""
-    flags = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}", "JAX_PLATFORMS": "cpu"}
-    port, environment = str(free_port()), os.environ | flags | {"PYTHONPATH": str(ROOT)} | variables
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "env": environment}
-    return [subprocess.Popen([sys.executable, WORK, job, port, str(i), *more], **pipes) for i in processes]
-
-
-def work_of_two(job: str, *more: str) -> list:
-    """What each of the two found."""
-    found = ends(begin(job, (0, 1), *more))
-    assert [status for status, _, _ in found] == [0, 0], found
-    return [json.loads(out.splitlines()[-1]) for _, out, _ in found]
-
-
-def test_each_process_reads_its_own_rows_and_every_row_comes_out_once():
-    first, second = work_of_two("rows")
-    assert [own for own, _ in first] == [[0, 1], [0, 2], [0, 1], [0, 1, 2, 3], [0, 1, 2, 3]]
-    assert [own for own, _ in second] == [[2, 3], [1, 3], [2, 3], [0, 1, 2, 3], [0, 1, 2, 3]]
-    for (_, taken), (_, rest) in zip(first, second, strict=True):
-        assert sorted(taken + rest) == [0, 1, 2, 3]
-    assert first[0][1] == [0, 1] and first[1][1] == [0, 2]
-
-
-def test_they_agree():
-    first, second = work_of_two("decisions")
-    assert first["answers"] == second["answers"] == [False, False, False, True, False]
-    assert first["as_first"] == second["as_first"] == 5
-    assert (first["together"], second["together"]) == ("0", "1")
-    assert second["second_fails"] == "UserError: bad file"
-    assert "process 0 stops because process 1 did" in first["second_fails"]
-    assert first["first_fails"] == "UserError: bad folder"
-    assert "process 1 stops because process 0 did" in second["first_fails"]
-    assert first["same"] == second["same"] == "None"
-    assert "process 1 has another configuration" in second["different"]
-    assert "process 0 stops because process 1 did" in first["different"]
-
-
-def test_a_checkpoint_of_any_mesh_and_process_count_comes_back_on_any_other(tmp_path):
-    written = Checkpoints(tmp_path, 3)
-    written.save(wide_state(1, make_mesh(ONE | {"data": 2, "fsdp": 4})), 0.7)
-    written.close()
-    assert work_of_two("checkpoints", str(tmp_path)) == [1, 1]
-    for sizes in ({}, {"data": 8}, {"data": 2, "fsdp": 2, "depth": 2}):
-        there = Checkpoints(tmp_path, 3)
-        assert (there.latest_step, there.best_step) == (2, 2)
-        check(there.restore(wide_shapes(), make_mesh(ONE | sizes)), step=2)
+from small_runs import ends
+from two_processes import begin
 
 
 def test_where_one_is_killed_the_other_ends_in_one_line():

@@ -9,7 +9,10 @@ from medjax.runtime.mesh import (
     make_mesh,
     process_rows,
     put_batch,
+    row_everywhere,
+    take_rows,
 )
+from two_processes import work_of_two
 
 ONE = {"data": 1, "fsdp": 1, "depth": 1, "height": 1}
 
@@ -63,3 +66,17 @@ def test_batches_lie_on_the_mesh():
     np.testing.assert_array_equal(batch["image"], image)
     assert {shard.data.shape for shard in batch["image"].addressable_shards} == {(2, 4, 2, 2, 1)}
     assert {shard.data.shape for shard in batch["row"].addressable_shards} == {(2,)}
+    taken = dict(take_rows(batch["image"], mesh))
+    assert sorted(taken) == [0, 1, 2, 3]
+    for row, volume in taken.items():
+        np.testing.assert_array_equal(volume, image[row])
+        np.testing.assert_array_equal(row_everywhere(batch["image"], row, mesh), image[row])
+
+
+def test_each_process_reads_its_own_rows_and_every_row_comes_out_once():
+    first, second = work_of_two("rows")
+    assert [own for own, _ in first] == [[0, 1], [0, 2], [0, 1], [0, 1, 2, 3], [0, 1, 2, 3]]
+    assert [own for own, _ in second] == [[2, 3], [1, 3], [2, 3], [0, 1, 2, 3], [0, 1, 2, 3]]
+    for (_, taken), (_, rest) in zip(first, second, strict=True):
+        assert sorted(taken + rest) == [0, 1, 2, 3]
+    assert first[0][1] == [0, 1] and first[1][1] == [0, 2]

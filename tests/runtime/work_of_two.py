@@ -1,4 +1,4 @@
-"""What each of the two processes of test_distributed.py does: `python work_of_two.py JOB PORT PROCESS [FOLDER]`.
+"""What each of the processes of two_processes.py does: `python work_of_two.py JOB PORT PROCESS [FOLDER]`.
 
 Each prints what it found as its last line and leaves as launch.py does.
 """

@@ -32,8 +32,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if marker := metafunc.definition.get_closest_marker("golden"):
-        paths = golden_files(metafunc.config.getoption("golden"), *marker.args)
+    if markers := list(metafunc.definition.iter_markers("golden")):
+        folder = metafunc.config.getoption("golden")
+        paths = [path for marker in markers for path in golden_files(folder, *marker.args)]
         metafunc.config.stash[CLAIMED].update(paths)
         cases = [pytest.param(path, id=path.stem, marks=pytest.mark.parity) for path in paths]
         metafunc.parametrize("golden", cases, indirect=True)

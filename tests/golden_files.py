@@ -23,6 +23,7 @@ KNOWN_KINDS = (
     "timestep_embedding",
     "diffusion_tables",
     "wdm_unet",
+    "wdm_wavunet",
     "wdm_loss",
     "wdm_sample",
     "wdm_preprocessing",

@@ -40,10 +40,18 @@ class ResidualBlock(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, embedding: jax.Array, train: bool = False) -> jax.Array:
         """x [B, D, H, W/fold, fold * C], the time embedding [B, E] -> [B, D', H', W'/out_fold, out_fold * features]."""
-        h = nn.silu(GroupNorm(self.groups, fold=self.fold, name="norm_1")(x))
-        h, x = self._resampled(h), self._resampled(x)
-        h = self._conv("conv_1")(h)
+        h, x = self._resampled(self._activated(x)), self._resampled(x)
+        h = self._conv("conv_1", self.out_fold)(h)
+        h = self._second_half(h, embedding, train)
+        if x.shape[-1] != h.shape[-1]:
+            x = self._conv("skip_conv", self.out_fold, kernel_size=(1, 1, 1))(x)
+        return x + h
 
+    def _activated(self, x: jax.Array) -> jax.Array:
+        return nn.silu(GroupNorm(self.groups, fold=self.fold, name="norm_1")(x))
+
+    def _second_half(self, h: jax.Array, embedding: jax.Array, train: bool) -> jax.Array:
+        """The time, and all that follows the first convolution on the path that learns."""
         time_features = self.features * (2 if self.scale_shift_norm else 1)
         time_projection = nn.Dense(time_features, kernel_init=uniform_fan_in, dtype=self.dtype, name="time_projection")
         time = time_projection(nn.silu(embedding))
@@ -54,14 +62,10 @@ class ResidualBlock(nn.Module):
         else:
             h = norm_2(h + per_channel(time, self.out_fold))
         h = nn.Dropout(self.dropout, deterministic=not train)(nn.silu(h))
-        h = self._conv("conv_2", kernel_init=nn.initializers.zeros)(h)
+        return self._conv("conv_2", self.out_fold, kernel_init=nn.initializers.zeros)(h)
 
-        if x.shape[-1] != h.shape[-1]:
-            x = self._conv("skip_conv", kernel_size=(1, 1, 1))(x)
-        return x + h
-
-    def _conv(self, name: str, **options) -> Conv:
-        return Conv(self.features, dtype=self.dtype, lowering=self.lowering, fold=self.out_fold, name=name, **options)
+    def _conv(self, name: str, fold: int, **options) -> Conv:
+        return Conv(self.features, dtype=self.dtype, lowering=self.lowering, fold=fold, name=name, **options)
 
     def _resampled(self, x: jax.Array) -> jax.Array:
         match self.resample:

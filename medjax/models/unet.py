@@ -88,12 +88,17 @@ class UNet(nn.Module):
     lowering: str = "direct"
     fold: int | tuple[int, ...] = 1
 
+    @property
+    def size_multiple(self) -> tuple[int, int, int]:
+        """What D, H and W of the input must be multiples of."""
+        return size_multiple(len(self.channel_multipliers), self.keep_depth, self.fold)
+
     @nn.compact
     def __call__(self, x_t: jax.Array, t: jax.Array, train: bool = False) -> jax.Array:
         """The prediction for noised volumes.
 
         Args:
-          x_t: [B, D, H, W, C]; D, H and W multiples of `size_multiple(...)`.
+          x_t: [B, D, H, W, C]; D, H and W multiples of `size_multiple`.
           t: [B], the timesteps of the training schedule, whole or fractional.
           train: apply dropout (needs an rng named "dropout" if its rate is not zero).
 
@@ -104,9 +109,10 @@ class UNet(nn.Module):
           ValueError: the levels cannot halve the shape, or an attribute is none of its choices.
         """
         levels = len(self.channel_multipliers)
-        multiple = size_multiple(levels, self.keep_depth, self.fold)
-        if any(edge % m for edge, m in zip(x_t.shape[1:4], multiple, strict=True)):
-            raise ValueError(f"U-Net input {x_t.shape}: {levels} levels need (D, H, W) in multiples of {multiple}")
+        if any(edge % m for edge, m in zip(x_t.shape[1:4], self.size_multiple, strict=True)):
+            raise ValueError(
+                f"U-Net input {x_t.shape}: {levels} levels need (D, H, W) in multiples of {self.size_multiple}"
+            )
         if self.skip not in ("add", "concat"):
             raise ValueError(f"skip {self.skip!r}: choose 'add' or 'concat'")
 

@@ -10,9 +10,8 @@ from comparison import assert_close, assert_gradients
 from golden_files import GoldenFile, channels_last
 from medjax.diffusion.process import q_sample
 from medjax.diffusion.wavelet_domain import from_wavelet_domain, subband_mse, to_wavelet_domain
-from medjax.interop.wdm import state_dict_from_params
 from medjax.wavelets import haar_dwt3d
-from wdm_models import network_time, params_of, schedule_of, unet_of
+from wdm_models import gradients_by_name, network_of, network_time, params_of, schedule_of
 
 
 def noised(golden: GoldenFile) -> tuple[jax.Array, jax.Array]:
@@ -23,7 +22,7 @@ def noised(golden: GoldenFile) -> tuple[jax.Array, jax.Array]:
 
 
 def parameters_and_loss(golden: GoldenFile):
-    unet = unet_of(golden.config)
+    unet = network_of(golden.config)
     x_0, x_t = noised(golden)
 
     def loss_of(params):
@@ -54,7 +53,7 @@ def test_loss_and_gradients(golden):
     for key, value in volumes.items():
         if key in golden:
             assert_close(value, channels_last(golden[key]), name=key)
-    assert_gradients(golden, state_dict_from_params(gradients))
+    assert_gradients(golden, gradients_by_name(gradients))
 
 
 @pytest.mark.golden("wdm_loss", "in/x0", "in/noise", "out/adamw_")
@@ -77,7 +76,7 @@ def test_adamw_steps(golden):
     losses.append(jax.jit(loss_of)(params)[0])
     if "out/adamw_losses" in golden:
         assert_close(losses, golden["out/adamw_losses"])
-    start, end = state_dict_from_params(start), state_dict_from_params(params)
+    start, end = gradients_by_name(start), gradients_by_name(params)
     for key in golden.keys("out/adamw_delta/"):
         name = key.removeprefix("out/adamw_delta/")
         assert_close(np.subtract(end[name], start[name]), golden[key], name=key)

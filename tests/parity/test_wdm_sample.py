@@ -13,12 +13,12 @@ from medjax.diffusion import process, samplers
 from medjax.diffusion.schedules import Schedule, cosine, respace, respace_to
 from medjax.diffusion.wavelet_domain import clamp_in_image_space, from_wavelet_domain
 from spacing import spaced_timesteps
-from wdm_models import network_time, params_of, schedule_of, unet_of
+from wdm_models import network_of, network_time, params_of, schedule_of
 
 
 def denoiser(golden: GoldenFile, schedule: Schedule, clip: bool):
     """The estimate of x_0, from x_t and the timesteps of the unspaced `schedule`."""
-    unet = unet_of(golden.config)
+    unet = network_of(golden.config)
     params = params_of(unet, golden.config, golden.weights)
 
     def denoise(x_t, t):

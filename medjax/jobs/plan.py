@@ -2,7 +2,7 @@
 
 Compiles the training and the denoising step for a machine that need not be there and reports memory, operations,
 communication and the compiler's estimate of the time. `data.batch_size` 0 asks for the largest batch that fits. Where the
-configuration does not fit, what would is looked for: recomputed activations, another mesh, a smaller batch.
+training step does not fit, what would is looked for: recomputed activations, another mesh, a smaller batch.
 """
 
 import functools
@@ -48,11 +48,12 @@ def run(config: ConfigDict, workdir: pathlib.Path, topology: str | None = None, 
     config.train.lowering = config.train.lowering or default_lowering(machine.platform)
     task = make_task(config)
     check_volume_size(tuple(config.data.size), make_mesh(ONE_DEVICE, machine.devices), task.size_multiple)
-    rows = [planned(row, machine) for row in rows_of(config, meshes, machine)]
-    tried = []
-    if meshes is None and not rows[0]["fits"]:
-        tried = [vars(forecast) for forecast in until_one_fits(alternatives(config, machine), machine)]
-    first = rows[0]["train"]
+    configs = rows_of(config, meshes, machine)
+    workdir.mkdir(parents=True, exist_ok=True)  # or fail here, not after an hour of compiling
+    rows = [planned(row, machine) for row in configs]
+    first, tried = rows[0]["train"], []
+    if meshes is None and not first["fits"]:
+        tried = [vars(forecast) for forecast in until_one_fits(config, Forecast(**first), machine)]
     result = {
         "topology": machine.name,
         "devices": len(machine.devices),
@@ -69,7 +70,6 @@ def run(config: ConfigDict, workdir: pathlib.Path, topology: str | None = None, 
         "rows": rows,
     }
     say(table([row[step] for row in rows for step in ("train", "denoise")] + tried, machine))
-    workdir.mkdir(parents=True, exist_ok=True)
     write_json(workdir / "plan.json", result)
     return result | {"plan": str(workdir / "plan.json")}
 
@@ -152,20 +152,28 @@ def largest_that_fits(forecast: Callable[[int], Forecast], memory: int) -> int:
     return fits
 
 
-def until_one_fits(configs: Iterator[ConfigDict], machine: Topology) -> Iterator[Forecast]:
-    """Forecasts of the training step, up to the first that fits."""
-    for config in configs:
-        forecast = forecast_train(config, machine)
-        yield forecast
-        if forecast.fits:
+def until_one_fits(config: ConfigDict, refused: Forecast, machine: Topology) -> Iterator[Forecast]:
+    """Forecasts of the training step in place of the `refused` one, up to the first that fits."""
+    for alternative in alternatives(config, machine):
+        config, refused = alternative, forecast_train(alternative, machine)
+        yield refused
+        if refused.fits:
+            return
+    # Then smaller batches: by half, or by as much as the last was too large, which saves compilations.
+    step = refused.mesh["data"] * refused.mesh["fsdp"] * config.train.accumulate
+    while refused.batch_size > step:
+        shrunk = refused.batch_size * min(0.5, machine.memory / (refused.bytes_per_device or 1))
+        refused = forecast_train(changed(config, batch_size=max(step, int(shrunk) // step * step)), machine)
+        yield refused
+        if refused.fits:
             return
 
 
 def alternatives(config: ConfigDict, machine: Topology) -> Iterator[ConfigDict]:
-    """What to try where a configuration does not fit, what changes least first; each keeps what helped before it.
+    """What to try for the same batch where a configuration does not fit; each keeps what came before it.
 
-    Recomputed activations; the volumes cut into 2, 4, ... parts, as far as that lessens what a device holds; parameters and
-    optimiser cut over the devices that only shared the batch; half the batch, a quarter, ...
+    Recomputed activations; the volumes cut into parts, as far as that gives more devices something to do; parameters and
+    optimiser cut over the devices that only shared the batch.
     """
     if config.train.remat != "blocks":
         config = changed(config, remat="blocks")
@@ -187,10 +195,6 @@ def alternatives(config: ConfigDict, machine: Topology) -> Iterator[ConfigDict]:
         mesh |= {"data": 1, "fsdp": mesh["fsdp"] * mesh["data"]}
         config = changed(config, mesh=mesh, batch_size=batch_size)
         yield config
-    ways = mesh["data"] * mesh["fsdp"] * accumulate
-    while batch_size > ways:
-        batch_size = max(ways, batch_size // 2 // ways * ways)
-        yield changed(config, batch_size=batch_size)
 
 
 def cuts_of(config: ConfigDict, most: int) -> Iterator[tuple[int, dict[str, int]]]:
@@ -239,7 +243,11 @@ def table(forecasts: list[dict[str, Any]], machine: Topology) -> str:
     text = "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
     )
-    reasons = {f"{describe_mesh(row['mesh'])}: {row['reason']}" for row in forecasts if row["reason"]}
+    reasons = {
+        f"{row['step']}, {describe_mesh(row['mesh'])}, batch {row['batch_size']}, remat {row['remat']}: {row['reason']}"
+        for row in forecasts
+        if row["reason"]
+    }
     note = "cycles, comm (their share for communication, were none hidden) and s/step are the compiler's estimate"
     return "\n".join([text, *sorted(reasons), *([note] if machine.chip else [])])
 

@@ -144,8 +144,6 @@ def test_what_is_tried_where_it_does_not_fit():
     config = small_config(**{"mesh.data": 8, "data.batch_size": 32, "train.remat": "blocks"})
     assert [settings_of(tried) for tried in alternatives(config, machine())] == [
         ("fsdp=8", 32, "blocks"),
-        ("fsdp=8", 16, "blocks"),
-        ("fsdp=8", 8, "blocks"),
     ]
 
 
@@ -154,17 +152,30 @@ def test_a_batch_that_the_machine_cannot_divide_has_its_volumes_cut():
     assert [settings_of(tried) for tried in alternatives(config, machine())] == [("depth=4,height=2", 1, "blocks")]
 
 
-def test_trying_stops_at_what_fits(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(plan, "open_topology", lambda name: machine(memory=300))
-    monkeypatch.setattr(plan, "forecast_train", invented(bytes_a_volume=1600, state=0))
+def tried_by(config, memory, bytes_a_volume, tmp_path, monkeypatch):
+    monkeypatch.setattr(plan, "open_topology", lambda name: machine(memory))
+    monkeypatch.setattr(plan, "forecast_train", invented(bytes_a_volume))
     monkeypatch.setattr(plan, "forecast_denoise", invented(bytes_a_volume=1))
-    found = plan.run(small_config(**{"mesh.data": 2, "data.batch_size": 2}), tmp_path, topology="cpu:8")
+    found = plan.run(config, tmp_path, topology="cpu:8")
     assert not found["fits"]
-    assert [(plan.describe_mesh(tried["mesh"]), tried["fits"]) for tried in found["tried"]] == [
-        ("data=2", False),
-        ("data=2,depth=4", True),
-    ]
+    return [(plan.describe_mesh(tried["mesh"]), tried["batch_size"], tried["fits"]) for tried in found["tried"]]
+
+
+def test_trying_stops_at_what_fits(monkeypatch, tmp_path, capsys):
+    config = small_config(**{"mesh.data": 2, "data.batch_size": 2})
+    found = tried_by(config, 300, 1600, tmp_path, monkeypatch)
+    assert found == [("data=2", 2, False), ("data=2,depth=4", 2, True)]
     assert "data=2,depth=4" in capsys.readouterr().err
+
+
+def test_smaller_batches_come_last_and_without_detours(monkeypatch, tmp_path):
+    config = small_config(**{"mesh.data": 4, "mesh.depth": 2, "data.batch_size": 400, "train.remat": "blocks"})
+    # A device holds 400 / 8 / 2 = 25 volumes, and has memory for 3.
+    found = tried_by(config, 300, 100, tmp_path, monkeypatch)
+    assert found == [("fsdp=4,depth=2", 400, False), ("fsdp=4,depth=2", 48, True)]
+    # Nothing fits: it ends with one volume for each.
+    found = tried_by(config, 1, 100, tmp_path, monkeypatch)
+    assert found[-1] == ("fsdp=4,depth=2", 4, False)
 
 
 def test_no_tensorflow_is_needed(monkeypatch, tmp_path):

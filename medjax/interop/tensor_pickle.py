@@ -1,0 +1,183 @@
+"""What a PyTorch checkpoint's pickle describes, found by reading it and not by running it.
+
+A pickle is a program for a stack machine. Unpickling imports and calls what it names, whatever that is, and Python's own
+machine also trusts sizes and memo numbers that it finds. This one knows the few instructions that tensors, numbers, texts
+and containers need; of functions it knows `FUNCTIONS`, by name, and calls none.
+"""
+
+import dataclasses
+import pickletools
+from typing import Any
+
+ADVICE = "in PyTorch, save model.state_dict() alone"
+FUNCTIONS = {
+    ("collections", "OrderedDict"),
+    ("torch._utils", "_rebuild_tensor"),
+    ("torch._utils", "_rebuild_tensor_v2"),
+    ("torch._utils", "_rebuild_parameter"),
+}
+
+
+class PickleError(ValueError):
+    """What the pickle asks for is not to be had; the message completes "FILE ..."."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Storage:
+    """A flat array in a record of its own: its kind ("FloatStorage"), the record's key, and how many numbers it holds."""
+
+    kind: str
+    key: str
+    numel: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Tensor:
+    """A view of a storage; offset and strides count numbers. Nothing in it has been checked but that they are integers."""
+
+    storage: Storage
+    offset: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Name:
+    """A class or function that the pickle names."""
+
+    module: str
+    name: str
+
+
+class _Mark:
+    """Where the arguments of the next instruction begin."""
+
+
+def interpret(pickle: bytes) -> Any:
+    """The object in a pickle: a `Tensor`, a plain value, or a list, tuple or dictionary of such.
+
+    Raises:
+      PickleError: it is damaged, or describes anything else.
+    """
+    machine = _Machine()
+    try:
+        for opcode, argument, _ in pickletools.genops(pickle):
+            if opcode.name == "STOP":
+                return machine.stack.pop()
+            machine.step(opcode.name, argument)
+    except PickleError:
+        raise
+    except (ValueError, LookupError, TypeError, AttributeError, OverflowError) as error:
+        raise PickleError(f"has a damaged pickle ({type(error).__name__}): download or copy it again") from error
+    raise PickleError("has a pickle that does not end: download or copy it again")
+
+
+class _Machine:
+    """The stack, and the memo of what is used again."""
+
+    def __init__(self):
+        self.stack: list[Any] = []
+        self.memo: dict[int, Any] = {}
+
+    def step(self, opcode: str, argument: Any) -> None:
+        """One instruction, by the name that `pickletools` gives it."""
+        stack = self.stack
+        match opcode:
+            case "PROTO" | "FRAME":
+                pass
+            case "BININT" | "BININT1" | "BININT2" | "LONG1" | "BINFLOAT" | "BINUNICODE" | "SHORT_BINUNICODE":
+                stack.append(argument)
+            case "NONE" | "NEWTRUE" | "NEWFALSE":
+                stack.append({"NONE": None, "NEWTRUE": True, "NEWFALSE": False}[opcode])
+            case "EMPTY_DICT" | "EMPTY_LIST" | "EMPTY_TUPLE":
+                stack.append({"EMPTY_DICT": dict, "EMPTY_LIST": list, "EMPTY_TUPLE": tuple}[opcode]())
+            case "MARK":
+                stack.append(_Mark)
+            case "TUPLE":
+                stack.append(tuple(self.pop_to_mark()))
+            case "TUPLE1" | "TUPLE2" | "TUPLE3":
+                stack.append(tuple(self.pop(int(opcode[-1]))))
+            case "APPEND" | "APPENDS":
+                items = self.pop(1) if opcode == "APPEND" else self.pop_to_mark()
+                _of_kind(stack[-1], list).extend(items)
+            case "SETITEM" | "SETITEMS":
+                items = self.pop(2) if opcode == "SETITEM" else self.pop_to_mark()
+                _fill(_of_kind(stack[-1], dict), list(zip(items[::2], items[1::2], strict=True)))
+            case "BINPUT" | "LONG_BINPUT":
+                self.memo[argument] = stack[-1]
+            case "MEMOIZE":
+                self.memo[len(self.memo)] = stack[-1]
+            case "BINGET" | "LONG_BINGET":
+                stack.append(self.memo[argument])
+            case "GLOBAL":
+                stack.append(_known(*argument.split(" ", 1)))
+            case "STACK_GLOBAL":
+                stack.append(_known(*self.pop(2)))
+            case "BINPERSID":
+                stack.append(_storage(*_of_kind(stack.pop(), tuple)))
+            case "REDUCE":
+                function, arguments = self.pop(2)
+                stack.append(_applied(_of_kind(function, _Name), _of_kind(arguments, tuple)))
+            case "BUILD":  # a state dict's remark on the versions of its modules
+                stack.pop()
+                _of_kind(stack[-1], dict)
+            case _:
+                raise PickleError(f"has a pickle with the instruction {opcode}, which no state dict needs: {ADVICE}")
+
+    def pop(self, count: int) -> list[Any]:
+        """The last `count` items; there must be so many."""
+        return [self.stack.pop() for _ in range(count)][::-1]
+
+    def pop_to_mark(self) -> list[Any]:
+        """What was put on the stack since the last mark."""
+        items = []
+        while (item := self.stack.pop()) is not _Mark:
+            items.append(item)
+        return items[::-1]
+
+
+def _known(module: str, name: str) -> _Name:
+    """A name that a state dict may hold.
+
+    Raises:
+      PickleError: any other.
+    """
+    if (module, name) in FUNCTIONS or (module in ("torch", "torch.storage") and name.endswith("Storage")):
+        return _Name(module, name)
+    raise PickleError(f"names {f'{module}.{name}'!r:.80}, which a state dict needs not and nothing here runs: {ADVICE}")
+
+
+def _applied(function: _Name, arguments: tuple[Any, ...]) -> Any:
+    """What a call of one of `FUNCTIONS` would make."""
+    match (function.module, function.name), arguments:
+        case ("collections", "OrderedDict"), ():
+            return {}
+        case ("collections", "OrderedDict"), (items,):
+            return _fill({}, items)
+        case ("torch._utils", "_rebuild_parameter"), (tensor, *_):
+            return _of_kind(tensor, Tensor)
+        case ("torch._utils", _), (storage, offset, shape, strides, *_):
+            numbers = (offset, *_of_kind(shape, tuple), *_of_kind(strides, tuple))
+            if all(type(number) is int for number in numbers):
+                return Tensor(_of_kind(storage, Storage), offset, shape, strides)
+    raise TypeError
+
+
+def _storage(tag: Any, kind: Any, key: Any, device: Any, numel: Any) -> Storage:
+    del device  # where the tensor was when it was saved
+    if tag != "storage" or type(numel) is not int:
+        raise TypeError
+    return Storage(_of_kind(kind, _Name).name, _of_kind(key, str), numel)
+
+
+def _fill(target: dict, items: Any) -> dict:
+    for key, value in items:
+        # Nothing that it takes long to hash.
+        target[key if isinstance(key, str | int) else _of_kind(key, str)] = value
+    return target
+
+
+def _of_kind(value: Any, kind: type) -> Any:
+    if not isinstance(value, kind):
+        raise TypeError
+    return value

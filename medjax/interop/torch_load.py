@@ -1,0 +1,183 @@
+"""Reads the tensors of a PyTorch checkpoint (.pt, .pth) without PyTorch, and without running what is in it.
+
+Since version 1.6 `torch.save` writes a zip file, uncompressed: NAME/data.pkl, a pickle of everything but the numbers, and
+a record NAME/data/KEY for each storage, a flat array that one or several tensors look into. A pickle is a program that
+can call any function. Here it is interpreted by `tensor_pickle`, and the storages are mapped into memory, not read.
+"""
+
+import math
+import pathlib
+import struct
+import zipfile
+import zlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from medjax.errors import UserError
+from medjax.interop.tensor_pickle import PickleError, Tensor, interpret
+
+LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature, ..., length of the name, of the extra field
+MOST_AXES = 8
+LARGEST_PICKLE = 64 * 2**20  # bytes; that of a network of 500 tensors has 100 kB
+DTYPES = {
+    "DoubleStorage": np.dtype(np.float64),
+    "FloatStorage": np.dtype(np.float32),
+    "HalfStorage": np.dtype(np.float16),
+    "BFloat16Storage": np.dtype(jnp.bfloat16),
+    "LongStorage": np.dtype(np.int64),
+    "IntStorage": np.dtype(np.int32),
+    "ShortStorage": np.dtype(np.int16),
+    "CharStorage": np.dtype(np.int8),
+    "ByteStorage": np.dtype(np.uint8),
+    "BoolStorage": np.dtype(np.bool_),
+}
+
+
+class _Unfit(ValueError):
+    """What is wrong with the file; the message completes "FILE ..."."""
+
+
+def load_state_dict(path: pathlib.Path) -> dict[str, np.ndarray]:
+    """The state dict in a checkpoint: its tensors by name.
+
+    The file may be the state dict itself or a dictionary that holds one, {"state_dict": ..., "epoch": ...} say; a
+    "module." before every name, which training on several GPUs leaves, is taken off.
+
+    Args:
+      path: of a file that `torch.save` wrote.
+
+    Returns:
+      Read-only arrays that stay in the file until they are used. bfloat16 is `jnp.bfloat16`.
+
+    Raises:
+      UserError: it is no such file, is damaged, holds anything but tensors and plain values, or no state dict.
+    """
+    try:
+        with path.open("rb") as file:
+            start = file.read(16)
+        if not start.startswith(b"PK"):
+            raise _Unfit(_what_else(start))
+        with zipfile.ZipFile(path) as archive:
+            pickle, entries = _open(archive)
+        tensors = _only_state_dict(interpret(pickle))
+        content, seen = np.memmap(path, np.uint8, "r"), set()
+        arrays = {name: _array(name, tensor, content, entries, seen) for name, tensor in tensors.items()}
+    except FileNotFoundError:
+        raise UserError(f"{path}: there is no such file") from None
+    except IsADirectoryError:
+        raise UserError(f"{path} is a folder: name the .pt file") from None
+    except (_Unfit, PickleError) as error:
+        raise UserError(f"{path} {error}") from error
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, ValueError, struct.error) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise UserError(f"{path} is damaged or cut short ({reason}): download or copy it again") from error
+    if all(name.startswith("module.") for name in arrays):
+        arrays = {name.removeprefix("module."): array for name, array in arrays.items()}
+    return arrays
+
+
+def _open(archive: zipfile.ZipFile) -> tuple[bytes, dict[str, zipfile.ZipInfo]]:
+    """The pickle, and the entries of the storages by their keys."""
+    entries = {entry.filename: entry for entry in archive.infolist()}
+    pickles = [name for name in entries if name.count("/") == 1 and name.endswith("/data.pkl")]
+    if len(pickles) != 1:
+        raise _Unfit("is a zip file but not of PyTorch's (no data.pkl): name the .pt file as it was downloaded")
+    for name, entry in entries.items():
+        if entry.compress_type != zipfile.ZIP_STORED or entry.compress_size != entry.file_size:
+            raise _Unfit(f"is compressed ({name!r:.60}), as torch.save never does: save it again with torch.save")
+    if entries[pickles[0]].file_size > LARGEST_PICKLE:
+        raise _Unfit(f"describes its tensors in more than {LARGEST_PICKLE // 2**20} MiB: it is no state dict")
+    prefix = pickles[0].removesuffix("data.pkl")
+    if prefix + "byteorder" in entries and archive.read(prefix + "byteorder") != b"little":
+        raise _Unfit("was written on a big-endian machine: save it again on another")
+    data = prefix + "data/"
+    storages = {name.removeprefix(data): entry for name, entry in entries.items() if name.startswith(data)}
+    return archive.read(pickles[0]), storages
+
+
+def _only_state_dict(content: Any) -> dict[str, Tensor]:
+    """The dictionary of tensors in what the pickle describes.
+
+    Raises:
+      _Unfit: there is none, or more than one.
+    """
+    if not isinstance(content, dict):
+        raise _Unfit(f"holds a {type(content).__name__} and no state dict: save model.state_dict() alone")
+    if _is_state_dict(content):
+        return content
+    inside = [str(key) for key, value in content.items() if _is_state_dict(value)]
+    if len(inside) == 1:
+        return next(value for key, value in content.items() if str(key) == inside[0])
+    if inside:
+        raise _Unfit(f"holds several state dicts ({', '.join(inside[:4])}): save the one you mean alone")
+    odd = [f"{key!r:.60}" for key, value in content.items() if not isinstance(value, Tensor)]
+    raise _Unfit(f"holds no state dict ({', '.join(odd[:3]) or 'it is empty'}): save model.state_dict() alone")
+
+
+def _is_state_dict(value: Any) -> bool:
+    return (
+        isinstance(value, dict)
+        and bool(value)
+        and all(isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in value.items())
+    )
+
+
+def _array(
+    name: str, tensor: Tensor, content: np.ndarray, entries: Mapping[str, zipfile.ZipInfo], seen: set[str]
+) -> np.ndarray:
+    """A tensor as a view of the file; nothing is copied.
+
+    Args:
+      content: the bytes of the file.
+      entries: of the storages, by key.
+      seen: keys of the storages whose checksums are right; added to.
+    """
+    storage, shape, strides = tensor.storage, tensor.shape, tensor.strides
+    if storage.kind not in DTYPES:
+        raise _Unfit(f"has {name!r:.80} as {storage.kind:.40}: only plain numbers are read")
+    dtype = DTYPES[storage.kind]
+    if storage.key not in entries:
+        raise _Unfit(f"lacks the numbers of {name!r:.80} (data/{storage.key:.20}): download or copy it again")
+    entry = entries[storage.key]
+    if storage.numel * dtype.itemsize != entry.file_size:
+        raise _Unfit(
+            f"has {entry.file_size} bytes for {name!r:.80}, not {storage.numel} numbers of {dtype}: download or copy it again"
+        )
+    # Before anything is made of them: the shape is that of no more numbers than the file holds.
+    reach = tensor.offset + sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True)) + 1
+    if len(shape) > MOST_AXES or min((tensor.offset, *shape, *strides)) < 0:
+        raise _Unfit(f"has {name!r:.80} in a shape that cannot be: download or copy it again")
+    if math.prod(shape) > storage.numel or (math.prod(shape) and reach > storage.numel):
+        raise _Unfit(f"has {name!r:.80} of shape {shape} in {storage.numel} numbers: download or copy it again")
+    if storage.key not in seen:
+        if zlib.crc32(_bytes_of(entry, content)) != entry.CRC:
+            raise _Unfit(f"has damaged numbers (the checksum of {name!r:.80} is wrong): download or copy it again")
+        seen.add(storage.key)
+    numbers = _bytes_of(entry, content).view(dtype)[tensor.offset :]
+    steps = [stride * dtype.itemsize for stride in strides]
+    return np.lib.stride_tricks.as_strided(numbers, shape, steps, writeable=False)
+
+
+def _bytes_of(entry: zipfile.ZipInfo, content: np.ndarray) -> np.ndarray:
+    """A stored entry's content: what follows its local header, whose length zipfile does not tell."""
+    header = content[entry.header_offset : entry.header_offset + LOCAL_HEADER.size]
+    signature, name_length, extra_length = LOCAL_HEADER.unpack(header.tobytes())
+    start = entry.header_offset + LOCAL_HEADER.size + name_length + extra_length
+    if signature != b"PK\x03\x04" or start + entry.file_size > len(content):
+        raise zipfile.BadZipFile(f"no entry at byte {entry.header_offset}")
+    return content[start : start + entry.file_size]
+
+
+def _what_else(start: bytes) -> str:
+    """What a file that is no zip file seems to be, and what to do."""
+    if start.startswith((b"\x80\x02\x8a\nl\xfc\x9cF\xf9", b"././@LongLink", b"./", b"storages", b"sys_info")):
+        again = "torch.save(torch.load(OLD, weights_only=True), NEW)"
+        return f"is in PyTorch's format before version 1.6: save it again in PyTorch, {again}"
+    if not start:
+        return "is empty: download or copy it again"
+    if start[8:9] == b"{":
+        return "is a safetensors file: save it in PyTorch, torch.save(safetensors.torch.load_file(OLD), NEW)"
+    return "is not a PyTorch checkpoint: name the .pt file as it was downloaded"

@@ -122,6 +122,7 @@ def join(coordinator: str | None, num_processes: int | None, process_id: int | N
                 cluster_detection_method="deactivate" if coordinator else None,
                 initialization_timeout=seconds + 60,  # JAX would abort; ours comes first
                 heartbeat_timeout_seconds=_seconds(LOST_SECONDS),
+                shutdown_timeout_seconds=_seconds(LOST_SECONDS),
             )
     except (ImportError, OSError) as error:
         # A TPU host without its metadata server is one that somebody runs by itself, in a notebook for instance.
@@ -195,7 +196,7 @@ def _check_flags(coordinator: str, num_processes: int | None, process_id: int | 
 
 def _cluster_known_to_jax(environment: Mapping[str, str]) -> bool:
     """Whether this is a TPU host or a pod of an indexed Kubernetes Job, whose other processes JAX can find by itself."""
-    tpu = "TPU_ML_PLATFORM" in environment  # JAX sets it on import where there are TPU chips
+    tpu = environment.get("TPU_ML_PLATFORM") == "JAX"  # which JAX sets on import where there are TPU chips
     pod = "KUBERNETES_SERVICE_HOST" in environment and "JOB_COMPLETION_INDEX" in environment
     return tpu or pod or "JAX_COORDINATOR_ADDRESS" in environment
 

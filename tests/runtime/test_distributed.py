@@ -3,6 +3,7 @@
 import signal
 import socket
 
+import jax
 import pytest
 
 from medjax.errors import UserError
@@ -50,6 +51,14 @@ def test_flags_that_are_not_whole_or_cannot_be(monkeypatch):
     monkeypatch.setenv("MEDJAX_JOIN_SECONDS", "soon")
     with pytest.raises(UserError, match="MEDJAX_JOIN_SECONDS is 'soon'"):
         distributed.join("localhost:1234", 2, 1)
+
+
+def test_a_process_of_which_nothing_is_known_is_alone(monkeypatch):
+    monkeypatch.setenv("TPU_ML_PLATFORM", "Tensorflow")  # as TensorFlow leaves it anywhere
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")  # a pod, but of no indexed Job
+    jax.devices()  # after which nobody could be joined
+    distributed.join(None, None, None)
+    distributed.join("localhost:1234", 1, 0)
 
 
 def test_a_taken_port_is_named():

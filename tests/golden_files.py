@@ -27,6 +27,7 @@ KNOWN_KINDS = (
     "wdm_loss",
     "wdm_sample",
     "wdm_preprocessing",
+    "wdm_eval",
 )
 
 

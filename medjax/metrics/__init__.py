@@ -1,0 +1,1 @@
+"""How good generated volumes are: arrays in, numbers out."""

@@ -6,6 +6,7 @@
   python launch.py --config=configs/folder.py --workdir=RUN --mode=sample                draw volumes: RUN/samples
   python launch.py --config=configs/brats.py:256,bf16 --config.mesh.depth=2 ...          a published model, another line
   python launch.py --config=configs/brats.py:256,bf16 --mode=plan --topology=v5e:4x4     what a machine would make of it
+  python launch.py --config=configs/brats.py --workdir=RUN --mode=import_weights --checkpoint=FILE.pt    weights of PyTorch
 
 --mode picks the job: MODES. The configuration is a file, `:` and words that pick a variant; --config.KEY=VALUE changes
 one line of it. Progress goes to stderr; the last line on stdout is one JSON object.
@@ -25,8 +26,9 @@ from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
 
 HERE = pathlib.Path(__file__).resolve().parent
-MODES = ("train", "sample", "plan", "prepare")
-OPTIONS = {"plan": ("topology", "meshes")}  # flags that only some modes have, passed on to the job
+MODES = ("train", "sample", "plan", "prepare", "import_weights", "export_weights")
+# Flags that only some modes have, passed on to the job.
+OPTIONS = {"plan": ("topology", "meshes"), "import_weights": ("checkpoint",), "export_weights": ("output",)}
 
 
 def main(argv: Sequence[str]) -> int:
@@ -75,6 +77,8 @@ def parse(argv: Sequence[str]) -> tuple[str, ConfigDict, pathlib.Path, flags.Fla
     flags.DEFINE_enum("mode", "train", MODES, "the job", flag_values=values)
     flags.DEFINE_string("topology", None, "plan: v5e:4x4, v4, v5p or v6e likewise, or cpu:8", flag_values=values)
     flags.DEFINE_string("meshes", None, "plan: data=16;data=4,depth=4 ...", flag_values=values)
+    flags.DEFINE_string("checkpoint", None, "import_weights: the .pt file to read", flag_values=values)
+    flags.DEFINE_string("output", None, "export_weights: the .pt file to write", flag_values=values)
     flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, where there are several", flag_values=values)
     flags.DEFINE_integer("num_processes", None, "of all hosts together", flag_values=values)
     flags.DEFINE_integer("process_id", None, "0 to num_processes - 1", flag_values=values)

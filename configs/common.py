@@ -14,9 +14,7 @@ def base() -> ConfigDict:
     config.data = data = ConfigDict()
     data.name = "folder"  # who reads the files: atlas, folder, brats, lidc; or synthetic, which needs none
     data.root = config_dict.placeholder(str)  # where they are
-    data.records = config_dict.placeholder(
-        str
-    )  # what --mode=prepare writes and the others then read, in place of root; gs:// too
+    data.records = config_dict.placeholder(str)  # what --mode=prepare writes, then read in place of root; gs:// too
     data.cache = config_dict.placeholder(str)  # for preprocessed volumes; the user's cache folder by default
     data.size = (128, 128, 128)  # (D, H, W) voxels
     data.axes = "ijk"  # which voxel axes are D, H, W; "kij" puts slices first
@@ -25,6 +23,7 @@ def base() -> ConfigDict:
     data.fit = "crop"  # how a scan comes to `size`: "crop" or pad about the centre, or "resize"
     data.window = "quantile"  # what becomes -1 and 1: "quantile"s of the scan, or "fixed" intensities such as HU
     data.window_range = (0.001, 0.999)
+    data.affine = config_dict.placeholder(tuple)  # voxels to mm, four rows: where samples of imported weights shall lie
     data.flip = False  # left and right, at random, in training
     data.batch_size = 10  # of all devices together
     data.split = (0.8, 0.1, 0.1)  # of the subjects: train, validation, test
@@ -35,7 +34,7 @@ def base() -> ConfigDict:
     data.lesion_share = 0.25
 
     config.model = model = ConfigDict()
-    model.network = "unet"
+    model.network = "unet"  # or "wavelet_unet"
     model.base_channels = 64
     model.channel_multipliers = (1, 2, 2, 4, 4)
     model.blocks_per_level = 2
@@ -44,6 +43,9 @@ def base() -> ConfigDict:
     model.attention_factors = ()  # self-attention on the levels downsampled by these factors: 1, 2, 4, ...
     model.middle_attention = False
     model.attention_heads = 1
+    model.up_attention_heads = config_dict.placeholder(int)  # the same on the way up
+    model.attention_head_channels = config_dict.placeholder(int)  # channels a head, in place of a number of heads
+    model.qkv_order = "heads_first"  # or "qkv_first": how the outputs of the attention's first layer are laid out
     model.scale_shift_norm = False
     model.skip = "add"  # or "concat"
     model.resample_blocks = True  # resample inside residual blocks, or by convolutions of their own
@@ -140,6 +142,12 @@ def at_256(config: ConfigDict) -> None:
     config.model.channel_multipliers = (1, 2, 2, 4, 4, 4)
 
 
+def wavunet(config: ConfigDict) -> None:
+    """The other published network, whose levels are joined by Haar transforms."""
+    config.model.network = "wavelet_unet"
+    config.model.blocks_per_level = max(2, config.model.blocks_per_level)
+
+
 def bf16(config: ConfigDict) -> None:
     """Less memory: bfloat16 activations, recomputed in the backward pass."""
     config.train.dtype = "bfloat16"
@@ -189,4 +197,29 @@ def flow(config: ConfigDict) -> None:
     config.sample.steps = 25
 
 
-WDM_VARIANTS = {"128": at_128, "256": at_256, "tiny": tiny, "bf16": bf16, "fewstep": fewstep, "flow": flow}
+def affine_of_field(
+    corner: tuple[float, float, float], directions: tuple[int, int, int], voxel: float
+) -> tuple[tuple[float, ...], ...]:
+    """`data.affine` of cubic voxels.
+
+    Args:
+      corner: the outermost of the first voxel, in mm to the right, the front and the top.
+      directions: which way along these each of the three voxel axes runs, 1 or -1.
+      voxel: edge in mm.
+    """
+    rows = []
+    for i in range(3):
+        step = directions[i] * voxel
+        rows.append((*(step if i == j else 0.0 for j in range(3)), corner[i] + step / 2))
+    return (*rows, (0.0, 0.0, 0.0, 1.0))
+
+
+WDM_VARIANTS = {
+    "128": at_128,
+    "256": at_256,
+    "wavunet": wavunet,
+    "tiny": tiny,
+    "bf16": bf16,
+    "fewstep": fewstep,
+    "flow": flow,
+}

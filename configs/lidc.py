@@ -1,6 +1,6 @@
 """WDM on LIDC-IDRI, as published: --config.data.root=DIR, the folder of LIDC-IDRI-* folders as downloaded (DICOM) or converted.
 
-Variants: 128 (the default), 256, bf16, and tiny, which runs anywhere, on atlas files laid out as that dataset.
+Variants: 128 (the default), 256, wavunet, bf16, and tiny, which runs anywhere, on atlas files laid out as that dataset.
 """
 
 from ml_collections import ConfigDict
@@ -13,7 +13,10 @@ def get_config(variants: str | None = None) -> ConfigDict:
     config.data.name = "lidc"
     config.data.orientation = "native"
     config.data.spacing = (1.0, 1.0, 1.0)
-    return common.apply(config, variants, common.WDM_VARIANTS | {"tiny": tiny})
+    common.apply(config, variants, common.WDM_VARIANTS | {"tiny": tiny})
+    # 256 mm about wherever the scanner's middle was, in the voxel order of WDM's converter: left, front, top.
+    config.data.affine = common.affine_of_field((128.0, -128.0, -128.0), (-1, 1, 1), 256 / config.data.size[0])
+    return config
 
 
 def tiny(config: ConfigDict) -> None:

@@ -46,7 +46,7 @@ def open_workdir(workdir: pathlib.Path, config: Mapping[str, Any], data: Mapping
 
     Args:
       config: the whole configuration as plain data.
-      data: {"identity": what makes the dataset this dataset, ...what sampling needs}.
+      data: {"identity": what makes the dataset this dataset, or None if nothing is known of it, ...what sampling needs}.
 
     Raises:
       UserError: it is of another model; nothing in it was touched.
@@ -59,7 +59,7 @@ def open_workdir(workdir: pathlib.Path, config: Mapping[str, Any], data: Mapping
     if (workdir / "data.json").exists():
         known = read_json(workdir / "data.json").get("identity", {})
         difference = first_difference(known, as_json(data["identity"]), "data")
-        if difference:
+        if known is not None and difference:
             raise UserError(f"{workdir} belongs to a model of other data: {difference}; choose another --workdir")
     write_json(workdir / "config.json", config)
     write_json(workdir / "data.json", data)

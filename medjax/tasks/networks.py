@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from medjax.errors import UserError
+from medjax.layers.attention import QKV_ORDERS
 from medjax.layers.conv import LOWERINGS, default_lowering
 from medjax.models.unet import UNet
 from medjax.models.wavelet_unet import WaveletUNet
@@ -24,6 +25,7 @@ def make_network(config: ConfigDict, out_channels: int) -> UNet | WaveletUNet:
     for key, value, choices in (
         ("model.network", model.network, ("unet", "wavelet_unet")),
         ("model.skip", model.skip, ("add", "concat")),
+        ("model.qkv_order", model.qkv_order, QKV_ORDERS),
         ("train.dtype", train.dtype, ("float32", "bfloat16")),
         ("train.lowering", lowering, LOWERINGS),
     ):
@@ -48,6 +50,9 @@ def make_network(config: ConfigDict, out_channels: int) -> UNet | WaveletUNet:
         "attention_factors": tuple(model.attention_factors),
         "middle_attention": model.middle_attention,
         "attention_heads": model.attention_heads,
+        "up_attention_heads": model.up_attention_heads,
+        "attention_head_channels": model.attention_head_channels,
+        "qkv_order": model.qkv_order,
         "scale_shift_norm": model.scale_shift_norm,
         "dropout": model.dropout,
         "groups": model.groups,

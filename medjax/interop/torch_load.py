@@ -69,9 +69,11 @@ def load_state_dict(path: pathlib.Path) -> dict[str, np.ndarray]:
         raise UserError(f"{path}: there is no such file") from None
     except IsADirectoryError:
         raise UserError(f"{path} is a folder: name the .pt file") from None
+    except PermissionError:
+        raise UserError(f"{path} may not be read: allow it or copy it") from None
     except (_Unfit, PickleError) as error:
         raise UserError(f"{path} {error}") from error
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, ValueError, struct.error) as error:
+    except (zipfile.BadZipFile, RuntimeError, EOFError, OSError, ValueError, struct.error) as error:
         reason = " ".join(str(error).split())[:120]
         raise UserError(f"{path} is damaged or cut short ({reason}): download or copy it again") from error
     if all(name.startswith("module.") for name in arrays):

@@ -31,24 +31,30 @@ def params_from_state_dict(state_dict: Mapping[str, np.ndarray], like: Params) -
     """
     shapes = {path: tuple(leaf.shape) for path, leaf in traverse_util.flatten_dict(like).items()}
     paths = state_dict_paths(like)
-    _require(not (missing := [name for name in paths if name not in state_dict]), "lacks", missing)
-    unknown = [name for name in state_dict if name not in paths]
-    _require(not unknown, "has, and this network has not,", unknown)
-    others = [f"{name} as {a.dtype}" for name, a in state_dict.items() if not jnp.issubdtype(a.dtype, jnp.floating)]
-    _require(not others, "has", others)
-    misshapen = [
-        f"{name} of shape {np.shape(state_dict[name])} for {'/'.join(path)} {shapes[path]}"
-        for name, path in paths.items()
-        if np.shape(state_dict[name]) != _torch_shape(path, shapes[path])
-    ]
-    _require(not misshapen, "has, but not as this network needs it,", misshapen)
+    fitting = [name for name in paths if name in state_dict]
+    _require_none(
+        {
+            "lacks": [name for name in paths if name not in state_dict],
+            "has too many": [name for name in state_dict if name not in paths],
+            "has other shapes": [
+                f"{name} {np.shape(state_dict[name])} for {_torch_shape(paths[name], shapes[paths[name]])}"
+                for name in fitting
+                if np.shape(state_dict[name]) != _torch_shape(paths[name], shapes[paths[name]])
+            ],
+            "has no floats": [
+                f"{name} {state_dict[name].dtype}"
+                for name in fitting
+                if not jnp.issubdtype(state_dict[name].dtype, jnp.floating)
+            ],
+        }
+    )
     arrays: dict[ParamPath, np.ndarray] = {}
     differing = []
     for name, path in paths.items():
         array = _from_torch(np.asarray(state_dict[name]), shapes[path])
         if not np.array_equal(arrays.setdefault(path, array), array, equal_nan=True):
-            differing.append(f"{name} for {'/'.join(path)}, which this network has once")
-    _require(not differing, "has two different tensors under", differing)
+            differing.append(name)
+    _require_none({"has second names that differ from the first, which this network shares": differing})
     return traverse_util.unflatten_dict(arrays)
 
 
@@ -83,7 +89,12 @@ def _to_torch(path: ParamPath, leaf: Any) -> np.ndarray:
     return np.ascontiguousarray(array.transpose(4, 3, 0, 1, 2) if array.ndim == 5 else array.T.reshape(shape))
 
 
-def _require(condition: bool, what: str, names: list[str]) -> None:
-    if not condition:
-        more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-        raise ValueError(f"the state dict {what} {', '.join(names[:NAMED])}{more}: is it of this architecture?")
+def _require_none(problems: Mapping[str, list[str]]) -> None:
+    """Raises ValueError with the first few of each kind of problem and how many there are."""
+    found = []
+    for what, names in problems.items():
+        if names:
+            more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+            found.append(f"{what}: {', '.join(names[:NAMED])}{more}")
+    if found:
+        raise ValueError(f"the state dict {'; '.join(found)}. Is it of this architecture?")

@@ -1,0 +1,240 @@
+"""Files that PyTorch could have written, and files that nobody should open."""
+
+import os
+import pathlib
+import pickle
+import struct
+import subprocess
+import sys
+import zipfile
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from medjax.errors import UserError
+from medjax.interop.torch_load import load_state_dict
+from torch_files import GOOD, NUMBERS, dictionary, integer, integers, tensor, text, write
+
+DATA = {"0": NUMBERS.tobytes()}
+
+
+def refused(path: pathlib.Path, *words: str) -> None:
+    with pytest.raises(UserError) as raised:
+        load_state_dict(path)
+    message = str(raised.value)
+    assert "\n" not in message
+    assert len(message) < 400
+    for word in (str(path), *words):
+        assert word in message, message
+
+
+def test_a_state_dict(tmp_path):
+    arrays = load_state_dict(write(tmp_path / "a.pt", dictionary(weight=GOOD), DATA))
+    assert list(arrays) == ["weight"]
+    np.testing.assert_array_equal(arrays["weight"], NUMBERS.reshape(2, 3))
+    assert not arrays["weight"].flags.writeable
+
+
+def test_views_of_one_storage(tmp_path):
+    """Transposed, from the middle, of one number, and empty."""
+    views = dictionary(
+        turned=tensor("0", 6, integers(3, 2), integers(1, 3)),
+        middle=tensor("0", 6, integers(2), integers(2), offset=1),
+        number=tensor("0", 6, b")", b")", offset=5),
+        nothing=tensor("0", 6, integers(0, 3), integers(3, 1)),
+    )
+    arrays = load_state_dict(write(tmp_path / "a.pt", views, DATA))
+    np.testing.assert_array_equal(arrays["turned"], NUMBERS.reshape(2, 3).T)
+    np.testing.assert_array_equal(arrays["middle"], [1, 3])
+    assert (arrays["number"].shape, float(arrays["number"])) == ((), 5.0)
+    assert arrays["nothing"].shape == (0, 3)
+
+
+@pytest.mark.parametrize(
+    ("kind", "dtype"),
+    [
+        ("DoubleStorage", np.float64),
+        ("HalfStorage", np.float16),
+        ("BFloat16Storage", jnp.bfloat16),
+        ("LongStorage", np.int64),
+    ],
+)
+def test_kinds_of_numbers(kind, dtype, tmp_path):
+    numbers = NUMBERS.astype(dtype)
+    content = dictionary(a=tensor("0", 6, integers(6), integers(1), kind=kind))
+    array = load_state_dict(write(tmp_path / "a.pt", content, {"0": numbers.tobytes()}))["a"]
+    assert array.dtype == dtype
+    np.testing.assert_array_equal(array, numbers)
+
+
+def test_what_training_scripts_wrap_around_it(tmp_path):
+    ordered = (
+        b"ccollections\nOrderedDict\n)R(" + text("module.weight") + GOOD + b"u" + dictionary(_metadata=b"}") + b"b"
+    )
+    parameter = b"ctorch._utils\n_rebuild_parameter\n(" + GOOD + b"\x88}tR"
+    for content in (
+        ordered,
+        dictionary(state_dict=ordered, epoch=integer(7), loss=b"N"),
+        dictionary(
+            model=dictionary(weight=parameter), optimizer=dictionary(state=b"}", groups=b"](" + integer(1) + b"e")
+        ),
+    ):
+        (tmp_path / "a.pt").unlink(missing_ok=True)
+        arrays = load_state_dict(write(tmp_path / "a.pt", content, DATA))
+        assert list(arrays) == ["weight"]
+        np.testing.assert_array_equal(arrays["weight"], NUMBERS.reshape(2, 3))
+
+
+class Attack:
+    """Pickled, it is a program that makes a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.path}",)
+
+
+@pytest.mark.parametrize("protocol", [0, 1, 2, 4, 5])
+def test_a_pickle_that_would_run_something_does_not(protocol, tmp_path):
+    pickled = pickle.dumps({"weight": Attack(tmp_path / "ran")}, protocol)
+    with zipfile.ZipFile(tmp_path / "a.pt", "w") as archive:
+        archive.writestr("archive/data.pkl", pickled)
+    pickle.loads(pickled)
+    assert (tmp_path / "ran").exists()
+    (tmp_path / "ran").unlink()
+    refused(tmp_path / "a.pt")
+    assert not (tmp_path / "ran").exists()
+
+
+BAD_PICKLES = {
+    "eval": (dictionary(a=b"cbuiltins\neval\n(" + text("1/0") + b"tR"), "builtins.eval"),
+    "a name unused": (dictionary(a=b"cos\nsystem\n"), "os.system"),
+    "a name of many lines": (dictionary(a=b"ca\x1b[2J\nb\n"), "names"),
+    "an instance": (dictionary(a=b"(ios\nsystem\n"), "INST"),
+    "a new object": (dictionary(a=b"ccollections\nOrderedDict\n)\x81"), "NEWOBJ"),
+    "an extension": (dictionary(a=b"\x82\x01"), "EXT1"),
+    "a huge text": (b"X\xff\xff\xff\xff", "damaged pickle"),
+    "a huge bytearray": (b"\x96" + struct.pack("<Q", 2**62), "damaged pickle"),
+    "a huge memo number": (b"]r\xff\xff\xff\x7f" + b"0", "POP"),
+    "an empty stack": (b"R", "damaged pickle"),
+    "no mark": (b"t", "damaged pickle"),
+    "a list for a dictionary": (b"](" + text("a") + GOOD + b"u", "damaged pickle"),
+    "a list as key": (b"}]Ns", "damaged pickle"),
+    "nested without end": (b"]" * 100_000 + b"}" + b"a" * 100_000, "holds a list"),
+    "itself": (b"]q\x00h\x00a", "holds a list"),
+    "itself within": (b"}q\x00" + text("a") + b"h\x00s", "no state dict"),
+    "exponentially itself": (b")" + b"q\x00h\x00\x86" * 60 + b"Ns", "damaged pickle"),
+    "shape of texts": (dictionary(a=tensor("0", 6, b"(" + text("6") + b"t", integers(1))), "damaged pickle"),
+    "storage of a text": (dictionary(a=b"ctorch._utils\n_rebuild_tensor_v2\n(NK\x00)))tR"), "damaged pickle"),
+    "no tensors": (dictionary(epoch=integer(3)), "no state dict ('epoch')"),
+    "nothing": (b"}", "no state dict (it is empty)"),
+    "two state dicts": (dictionary(model=dictionary(a=GOOD), ema=dictionary(a=GOOD)), "model, ema"),
+    "a tensor alone": (GOOD, "holds a Tensor"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_PICKLES)
+def test_other_pickles_are_refused(kind, tmp_path):
+    pickled, words = BAD_PICKLES[kind]
+    refused(write(tmp_path / "a.pt", pickled, DATA), words)
+
+
+BAD_TENSORS = {
+    "other kind": (tensor("0", 6, integers(6), integers(1), kind="QInt8Storage"), "QInt8Storage"),
+    "no storage": (tensor("1", 6, integers(6), integers(1)), "lacks the numbers of 'a'"),
+    "a storage elsewhere": (tensor("../data.pkl", 6, integers(6), integers(1)), "lacks the numbers"),
+    "more than there is": (tensor("0", 2**40, integers(2**40), integers(1)), "24 bytes for 'a'"),
+    "fewer than there are": (tensor("0", 5, integers(5), integers(1)), "24 bytes for 'a'"),
+    "other dtype": (tensor("0", 6, integers(6), integers(1), kind="HalfStorage"), "not 6 numbers of float16"),
+    "huge shape": (tensor("0", 6, integers(2**40, 2**40), integers(2**40, 1)), "shape (1099511627776, 1099511627776)"),
+    "huge by repetition": (tensor("0", 6, integers(2**40), integers(0)), "of shape (1099511627776,) in 6 numbers"),
+    "many axes": (tensor("0", 6, integers(*[1] * 99), integers(*[1] * 99)), "shape that cannot be"),
+    "beyond the end": (tensor("0", 6, integers(6), integers(1), offset=1), "of shape (6,) in 6 numbers"),
+    "beyond by strides": (tensor("0", 6, integers(2), integers(6)), "of shape (2,) in 6 numbers"),
+    "before the start": (tensor("0", 6, integers(2), integers(1), offset=-1), "shape that cannot be"),
+    "backwards": (tensor("0", 6, integers(6), integers(-1), offset=5), "shape that cannot be"),
+    "negative shape": (tensor("0", 6, integers(-6), integers(1)), "shape that cannot be"),
+    "fewer strides": (tensor("0", 6, integers(2, 3), integers(1)), "damaged"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_TENSORS)
+def test_tensors_that_do_not_fit_their_storage(kind, tmp_path):
+    pickled, words = BAD_TENSORS[kind]
+    refused(write(tmp_path / "a.pt", dictionary(a=pickled), DATA), words)
+
+
+def test_other_files_are_named(tmp_path):
+    path = tmp_path / "a.pt"
+    refused(path, "no such file")
+    refused(tmp_path, "is a folder")
+    for content, words in (
+        (b"", "is empty"),
+        (b"hello", "not a PyTorch checkpoint"),
+        (b"PK\x05\x06", "damaged or cut short"),
+        (b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.", "before version 1.6"),
+        ((100).to_bytes(8, "little") + b'{"__metadata__"', "safetensors"),
+    ):
+        path.write_bytes(content)
+        refused(path, words)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("readme.txt", "hello")
+    refused(path, "not of PyTorch's")
+    refused(write(path, dictionary(a=GOOD), DATA, byteorder=b"big"), "big-endian")
+
+
+def test_a_file_cut_short_anywhere(tmp_path):
+    whole = write(tmp_path / "whole.pt", dictionary(a=GOOD), DATA).read_bytes()
+    for length in range(len(whole)):
+        (tmp_path / "cut.pt").write_bytes(whole[:length])
+        refused(tmp_path / "cut.pt")
+
+
+def test_a_changed_byte_is_noticed_or_changes_nothing(tmp_path):
+    whole = write(tmp_path / "whole.pt", dictionary(a=GOOD), DATA).read_bytes()
+    for at in range(len(whole)):
+        (tmp_path / "bad.pt").write_bytes(whole[:at] + bytes([whole[at] ^ 0x55]) + whole[at + 1 :])
+        try:
+            arrays = load_state_dict(tmp_path / "bad.pt")
+        except UserError as error:
+            assert "\n" not in str(error)
+        else:
+            np.testing.assert_array_equal(arrays["a"], NUMBERS.reshape(2, 3))
+
+
+def test_a_zip_bomb_is_refused_unread(tmp_path):
+    bomb = {"0": bytes(50_000_000)}
+    path = write(
+        tmp_path / "a.pt",
+        dictionary(a=tensor("0", 12_500_000, integers(12_500_000), integers(1))),
+        bomb,
+        compression=zipfile.ZIP_DEFLATED,
+    )
+    assert path.stat().st_size < 100_000
+    refused(path, "is compressed")
+
+
+def test_little_is_allocated(tmp_path):
+    """Under a limit of memory, what claims to be huge is refused, not tried."""
+    shapes = [tensor("0", 6, integers(2**40), integers(0)), tensor("0", 2**45, integers(2**45), integers(1))]
+    pickles = [*(dictionary(a=shape) for shape in shapes), b"]r\xff\xff\xff\x7f0", b"\x96" + struct.pack("<Q", 2**40)]
+    paths = [write(tmp_path / f"{i}.pt", pickled, DATA) for i, pickled in enumerate(pickles)]
+    program = "\n".join(
+        [
+            "import pathlib, resource, sys",
+            "from medjax.interop.torch_load import load_state_dict",
+            "from medjax.errors import UserError",
+            "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss",
+            "for path in sys.argv[1:]:",
+            "    try: load_state_dict(pathlib.Path(path))",
+            "    except UserError: pass",
+            "    else: sys.exit('read')",
+            "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)",
+        ]
+    )
+    environment = os.environ | {"PYTHONPATH": str(pathlib.Path(__file__).parents[2])}
+    done = subprocess.run([sys.executable, "-c", program, *paths], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) < 20_000  # kilobytes

@@ -177,6 +177,16 @@ def settings(data: Any) -> dict[str, Any]:
     return json.loads(json.dumps(own | preprocessing | made_up))
 
 
+def preprocessing_of(data: Any) -> Preprocessing:
+    """From the path of any one scan to its volume, in [-1, 1], as the scans that a config asks for are preprocessed.
+
+    Raises:
+      DataError: a key of `data` cannot work; so does what is returned, for a scan that cannot be used.
+    """
+    check(data)
+    return _preprocessing(data, transforms.voxel_shape(tuple(data.size), data.axes))
+
+
 def intensity_range(data: Any) -> tuple[float, float]:
     """What -1 and 1 stand for in files: the values of a fixed window, or 0 and 1."""
     by_window = data.name in ("atlas", "folder") and data.window == "fixed"

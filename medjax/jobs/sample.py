@@ -16,18 +16,19 @@ from data_pipelines.batches import first_volumes
 from data_pipelines.errors import DataError
 from data_pipelines.transforms import from_network
 from medjax.errors import UserError
+from medjax.jobs.drawing import Drawing
+from medjax.jobs.starts import open_start
+from medjax.jobs.steps import FROZEN
 from medjax.runtime import agreement, distributed
 from medjax.runtime.checkpoints import Checkpoints
 from medjax.runtime.mesh import (
-    batch_sharding,
     check_batch_size,
     check_volume_size,
     make_mesh,
-    on_mesh,
-    replicated,
     take_rows,
 )
 from medjax.runtime.pictures import montage
+from medjax.runtime.train_state import Batch
 from medjax.runtime.workdir import (
     as_json,
     check_same_model,
@@ -45,6 +46,8 @@ PICTURES_A_ROW, MOST_PICTURES = 4, 16
 
 def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     """Writes `sample.count` volumes to WORKDIR/samples; needs no data and no TensorFlow.
+
+    With `sample.start` they are variations of one volume, in WORKDIR/variations, or lie between two, in WORKDIR/interpolation.
 
     Volume i depends on the checkpoint, `sample.seed` and i alone. Volumes that an interrupted run of the same settings
     left are kept and not drawn again; samples of other settings are moved aside to samples.1, samples.2, ...
@@ -85,38 +88,42 @@ def _run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     shapes = jax.eval_shape(task.init, jax.random.key(0), blank)
     step, model = checkpoints.restore_model(shapes, mesh, best=config.sample.checkpoint == "best")
 
-    folder = workdir / "samples"
-    agreement.first_alone(lambda: open_folder(folder, settings(config, step)))
+    start = agreement.together(lambda: open_start(config.sample, trained, data))
+    folder = workdir / (start.folder if start else "samples")
+    if start:
+        data = data | {"affine": start.affine}
+    agreement.first_alone(lambda: open_folder(folder, settings(config, step) | (start.settings() if start else {})))
     there = agreement.as_first(np.asarray([sample_path(folder, i).exists() for i in range(count)]))
     missing = [int(i) for i in np.flatnonzero(~there)]
 
-    def draw(model: dict[str, Any], indices: jax.Array) -> jax.Array:
-        keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(config.sample.seed), i))(indices)
+    def drawing_of(indices: np.ndarray, conditions: Batch | None) -> Drawing:
         params = model["ema"] if config.sample.ema else model["params"]
-        return task.sample(params, model["variables"], {}, keys)
+        return Drawing(task, mesh, params, model["variables"], config.sample.seed, indices, conditions, FROZEN)
 
-    volume_shape = jax.ShapeDtypeStruct((batch_size, *size, 1), jnp.float32)
-    compiled = None
+    drawing = None
     seconds = 0.0
-    with tqdm(total=count, initial=count - len(missing), unit="vol", desc="sampling", file=sys.stderr) as progress:
-        for start in range(0, len(missing), batch_size):
-            wanted = missing[start : start + batch_size]
+    batches = -(-len(missing) // batch_size)
+    with tqdm(total=batches * task.steps, unit="step", desc="sampling", file=sys.stderr) as progress:
+        for n in range(batches):
+            wanted = missing[n * batch_size : (n + 1) * batch_size]
             # The last batch is filled up, so that one compilation serves all.
             indices = np.asarray(wanted + wanted[-1:] * (batch_size - len(wanted)), np.uint32)
-            if compiled is None:
-                shardings = batch_sharding(mesh, volume_shape) if mesh.size > 1 else replicated(mesh)
-                compiled = jax.jit(on_mesh(draw, mesh), out_shardings=shardings).lower(model, indices).compile()
-                agreement.meet()
+            conditions = start.conditions(indices, mesh) if start else None
+            keyed = start.key_indices(indices) if start else indices
+            progress.set_postfix_str(f"{there.sum() + n * batch_size} of {count} volumes")
+            drawing = drawing or drawing_of(keyed, conditions)
             begin = time.perf_counter()
-            volumes = jax.block_until_ready(compiled(model, indices))
+            volumes = drawing(keyed, conditions, told=progress.update)
             seconds += time.perf_counter() - begin
             for row, volume in take_rows(volumes, mesh):  # each process writes the volumes it holds
                 if row < len(wanted):
                     write_sample(sample_path(folder, wanted[row]), volume[..., 0], data, DTYPES[config.sample.dtype])
-            progress.update(len(wanted))
+
+    def shown() -> tuple[str, np.ndarray]:
+        return ("start", start.volumes) if start else ("real", real_volumes(config, trained))
 
     agreement.together(lambda: None)  # until all are written
-    agreement.first_alone(lambda: write_montage(folder, count, real_volumes(config, trained), data))
+    agreement.first_alone(lambda: write_montage(folder, count, shown(), data))
     return {
         "count": count,
         "drawn": len(missing),
@@ -129,8 +136,9 @@ def _run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
 
 def settings(config: ConfigDict, step: int) -> dict[str, Any]:
     """What decides what a sample is: equal settings, equal files."""
-    sample = config.sample.to_dict()
-    return {"step": step, "train_dtype": config.train.dtype} | {k: v for k, v in sample.items() if k != "count"}
+    irrelevant = {"count"} if config.sample.start else {"count", "strength"}
+    sample = {k: v for k, v in config.sample.to_dict().items() if k not in irrelevant}
+    return {"step": step, "train_dtype": config.train.dtype} | sample
 
 
 def open_folder(folder: pathlib.Path, settings: dict[str, Any]) -> None:
@@ -169,12 +177,13 @@ def real_volumes(config: ConfigDict, trained: dict[str, Any]) -> np.ndarray:
         return np.zeros((0, *config.data.size, 1), np.float32)
 
 
-def write_montage(folder: pathlib.Path, count: int, real: np.ndarray, data: dict[str, Any]) -> None:
-    """montage.png: real volumes in the first row if there are any, then the first samples."""
+def write_montage(folder: pathlib.Path, count: int, first: tuple[str, np.ndarray], data: dict[str, Any]) -> None:
+    """montage.png: in the first row what the samples are to be compared with, if there is any, then the first samples."""
     low, high = data["intensity_range"]
     pictured = [nifti.read(sample_path(folder, i)).array for i in range(min(count, MOST_PICTURES))]
     generated = [(array - low) / (high - low) * 2.0 - 1.0 for array in pictured]
-    rows = [("real", [from_network(volume[..., 0], data["axes"]) for volume in real])]
+    name, volumes = first
+    rows = [(name, [from_network(volume[..., 0], data["axes"]) for volume in volumes])]
     for start in range(0, len(generated), PICTURES_A_ROW):
         chunk = generated[start : start + PICTURES_A_ROW]
         rows.append((f"generated {start} to {start + len(chunk) - 1}", chunk))

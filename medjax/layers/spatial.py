@@ -58,6 +58,8 @@ def convolve_split(convolve: Convolve, x: jax.Array, kernel: jax.Array, strides:
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.size <= 1:  # 0: none in force
         return convolve(x, kernel, strides, padding)
+    # A kernel that fsdp cut is gathered once, before a lowering takes it apart.
+    kernel = lax.with_sharding_constraint(kernel, PartitionSpec())
     spec = volume_spec(x.shape, mesh.shape)
     halos, inner = [], list(padding)
     for i in (0, 1):

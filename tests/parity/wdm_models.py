@@ -22,7 +22,7 @@ def network_of(config: dict[str, Any]) -> UNet | WaveletUNet:
     resolutions = [int(resolution) for resolution in kwargs["attention_resolutions"].split(",") if resolution]
     upsample_heads, head_channels = kwargs.get("num_heads_upsample", -1), kwargs.get("num_head_channels", -1)
     both = {
-        "out_channels": kwargs["out_channels"],
+        "out_channels": kwargs["out_channels"] * (2 if kwargs.get("learn_sigma") else 1),
         "base_channels": kwargs["num_channels"],
         "channel_multipliers": tuple(multipliers),
         "blocks_per_level": kwargs["num_res_blocks"],

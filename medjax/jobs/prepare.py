@@ -36,6 +36,7 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
         rate = write_records(config.data)
         report = dict.fromkeys(RESULTS)
         agreement.first_alone(lambda: report.update(read_records(config)))
+        distributed.leave()
         if rate and report["volumes"]:
             streamed = report["streamed_volumes_per_second"]
             times = f"{streamed / rate:.0f} times as many"

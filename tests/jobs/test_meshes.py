@@ -9,6 +9,7 @@ import numpy as np
 import optax
 import pytest
 from jax.sharding import Mesh
+from ml_collections import ConfigDict
 
 from configs import brats
 from medjax.jobs.steps import batch_shapes, denoise_step_of, state_shapes, train_step_of
@@ -25,11 +26,11 @@ SIZE, BATCH = (32, 32, 32), 8
 STEPS = 10
 
 
-def configuration(lowering: str = "direct"):
+def configuration() -> ConfigDict:
     config = brats.get_config("tiny")
     config.model.base_channels, config.model.channel_multipliers = 8, (1, 1, 2)
     config.model.middle_attention = True
-    config.train.lowering = lowering
+    config.train.lowering = "direct"
     config.data.size, config.data.batch_size = SIZE, BATCH
     return config
 
@@ -63,16 +64,10 @@ def start() -> TrainState:
     return TrainState(np.zeros((), np.int32), params, {}, zeros, params)
 
 
-def lowered(text: str, lowering: str = "direct"):
-    config, mesh = configuration(lowering), mesh_of(text)
-    task, batch = make_task(config), batch_shapes(SIZE, BATCH)
+def compiled_train_step(config: ConfigDict, mesh: Mesh) -> jax.stages.Compiled:
+    task, batch = make_task(config), batch_shapes(tuple(config.data.size), config.data.batch_size)
     shapes = state_shapes(task, optimizer(), batch)
     return train_step_of(config, task, optimizer(), shapes, batch, mesh).lower(shapes, {}, batch).compile()
-
-
-@functools.cache
-def compiled_train_step(text: str):
-    return lowered(text)
 
 
 @functools.cache
@@ -80,10 +75,11 @@ def trained(text: str) -> tuple[dict, list[float]]:
     """The first step's gradients and ten steps' losses."""
     mesh = mesh_of(text)
     state = jax.device_put(start(), state_shardings(start(), mesh))
+    train_step = compiled_train_step(configuration(), mesh)
     losses, gradients = [], None
     for step in range(STEPS):
         image = np.random.default_rng(step).uniform(-1, 1, (BATCH, *SIZE, 1)).astype("f4")
-        state, metrics = compiled_train_step(text)(state, {}, put_batch({"image": image}, mesh, BATCH))
+        state, metrics = train_step(state, {}, put_batch({"image": image}, mesh, BATCH))
         losses.append(float(metrics["loss"]))
         gradients = gradients or jax.device_get(state.opt_state[0].trace)
     return gradients, losses
@@ -133,13 +129,19 @@ def gathered(text: str) -> list[tuple[int, ...]]:
     return [tuple(map(int, shape.split(","))) for line in found for shape in re.findall(r"\[([\d,]+)\]", line)]
 
 
-@pytest.mark.parametrize("text", MESHES)
-def test_a_training_step_gathers_parameters_under_fsdp_and_what_is_listed(text):
-    mesh, config = mesh_of(text), configuration()
-    listed = gathers(make_task(config).network, (BATCH, *(edge // 2 for edge in SIZE)), mesh.shape)
-    found = gathered(compiled_train_step(text).as_text())
-    parameters = {leaf.shape for leaf in jax.tree.leaves(start().params)} if mesh.shape["fsdp"] > 1 else set()
+@pytest.mark.parametrize("lowering", ["direct", "planes"])
+@pytest.mark.parametrize("text", MESHES[1:])
+def test_a_training_step_gathers_parameters_under_fsdp_and_what_is_listed(text, lowering):
+    config, mesh = configuration(), mesh_of(text)
+    config.train.lowering = lowering
+    config.data.size = (64, 64, 64)
+    config.model.channel_multipliers = (1, 2, 2, 4)
+    found = gathered(compiled_train_step(config, mesh).as_text())
+    task = make_task(config)
+    params = jax.eval_shape(task.init, jax.random.key(0), batch_shapes((64, 64, 64), 1))[0]
+    parameters = {leaf.shape for leaf in jax.tree.leaves(params)} if mesh.shape["fsdp"] > 1 else set()
     activations = [shape for shape in found if shape not in parameters]
-    # Each of the list once forward and once backward.
+    listed = gathers(task.network, (BATCH, 32, 32, 32), mesh.shape)
+    # Each of the list once forward and once backward, in float32; the sums of gathered keys' and values' gradients apart.
     assert 4 * sum(map(math.prod, activations)) <= 2 * sum(listed.values())
     assert bool(activations) == bool(listed)

@@ -1,12 +1,13 @@
 # make demo   from nothing to synthetic brains in runs/demo, on two CPU cores, within minutes
 # make test   every test
+# make test-tpu   the tests of planning that need the TPU's compiler as well
 # make lint   ruff and the floors of the house (import-linter)
 # make .venv  the environment alone; PYTHON=python3.12 picks another interpreter
 
 PYTHON ?= python3
 RUN = .venv/bin/python
 
-.PHONY: demo test lint
+.PHONY: demo test test-tpu lint
 
 # Two virtual devices, the batch split over them: on two cores half as fast again as one device.
 demo: export XLA_FLAGS = --xla_force_host_platform_device_count=2
@@ -21,6 +22,14 @@ demo: .venv
 
 test: .venv
 	$(RUN) -m pytest
+
+# Not in the environment itself, where every run of JAX would look for a TPU and say that it found none.
+test-tpu: .venv/tpu/complete
+	PYTHONPATH=.venv/tpu $(RUN) -m pytest tests/runtime/test_topologies.py tests/runtime/test_compiled.py
+
+.venv/tpu/complete: .venv/complete
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check --upgrade --target .venv/tpu libtpu
+	touch .venv/tpu/complete
 
 lint: .venv
 	.venv/bin/ruff check .

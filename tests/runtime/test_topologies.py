@@ -8,6 +8,11 @@ from medjax.runtime import topologies
 from medjax.runtime.topologies import GiB, open_topology
 
 
+@pytest.fixture(autouse=True, scope="module")
+def jax_has_started():
+    assert len(jax.devices()) == 8  # with the tests' devices, before a topology asks for a number of its own
+
+
 def test_virtual_devices_of_this_computer():
     machine = open_topology("cpu:4")
     assert (machine.platform, list(machine.devices), machine.chip) == ("cpu", jax.devices()[:4], None)

@@ -50,7 +50,8 @@ class Schedule:
     @cached_property
     def posterior_log_variance_clipped(self) -> np.ndarray:
         """Its logarithm, that of t = 1 standing in at t = 0."""
-        return np.log(_first_from_second(self.posterior_variance))
+        with np.errstate(divide="ignore"):  # of a single step: no variance at all
+            return np.log(_first_from_second(self.posterior_variance))
 
     @cached_property
     def posterior_mean_coef1(self) -> np.ndarray:

@@ -42,6 +42,8 @@ def make_objective(diffusion: ConfigDict) -> Objective:
         raise UserError(f"diffusion.min_snr is {diffusion.min_snr}: use a positive gamma such as 5, or 0 for none")
     if diffusion.learned_variance and diffusion.times == "continuous":
         raise UserError("diffusion.learned_variance is of steps: use diffusion.times 'uniform' or 'importance'")
+    if diffusion.learned_variance and diffusion.steps < 2:
+        raise UserError(f"diffusion.steps is {diffusion.steps}: diffusion.learned_variance needs 2 or more")
     schedule = make_schedule(diffusion.schedule, diffusion.steps)
     if diffusion.prediction == "noise" and schedule.alphas_cumprod[-1] == 0:
         raise UserError(

@@ -1,7 +1,18 @@
 import numpy as np
 import pytest
 
-from medjax.diffusion.schedules import Schedule, cosine, evenly_spaced, linear, respace, respace_to
+from medjax.diffusion.schedules import (
+    Schedule,
+    cosine,
+    evenly_spaced,
+    flow,
+    follow,
+    karras,
+    linear,
+    respace,
+    respace_to,
+    vp,
+)
 
 
 @pytest.mark.parametrize("schedule", [linear(1000), linear(21), cosine(1000), cosine(1)], ids=lambda s: f"{s.steps}")
@@ -65,3 +76,42 @@ def test_is_frozen():
     with pytest.raises(AttributeError):
         linear(50).betas = None
     assert isinstance(linear(50), Schedule)
+
+
+def test_vp_is_the_limit_of_linear():
+    np.testing.assert_allclose(vp(10_000).alphas_cumprod, linear(10_000).alphas_cumprod, rtol=0.02, atol=1e-6)
+    np.testing.assert_allclose(vp(2).alphas_cumprod, np.exp([-(0.05 + 19.9 / 8), -(0.1 + 19.9 / 2)]))
+
+
+@pytest.mark.parametrize("steps", [1, 2, 10, 1000])
+def test_flow_is_the_straight_line(steps):
+    np.testing.assert_allclose(flow(steps).flow_times, np.arange(1, steps + 1) / steps, atol=1e-12)
+    assert flow(steps).alphas_cumprod[-1] == 0
+    for name in ("posterior_mean_coef1", "posterior_mean_coef2", "fixed_large_variance"):
+        assert np.isfinite(getattr(flow(steps), name)).all(), name
+
+
+def test_karras():
+    sigma = np.sqrt(1 / karras(5).alphas_cumprod - 1)
+    np.testing.assert_allclose(sigma[[0, -1]], [0.002, 80])
+    np.testing.assert_allclose(np.diff(sigma ** (1 / 7), n=2), 0, atol=1e-9)
+    np.testing.assert_allclose(np.sqrt(1 / karras(1).alphas_cumprod - 1), 80)
+
+
+@pytest.mark.parametrize("make", [vp, flow, karras])
+def test_refuses_no_step(make):
+    with pytest.raises(ValueError, match="0 steps: use at least 1"):
+        make(0)
+
+
+def test_following_another_schedule_keeps_its_levels_and_tells_the_time_of_the_same_noise():
+    trained, levels = linear(1000), cosine(40)
+    followed = follow(trained, levels)
+    np.testing.assert_array_equal(followed.alphas_cumprod, levels.alphas_cumprod)
+    assert np.all(np.diff(followed.timesteps) >= 0)
+    times = followed.timesteps
+    inside = (times > 0) & (times < 999)
+    assert inside.sum() > 30
+    there = np.interp(times, np.arange(1000), trained.flow_times)
+    np.testing.assert_allclose(there[inside], levels.flow_times[inside], rtol=1e-9)
+    np.testing.assert_array_equal(follow(trained, trained).timesteps, trained.timesteps)

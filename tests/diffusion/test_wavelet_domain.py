@@ -2,7 +2,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from medjax.diffusion.wavelet_domain import clamp_in_image_space, from_wavelet_domain, subband_mse, to_wavelet_domain
+from medjax.diffusion.wavelet_domain import (
+    clamp_in_image_space,
+    from_wavelet_domain,
+    subband_deviations,
+    subband_mse,
+    threshold_dynamically,
+    to_wavelet_domain,
+)
 from medjax.wavelets import haar_dwt3d
 
 X = jax.random.uniform(jax.random.key(0), (2, 4, 6, 8, 3), minval=-1, maxval=1)
@@ -37,3 +44,26 @@ def test_subband_errors():
     errors = np.arange(16).reshape(2, 8) / 10
     prediction = target + jnp.repeat(jnp.asarray(errors), 3, axis=1)[:, None, None, None]
     np.testing.assert_allclose(subband_mse(prediction, target), errors**2, atol=1e-5)
+
+
+def test_any_scale_is_undone():
+    scale = tuple(float(n + 1) for n in range(8))
+    np.testing.assert_allclose(from_wavelet_domain(to_wavelet_domain(X, scale), scale), X, atol=2e-6)
+    for function in (clamp_in_image_space, threshold_dynamically):
+        volume = from_wavelet_domain(function(to_wavelet_domain(3 * X, scale), scale), scale)
+        np.testing.assert_allclose(jnp.abs(volume).max(), 1, atol=2e-6)
+
+
+def test_measured_deviations_even_the_subbands_out():
+    coefficients = to_wavelet_domain(X, subband_deviations(X)).reshape(-1, 8, 3)
+    np.testing.assert_allclose(jnp.sqrt(jnp.mean(coefficients**2, axis=(0, 2))), 1, rtol=1e-5)
+
+
+def test_dynamic_threshold():
+    """The quantile of each volume's own magnitudes becomes 1; within [-1, 1] nothing changes."""
+    volumes = jnp.stack([X[0], 4 * X[1]])
+    found = from_wavelet_domain(threshold_dynamically(to_wavelet_domain(volumes), share=0.9))
+    np.testing.assert_allclose(found[0], X[0], atol=2e-6)
+    limit = np.quantile(np.abs(volumes[1]), 0.9)
+    np.testing.assert_allclose(found[1], np.clip(volumes[1], -limit, limit) / limit, atol=0.01)
+    assert limit > 2

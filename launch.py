@@ -42,6 +42,9 @@ def main(argv: Sequence[str]) -> int:
     except Exception as error:
         return complain(in_one_line(error))
 
+    if config.train.deterministic:  # read when JAX starts
+        os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_gpu_deterministic_ops=true"
+
     from data_pipelines.errors import DataError
     from medjax.errors import UserError
     from medjax.runtime import distributed

@@ -86,6 +86,7 @@ def base() -> ConfigDict:
     train.accumulate = 1  # microbatches a step
     train.dtype = "float32"  # or "bfloat16", of the network's computations; parameters and losses stay float32
     train.remat = "none"  # activations to recompute, not keep: of all "blocks", or of levels "above:32" voxels an edge
+    train.deterministic = False  # on GPUs: the same bits each time, for some speed; CPUs and TPUs always give them
     train.lowering = config_dict.placeholder(str)  # of convolutions: "direct" or "planes"; the platform's by default
 
     config.mesh = mesh = ConfigDict()

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 import pathlib
 import shutil
 import signal
@@ -248,3 +249,12 @@ def test_a_result_is_one_json_line_with_the_promised_keys(trained, scans, capsys
     assert found["val_loss"] > 0
     config = json.loads(pathlib.Path(found["workdir"], "config.json").read_text())
     assert config["data"]["name"] == "folder"
+
+
+def test_deterministic_operations_are_asked_of_xla(scans, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("XLA_FLAGS", "--first")
+    wrong = ("--config.train.steps=0",)  # ends before anything is compiled
+    assert launch(command(scans, tmp_path, *wrong), capsys)[0] == 2
+    assert os.environ["XLA_FLAGS"] == "--first"
+    assert launch(command(scans, tmp_path, *wrong, "--config.train.deterministic=True"), capsys)[0] == 2
+    assert os.environ["XLA_FLAGS"] == "--first --xla_gpu_deterministic_ops=true"

@@ -248,8 +248,7 @@ def gathers(network: UNet, shape: tuple[int, int, int, int], mesh: Mapping[str, 
     found = {}
 
     def gather(name: str, arrays: int, level: int, width: int, spec: PartitionSpec) -> None:
-        ways = math.prod(mesh[axis] for axes in spec if axes for axis in ([axes] if isinstance(axes, str) else axes))
-        found[name] = arrays * math.prod(shapes[level]) * width * itemsize // ways
+        found[name] = arrays * share((*shapes[level], width), spec, mesh) * itemsize
 
     def attend(name: str, level: int, width: int) -> None:
         if any(specs[level][1:]):
@@ -280,3 +279,9 @@ def gathers(network: UNet, shape: tuple[int, int, int, int], mesh: Mapping[str, 
             if 2**level in network.attention_factors:
                 attend(f"up_{level}_attention_{i}", level, width)
     return found
+
+
+def share(shape: tuple[int, ...], spec: PartitionSpec, mesh: Mapping[str, int]) -> int:
+    """How many elements of an array of this shape a device holds."""
+    ways = math.prod(mesh[axis] for axes in spec if axes for axis in ([axes] if isinstance(axes, str) else axes))
+    return math.prod(shape) // ways

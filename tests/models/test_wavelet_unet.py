@@ -1,9 +1,13 @@
+import math
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from medjax.models.wavelet_unet import WaveletUNet
+from medjax.models.wavelet_unet import WaveletUNet, gathers
+from medjax.runtime.mesh import batch_sharding, make_mesh, on_mesh, replicated
 from test_blocks import randomized
 
 X_T = np.random.default_rng(0).standard_normal((2, 4, 8, 8, 8)).astype(np.float32)
@@ -92,3 +96,45 @@ def test_refuses_what_cannot_work():
         SMALL.init(jax.random.key(0), np.zeros((1, 4, 6, 8, 8)), T[:1])
     with pytest.raises(ValueError, match="blocks_per_level 1: .* choose 2 or more"):
         SMALL.clone(blocks_per_level=1).init(jax.random.key(0), X_T, T)
+
+
+def test_a_mesh_changes_nothing_and_gathers_what_is_listed():
+    network = SMALL.clone(out_channels=8, channel_multipliers=(1,), blocks_per_level=1, attention_factors=(2,))
+    x_t = np.random.default_rng(0).standard_normal((1, 8, 8, 8, 8)).astype(np.float32)
+    params = randomized(parameter_shapes(network, x_t))
+
+    def loss_and_gradients(params, x_t):
+        return jax.value_and_grad(lambda params: jnp.mean(network.apply(params, x_t, T[:1]) ** 2))(params)
+
+    results = []
+    for depth, height in ((1, 1), (4, 2)):
+        mesh = make_mesh({"data": 1, "fsdp": 1, "depth": depth, "height": height})
+        step = jax.jit(on_mesh(loss_and_gradients, mesh), in_shardings=(replicated(mesh), batch_sharding(mesh, x_t)))
+        compiled = step.lower(params, x_t).compile()
+        results.append(jax.device_get(compiled(params, x_t)))
+    found = re.findall(r"= (.*?) (?:all-gather|all-to-all)(?:-start)?\(", compiled.as_text())
+    shapes = [tuple(map(int, shape.split(","))) for line in found for shape in re.findall(r"\[([\d,]+)\]", line)]
+    # Each of the list once forward and once backward.
+    assert 0 < 4 * sum(map(math.prod, shapes)) <= 2 * sum(gathers(network, x_t.shape[:4], mesh.shape).values())
+    for expected, got in zip(*map(jax.tree.leaves, results), strict=True):
+        np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
+
+
+def test_gathers():
+    """Of the published network at 256^3: nothing where each shard of the bottom has two planes, else what comes to it."""
+    network, shape = WaveletUNet(8, channel_multipliers=(1, 2, 2, 4, 4, 4)), (1, 128, 128, 128)
+    mesh = {"data": 1, "fsdp": 1, "depth": 2, "height": 1}
+    assert gathers(network, (1, 256, 128, 128), mesh) == {}
+    bottom = 2 * 2 * 2 * 4
+    assert gathers(network, shape, mesh) == {"down_5_resample": 9 * 256 * bottom, "down_5_pyramid": 8 * 256 * bottom}
+    attentive = network.clone(middle_attention=True, attention_factors=(32,), dtype=jnp.bfloat16)
+    # Keys and values of 4^3 voxels; the last block on the way up is applied twice.
+    attended = 2 * 256 * 4**3 * 2
+    assert gathers(attentive, (1, 128, 128, 128), mesh) == {
+        "down_5_attention_0": attended,
+        "down_5_attention_1": attended,
+        "up_4_attention_0": attended,
+        "up_4_attention_1": 2 * attended,
+        "down_5_resample": 9 * 256 * bottom // 2,
+        "down_5_pyramid": 8 * 256 * bottom // 2,
+    }

@@ -50,9 +50,9 @@ def subband_mse(prediction: jax.Array, target: jax.Array) -> jax.Array:
 
 
 def subband_deviations(x: np.ndarray) -> Scale:
-    """The standard deviation about zero of each subband LLL .. HHH of volumes [B, D, H, W, C]: a scale that evens them out."""
+    """The standard deviation of each subband LLL .. HHH over all voxels of volumes [B, D, H, W, C]."""
     bands = np.asarray(haar_dwt3d(jnp.asarray(x, jnp.float32)), np.float64)
-    return tuple(float(value) for value in np.sqrt(np.mean(bands**2, axis=(0, 1, 2, 3, 5))))
+    return tuple(float(value) for value in bands.std(axis=(0, 1, 2, 3, 5)))
 
 
 def _quantile_above_1(magnitudes: jax.Array, share: float) -> jax.Array:

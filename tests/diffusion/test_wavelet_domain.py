@@ -55,8 +55,9 @@ def test_any_scale_is_undone():
 
 
 def test_measured_deviations_even_the_subbands_out():
-    coefficients = to_wavelet_domain(X, subband_deviations(X)).reshape(-1, 8, 3)
-    np.testing.assert_allclose(jnp.sqrt(jnp.mean(coefficients**2, axis=(0, 2))), 1, rtol=1e-5)
+    volumes = 0.5 + X  # where the mean is, is not counted
+    coefficients = to_wavelet_domain(volumes, subband_deviations(volumes)).reshape(-1, 8, 3)
+    np.testing.assert_allclose(coefficients.std(axis=(0, 2)), 1, rtol=1e-5)
 
 
 def test_dynamic_threshold():

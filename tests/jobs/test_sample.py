@@ -132,3 +132,67 @@ def test_what_cannot_be_sampled_is_named(trained, argument, word, capsys):
     assert (status, out, len(lines)) == (2, "", 1)
     assert word in lines[0]
     assert snapshot(folder / "run") == before
+
+
+START = ("--config.sample.sampler=ddim", "--config.sample.steps=10")
+
+
+def start(*paths):
+    return f"--config.sample.start={','.join(str(path) for path in paths)}"
+
+
+def test_variations_of_a_scan(trained, capsys):
+    folder, argv = trained
+    scan = folder / "scans/subject_1/t1.nii.gz"
+    draw(argv, capsys)
+    samples = snapshot(folder / "run/samples")
+    weak = draw([*argv, *START, start(scan), "--config.sample.strength=0.1"], capsys)
+    assert all("/run/variations/sample_0" in path for path in weak["files"])
+    assert snapshot(folder / "run/samples") == samples
+    strong_argv = [*argv, *START, start(scan), "--config.sample.strength=1.0"]
+    little = [nibabel.load(path) for path in weak["files"]]
+    draw(strong_argv, capsys)
+    assert (folder / "run/variations.1/sample_00000.nii.gz").exists()
+    much = [nibabel.load(path) for path in weak["files"]]  # of the same names
+
+    def apart(volumes):
+        return np.abs(volumes[0].get_fdata() - volumes[1].get_fdata()).mean()
+
+    little = [nibabel.load(str(path).replace("variations", "variations.1")) for path in weak["files"]]
+    assert 0 < apart(little) < apart(much)
+    centres = [image.affine @ [*((np.array(image.shape) - 1) / 2), 1] for image in (little[0], nibabel.load(scan))]
+    np.testing.assert_allclose(*centres, atol=1e-4)
+    assert draw(strong_argv, capsys)["drawn"] == 0
+
+
+def test_between_two_samples_of_ours(trained, capsys):
+    _, argv = trained
+    files = draw(argv, capsys)["files"]
+    ends = [nibabel.load(path).get_fdata() for path in files]
+    between = [*argv, *START, start(*files), "--config.sample.strength=0.1", "--config.sample.count=5"]
+    found = draw(between, capsys)
+    assert [path.rsplit("/", 2)[-2] for path in found["files"]] == ["interpolation"] * 5
+    way = np.stack([nibabel.load(path).get_fdata() for path in found["files"]])
+    to_first, to_second = (np.abs(way - end).mean(axis=(1, 2, 3)) for end in ends)
+    assert to_first[0] < to_first[-1]
+    assert to_second[-1] < to_second[0]
+    assert draw(between, capsys)["drawn"] == 0
+    # Another count is another way.
+    assert draw([*between[:-1], "--config.sample.count=3"], capsys)["drawn"] == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (("--config.sample.start=nowhere.nii.gz",), "nowhere.nii.gz"),
+        (("--config.sample.start=a.nii,b.nii,c.nii",), "sample.start names 3 files"),
+        (("--config.sample.start=a.nii,b.nii", "--config.sample.count=1"), "sample.count is 1"),
+        (("--config.sample.strength=0.0",), "sample.strength is 0"),
+    ],
+)
+def test_a_start_that_cannot_be_is_named(trained, arguments, word, capsys):
+    _, argv = trained
+    given = {argument.partition("=")[0] for argument in arguments}
+    status, out, lines = launch([*(a for a in argv if a.partition("=")[0] not in given), *arguments], capsys)
+    assert (status, out, len(lines)) == (2, "", 1)
+    assert word in lines[0]

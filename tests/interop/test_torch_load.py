@@ -125,7 +125,7 @@ BAD_PICKLES = {
     "nested without end": (b"]" * 100_000 + b"}" + b"a" * 100_000, "holds a list"),
     "itself": (b"]q\x00h\x00a", "holds a list"),
     "itself within": (b"}q\x00" + text("a") + b"h\x00s", "no state dict"),
-    "exponentially itself": (b")" + b"q\x00h\x00\x86" * 60 + b"Ns", "damaged pickle"),
+    "exponentially itself": (b"})" + b"q\x00h\x00\x86" * 20 + b"Ns", "damaged pickle"),
     "shape of texts": (dictionary(a=tensor("0", 6, b"(" + text("6") + b"t", integers(1))), "damaged pickle"),
     "storage of a text": (dictionary(a=b"ctorch._utils\n_rebuild_tensor_v2\n(NK\x00)))tR"), "damaged pickle"),
     "no tensors": (dictionary(epoch=integer(3)), "no state dict ('epoch')"),

@@ -269,5 +269,3 @@ class WaveletDiffusion:
 def weighted(errors: jax.Array, weights: jax.Array | None) -> jax.Array:
     """Errors [B, 8], each example's times its weight; None: as they are."""
     return errors if weights is None else errors * weights[:, None]
-
-

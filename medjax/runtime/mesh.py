@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from medjax.errors import UserError
@@ -42,9 +43,13 @@ def make_mesh(sizes: Mapping[str, int], devices: Sequence[jax.Device] | None = N
         raise UserError(f"{described} asks for {wanted} devices, found {len(devices)}: make the mesh smaller")
     if jax.process_count() > 1 and wanted != len(devices):
         raise UserError(f"the mesh uses {wanted} of {len(devices)} devices: with several processes it must use all")
+    if wanted == len(devices):
+        # Neighbours in the mesh are neighbours on a TPU's wires, where an axis of the mesh may be part of one of the torus.
+        arranged = mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
+    else:
+        arranged = np.asarray(devices[:wanted]).reshape(shape)
     # Auto axes let the compiler partition convolutions; under JAX's default, Explicit, they raise a ShardingTypeError.
-    axis_types = (AxisType.Auto,) * len(AXES)
-    return jax.make_mesh(tuple(shape), AXES, axis_types=axis_types, devices=devices[:wanted])
+    return Mesh(arranged, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
 def on_mesh(function: Callable, mesh: Mesh) -> Callable:

@@ -173,7 +173,7 @@ def test_between_two_samples_of_ours(trained, capsys):
     assert [path.rsplit("/", 2)[-2] for path in found["files"]] == ["interpolation"] * 5
     way = np.stack([nibabel.load(path).get_fdata() for path in found["files"]])
     steps = np.abs(np.diff(way, axis=0)).mean(axis=(1, 2, 3))
-    assert 0 < steps.min()
+    assert steps.min() > 0
     assert steps.max() < np.abs(way[-1] - way[0]).mean()
     assert draw(between, capsys)["drawn"] == 0
     # Another count is another way.

@@ -5,6 +5,7 @@ import pytest
 
 from medjax.errors import UserError
 from medjax.runtime import topologies
+from medjax.runtime.mesh import AXES, make_mesh
 from medjax.runtime.topologies import GiB, open_topology
 
 
@@ -53,6 +54,15 @@ def test_a_device_is_a_chip(name):
     machine = open_topology(name)
     assert (machine.platform, len(machine.devices)) == ("tpu", count)
     assert machine.memory == int(memory * GiB)
+
+
+@pytest.mark.parametrize("name", ["v5p:4x4x4"] if SLICES else [])
+@pytest.mark.parametrize("sizes", [(8, 8, 1, 1), (-1, 1, 8, 2), (2, 1, 4, 1)])
+def test_a_mesh_need_not_follow_the_axes_of_the_torus(name, sizes):
+    devices = open_topology(name).devices
+    mesh = make_mesh(dict(zip(AXES, sizes, strict=True)), devices)
+    assert set(mesh.devices.flat) <= set(devices)
+    assert mesh.devices.shape == (4 if sizes[0] == -1 else sizes[0], *sizes[1:])
 
 
 @pytest.mark.parametrize("name", ["v5e:3x5"] if SLICES else [])

@@ -1,6 +1,6 @@
 """Brains made from the MNI152 template: data that is at hand everywhere. The default.
 
-Variants: demo (two CPU cores, minutes), tiny (under a minute), bf16.
+Variants: demo (two CPU cores, minutes), tiny (under a minute), bf16, and after these fewstep or flow.
 """
 
 from ml_collections import ConfigDict
@@ -29,7 +29,8 @@ def get_config(variants: str | None = None) -> ConfigDict:
     config.train.ema_decay = 0.999
     config.sample.sampler = "ddim"
     config.sample.steps = 50
-    return common.apply(config, variants, {"demo": demo, "tiny": tiny, "bf16": common.bf16})
+    known = {"demo": demo, "tiny": tiny, "bf16": common.bf16, "fewstep": common.fewstep, "flow": common.flow}
+    return common.apply(config, variants, known)
 
 
 def demo(config: ConfigDict) -> None:

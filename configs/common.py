@@ -56,14 +56,11 @@ def base() -> ConfigDict:
     diffusion.steps = 1000
     diffusion.schedule = "linear"  # "cosine", "vp" (the limit of linear, good for few steps), "flow" or "karras"
     diffusion.prediction = "x_0"  # "noise", "v" or "flow", the velocity of the straight line from x_0 to noise
-    diffusion.times = (
-        "uniform"  # over the steps; "continuous" between them, or "importance": more where losses are large
-    )
+    diffusion.times = "uniform"  # over the steps; "continuous" between them; "importance": more where losses are large
     diffusion.min_snr = 0.0  # gamma of min-SNR weights; 0: losses of all times weigh alike
     diffusion.learned_variance = False  # of each value in each step, by twice the channels, for the ancestral sampler
-    diffusion.subband_scale = (3.0,) + (
-        1.0,
-    ) * 7  # what LLL .. HHH are divided by; medjax/jobs/subbands.py measures them
+    # What LLL .. HHH are divided by; medjax/jobs/subbands.py measures them.
+    diffusion.subband_scale = (3.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0)
 
     config.optimizer = optimizer = ConfigDict()
     optimizer.learning_rate = 1e-5

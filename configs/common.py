@@ -101,9 +101,7 @@ def base() -> ConfigDict:
     sample.schedule = config_dict.placeholder(str)  # whose noise levels are sampled; diffusion.schedule's by default
     sample.eta = 0.0  # of DDIM: 0 adds no noise on the way
     sample.variance = "large"  # of the ancestral sampler: as published, or "small", better in few steps
-    sample.threshold = (
-        "clamp"  # what keeps voxels in [-1, 1] on the way: "dynamic" gives up contrast instead; or "none"
-    )
+    sample.threshold = "clamp"  # keeps voxels in [-1, 1] on the way; "dynamic" gives up contrast instead; or "none"
     sample.start = config_dict.placeholder(str)  # FILE to draw variations of, or FILE,FILE to draw what lies between
     sample.strength = 0.5  # of the noise that `start` is given: the share of the steps that are taken
     sample.ema = True
@@ -160,7 +158,7 @@ def tiny(config: ConfigDict) -> None:
     config.data.atlas_count = 24
     config.model.base_channels = 8
     config.model.channel_multipliers = (1, 2)
-    config.model.blocks_per_level = 1
+    config.model.blocks_per_level = 1 if config.model.network == "unet" else 2  # where levels of the other change width
     config.model.groups = 4
     config.optimizer.learning_rate = 2e-3
     config.optimizer.warmup_steps = 10

@@ -10,6 +10,7 @@ from flax import linen as nn
 
 from configs import atlas, brats
 from medjax.diffusion.interpolation import lerp
+from medjax.diffusion.sampling import SAMPLERS
 from medjax.diffusion.wavelet_domain import to_wavelet_domain
 from medjax.tasks import make_task
 
@@ -137,6 +138,16 @@ def test_variants_make_tasks(variant):
 
 
 KEYS = jax.random.split(jax.random.key(7), 4)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_a_sample_depends_on_its_key_alone(sampler):
+    task = task_of(**{"sample.sampler": sampler})
+    params, _ = started(task)
+    draw = jax.jit(lambda keys: task.sample(params, {}, {}, keys))
+    together = draw(KEYS)
+    assert np.abs(together[0] - together[1]).max() > 0.1
+    np.testing.assert_allclose(draw(KEYS[2:3]), together[2:3], atol=1e-5)
 
 
 def test_little_noise_changes_little():

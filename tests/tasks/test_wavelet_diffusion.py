@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from configs import atlas
-from medjax.diffusion.sampling import SAMPLERS
 from medjax.diffusion.wavelet_domain import to_wavelet_domain
 from medjax.errors import UserError
 from medjax.tasks import make_task
@@ -88,7 +87,7 @@ def test_previews_are_volumes(task, params, batch):
     }
 
 
-@pytest.mark.parametrize(("sampler", "eta"), [("ddim", 0.0), ("ddim", 1.0), *((name, 0.0) for name in SAMPLERS)])
+@pytest.mark.parametrize(("sampler", "eta"), [("ddim", 0.0), ("ddim", 1.0), ("ancestral", 0.0)])
 def test_a_sample_depends_on_its_key_alone(task, params, sampler, eta):
     task = dataclasses.replace(task, sampling=dataclasses.replace(task.sampling, sampler=sampler, eta=eta))
     keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(7), i))(jnp.arange(8))

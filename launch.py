@@ -26,7 +26,7 @@ from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
 
 HERE = pathlib.Path(__file__).resolve().parent
-MODES = ("train", "sample", "plan", "prepare", "import_weights", "export_weights")
+MODES = ("train", "sample", "plan", "prepare", "import_weights", "export_weights", "subbands")
 # Flags that only some modes have, passed on to the job.
 OPTIONS = {"plan": ("topology", "meshes"), "import_weights": ("checkpoint",), "export_weights": ("output",)}
 

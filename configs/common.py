@@ -59,7 +59,7 @@ def base() -> ConfigDict:
     diffusion.times = "uniform"  # over the steps; "continuous" between them; "importance": more where losses are large
     diffusion.min_snr = 0.0  # gamma of min-SNR weights; 0: losses of all times weigh alike
     diffusion.learned_variance = False  # of each value in each step, by twice the channels, for the ancestral sampler
-    # What LLL .. HHH are divided by; medjax/jobs/subbands.py measures them.
+    # What LLL .. HHH are divided by; --mode=subbands measures them.
     diffusion.subband_scale = (3.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0)
 
     config.optimizer = optimizer = ConfigDict()

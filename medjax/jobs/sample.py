@@ -118,6 +118,7 @@ def _run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
             for row, volume in take_rows(volumes, mesh):  # each process writes the volumes it holds
                 if row < len(wanted):
                     write_sample(sample_path(folder, wanted[row]), volume[..., 0], data, DTYPES[config.sample.dtype])
+        progress.set_postfix_str(f"{count} of {count} volumes")
 
     def shown() -> tuple[str, np.ndarray]:
         return ("start", start.volumes) if start else ("real", real_volumes(config, trained))

@@ -64,9 +64,7 @@ def _run(config: ConfigDict, workdir: pathlib.Path, interrupt: Interrupt, held: 
     # Data, and the folder that belongs to it.
     dataset = agreement.together(lambda: open_dataset(config.data, config.seed))
     warn_of_oddities(dataset)
-    agreement.check_same(
-        [dataset.identity(), *(config[key].to_dict() for key in ("model", "train", "mesh", "optimizer"))]
-    )
+    agreement.check_same([dataset.identity(), but_for_places(config)])
 
     def open_folder() -> None:
         held.enter_context(sole_use(workdir))
@@ -172,6 +170,14 @@ def _run(config: ConfigDict, workdir: pathlib.Path, interrupt: Interrupt, held: 
         "skipped_files": dataset.skipped,
         "padded_scans": dataset.padded,
         "workdir": str(workdir),
+    }
+
+
+def but_for_places(config: ConfigDict) -> dict[str, Any]:
+    """The whole configuration without where the data lie, which may differ from host to host."""
+    told = config.to_dict()
+    return told | {
+        "data": {key: value for key, value in told["data"].items() if key not in ("root", "cache", "records")}
     }
 
 

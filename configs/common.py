@@ -1,4 +1,7 @@
-"""Every key there is, with WDM's published values (arXiv 2402.19043) for 128^3; the other files change some. Data only."""
+"""Every key there is, with WDM's published values (arXiv 2402.19043) for 128^3; the other files change some. Data only.
+
+Medical Diffusion's two tasks have keys of their own in `model`, `losses` and `latents`: `vqgan_keys`, `latent_diffusion_keys`.
+"""
 
 from collections.abc import Callable, Mapping
 
@@ -12,7 +15,7 @@ def base() -> ConfigDict:
     config.seed = 0
 
     config.data = data = ConfigDict()
-    data.name = "folder"  # who reads the files: atlas, folder, brats, lidc; or synthetic, which needs none
+    data.name = "folder"  # who reads the files: atlas, folder, adni, brats, duke, lidc, mrnet; or synthetic: none
     data.root = config_dict.placeholder(str)  # where they are
     data.records = config_dict.placeholder(str)  # what --mode=prepare writes, then read in place of root; gs:// too
     data.cache = config_dict.placeholder(str)  # for preprocessed volumes; the user's cache folder by default
@@ -20,10 +23,15 @@ def base() -> ConfigDict:
     data.axes = "ijk"  # which voxel axes are D, H, W; "kij" puts slices first
     data.orientation = "RAS"  # or "native", as the file has it
     data.spacing = config_dict.placeholder(tuple)  # millimetres to resample to; as it is by default
-    data.fit = "crop"  # how a scan comes to `size`: "crop" or pad about the centre, or "resize"
+    data.fit = "crop"  # how a scan comes to `size`: "crop" or pad about the centre, "resize", or to the "brain" first
+    data.margin = 0  # voxels left around the brain
     data.window = "quantile"  # what becomes -1 and 1: "quantile"s of the scan, or "fixed" intensities such as HU
     data.window_range = (0.001, 0.999)
     data.affine = config_dict.placeholder(tuple)  # voxels to mm, four rows: where samples of imported weights shall lie
+    data.series = config_dict.placeholder(str)  # which, of brats, mrnet and duke: "t2f", "sagittal", "Dyn_1"
+    data.voxel_size = config_dict.placeholder(tuple)  # (I, J, K) mm, of files that do not say, as .npy
+    data.label_name = config_dict.placeholder(str)  # what to label by: mrnet's "acl", brats' "grade", made-up "lesion"
+    data.labels = config_dict.placeholder(str)  # or a CSV file of lines NAME,LABEL: scans or subjects, and 0, 1, ...
     data.flip = False  # left and right, at random, in training
     data.batch_size = 10  # of all devices together
     data.split = (0.8, 0.1, 0.1)  # of the subjects: train, validation, test
@@ -33,24 +41,7 @@ def base() -> ConfigDict:
     data.atlas_seed = 0
     data.lesion_share = 0.25
 
-    config.model = model = ConfigDict()
-    model.network = "unet"  # or "wavelet_unet"
-    model.base_channels = 64
-    model.channel_multipliers = (1, 2, 2, 4, 4)
-    model.blocks_per_level = 2
-    model.groups = 32
-    model.dropout = 0.0
-    model.attention_factors = ()  # self-attention on the levels downsampled by these factors: 1, 2, 4, ...
-    model.middle_attention = False
-    model.attention_heads = 1
-    model.up_attention_heads = config_dict.placeholder(int)  # the same on the way up
-    model.attention_head_channels = config_dict.placeholder(int)  # channels a head, in place of a number of heads
-    model.qkv_order = "heads_first"  # or "qkv_first": how the outputs of the attention's first layer are laid out
-    model.scale_shift_norm = False
-    model.skip = "add"  # or "concat"
-    model.resample_blocks = True  # resample inside residual blocks, or by convolutions of their own
-    model.keep_depth = False  # resample H and W only
-    model.position_channels = 0  # learned channels beside the input, for volumes that share a space
+    config.model = unet_model()
 
     config.diffusion = diffusion = ConfigDict()
     diffusion.steps = 1000
@@ -58,6 +49,7 @@ def base() -> ConfigDict:
     diffusion.prediction = "x_0"  # "noise", "v" or "flow", the velocity of the straight line from x_0 to noise
     diffusion.times = "uniform"  # over the steps; "continuous" between them; "importance": more where losses are large
     diffusion.min_snr = 0.0  # gamma of min-SNR weights; 0: losses of all times weigh alike
+    diffusion.loss = "mse"  # or "l1"
     diffusion.learned_variance = False  # of each value in each step, by twice the channels, for the ancestral sampler
     # What LLL .. HHH are divided by; --mode=subbands measures them.
     diffusion.subband_scale = (3.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0)
@@ -80,6 +72,8 @@ def base() -> ConfigDict:
     train.checkpoint_every = 5000
     train.keep = 3  # checkpoints, besides the one of lowest validation loss
     train.ema_decay = 0.0  # of the parameters that samples are drawn with; 0: no average
+    train.ema_start = 0  # steps before it begins; until then it is the parameters themselves
+    train.ema_every = 1  # steps from one update of it to the next
     train.accumulate = 1  # microbatches a step
     train.dtype = "float32"  # or "bfloat16", of the network's computations; parameters and losses stay float32
     train.remat = "none"  # activations to recompute, not keep: of all "blocks", or of levels "above:32" voxels an edge
@@ -102,12 +96,128 @@ def base() -> ConfigDict:
     sample.eta = 0.0  # of DDIM: 0 adds no noise on the way
     sample.variance = "large"  # of the ancestral sampler: as published, or "small", better in few steps
     sample.threshold = "clamp"  # keeps voxels in [-1, 1] on the way; "dynamic" gives up contrast instead; or "none"
+    sample.label = config_dict.placeholder(int)  # of a model with classes: which; none by default
+    sample.guidance = 1.0  # how far towards it (classifier-free, arXiv 2207.12598): 1 is as learned, 0 is none
     sample.start = config_dict.placeholder(str)  # FILE to draw variations of, or FILE,FILE to draw what lies between
     sample.strength = 0.5  # of the noise that `start` is given: the share of the steps that are taken
     sample.ema = True
     sample.checkpoint = "last"  # or "best", of lowest validation loss
     sample.dtype = "float32"  # or "int16", of the files
     return config
+
+
+def unet_model() -> ConfigDict:
+    """What `model` says of a U-Net, WDM's at 128^3."""
+    model = ConfigDict()
+    model.network = "unet"  # or "wavelet_unet"
+    model.base_channels = 64
+    model.channel_multipliers = (1, 2, 2, 4, 4)
+    model.blocks_per_level = 2
+    model.groups = 32
+    model.dropout = 0.0
+    model.attention_factors = ()  # self-attention on the levels downsampled by these factors: 1, 2, 4, ...
+    model.middle_attention = False
+    model.attention_heads = 1
+    model.up_attention_heads = config_dict.placeholder(int)  # the same on the way up
+    model.attention_head_channels = config_dict.placeholder(int)  # channels a head, in place of a number of heads
+    model.qkv_order = "heads_first"  # or "qkv_first": how the outputs of the attention's first layer are laid out
+    model.scale_shift_norm = False
+    model.skip = "add"  # or "concat"
+    model.resample_blocks = True  # resample inside residual blocks, or by convolutions of their own
+    model.keep_depth = False  # resample H and W only
+    model.position_channels = 0  # learned channels beside the input, for volumes that share a space
+    return model
+
+
+def vqgan_keys(config: ConfigDict) -> None:
+    """Turns `base` into the task of Medical Diffusion's 3D VQ-GAN, with its published values for 64^3 voxels."""
+    config.task = "vqgan"
+    config.diffusion = ConfigDict()  # there is none
+    config.model = model = ConfigDict()
+    model.base_channels = 16  # doubled with each halving of the volume
+    model.downsample = (2, 2, 2)  # (D, H, W) of a volume to those of its latents; powers of two
+    model.groups = 32
+    model.norm = "group"  # or "batch"
+    model.padding = "replicate"  # of convolutions, what lies beyond the border
+    model.embedding_channels = 8  # of a latent
+    model.codes = 16384
+    model.codebook_decay = 0.99
+    model.commitment = 0.25
+    model.restart_threshold = 1.0  # codes used less often are drawn anew from latents; 0: none are
+    model.restart_statistics = True  # and their moving averages with them; False: as published, the old ones stay
+    model.discriminator_channels = 64
+    model.discriminator_layers = 3
+
+    config.losses = losses = ConfigDict()
+    losses.l1 = 4.0
+    losses.perceptual = 4.0  # LPIPS of one slice
+    losses.perceptual_weights = config_dict.placeholder(str)  # FILE.pt of VGG16 and LPIPS; without it the term is off
+    losses.image_gan = 1.0  # by the discriminator of that slice
+    losses.volume_gan = 1.0
+    losses.gan_features = 4.0
+    losses.discriminator = "hinge"  # or "vanilla"
+    losses.discriminator_start = 10_000  # the first step with discriminators
+    losses.discriminator_ramp = 0  # steps in which their weight then rises to the whole; 0: at once, as published
+    losses.adaptive_weight = False  # scales their weight to the gradient of the reconstruction, as VQGAN does
+
+    # 3e-4 in the published configuration, which the code rescales by GPUs / 8 and by batch / 4: one GPU, batches of 2.
+    config.optimizer.learning_rate = 1.875e-5
+    config.optimizer.b1 = 0.5
+    config.optimizer.b2 = 0.9
+    config.optimizer.clip_norm = 1.0  # of the generator and of the discriminators, each on its own
+    config.data.batch_size = 2
+    config.train.steps = 100_000
+
+
+def latent_diffusion_keys(config: ConfigDict) -> None:
+    """Turns `base` into the task of Medical Diffusion's DDPM on latents, with its published values for 32^3 latents."""
+    config.task = "latent_diffusion"
+    config.model = model = ConfigDict()
+    model.network = "factorized_unet"  # or "unet" with other keys: `plain_unet`
+    model.base_channels = 32  # as published, the edge of the latents
+    model.channel_multipliers = (1, 2, 4, 8)
+    model.groups = 8
+    model.attention_heads = 8
+    model.attention_head_channels = 32
+    model.first_kernel = 7  # (1, 7, 7): H and W
+    model.spatial_attention = "linear"  # or "none"
+    model.depth_attention = True
+    label_keys(model)
+
+    config.latents = latents = ConfigDict()
+    latents.vqgan = config_dict.placeholder(str)  # the workdir of the trained VQ-GAN
+    latents.scaling = "codebook"  # what becomes [-1, 1]: its range, as published, or that of the "data"
+    latents.tile = config_dict.placeholder(tuple)  # (D, H, W) voxels decoded at a time; the whole volume by default
+
+    config.diffusion.steps = 300
+    config.diffusion.schedule = "cosine"
+    config.diffusion.prediction = "noise"
+    config.diffusion.loss = "l1"
+    del config.diffusion["subband_scale"]
+    config.optimizer.learning_rate = 1e-4
+    config.train.steps = 150_000  # as the paper says; perhaps it counts batches, of which a step accumulates two
+    config.train.accumulate = 2
+    config.train.ema_decay = 0.995
+    config.train.ema_start = 2000
+    config.train.ema_every = 10
+    config.sample.variance = "small"
+
+
+def plain_unet(config: ConfigDict) -> None:
+    """The plain 3D U-Net that the published code offers in place of the factorised one; halves D, H and W of the latents."""
+    edge = config.model.base_channels
+    config.model = model = unet_model()
+    model.base_channels = edge
+    model.channel_multipliers = (1, 2, 4)
+    model.groups = 8
+    model.skip = "concat"
+    label_keys(model)
+
+
+def label_keys(model: ConfigDict) -> None:
+    """What `model` says of labels."""
+    model.classes = 0  # how many there are to learn, of data.label_name or data.labels
+    model.label_dropout = 0.1  # the share of examples whose label is not told, for sample.guidance
 
 
 def apply(config: ConfigDict, variants: str | None, known: Mapping[str, Callable[[ConfigDict], None]]) -> ConfigDict:
@@ -207,6 +317,22 @@ def affine_of_field(
     for i in range(3):
         step = directions[i] * voxel
         rows.append((*(step if i == j else 0.0 for j in range(3)), corner[i] + step / 2))
+    return (*rows, (0.0, 0.0, 0.0, 1.0))
+
+
+def affine_about_origin(
+    steps: tuple[tuple[float, float, float], ...], shape: tuple[int, int, int]
+) -> tuple[tuple[float, ...], ...]:
+    """`data.affine` of a volume whose middle is the origin.
+
+    Args:
+      steps: in mm to the right, the front and the top, one voxel along I, along J and along K.
+      shape: (I, J, K) voxels.
+    """
+    rows = []
+    for i in range(3):
+        row = [step[i] for step in steps]
+        rows.append((*row, -sum(value * (n - 1) / 2 for value, n in zip(row, shape, strict=True))))
     return (*rows, (0.0, 0.0, 0.0, 1.0))
 
 

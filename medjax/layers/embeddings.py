@@ -1,4 +1,6 @@
-"""Embeddings of the diffusion timestep."""
+"""Embeddings of what a network is told beside x_t: the diffusion timestep, and what is to be seen."""
+
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -45,14 +47,43 @@ class TimeEmbedding(nn.Module):
       sinusoids: width of the sinusoidal embedding.
       features: width of the result.
       dtype: of the computation; the sinusoids and the parameters are float32.
+      embed: `cos_sin_embedding` or `sin_cos_embedding`.
+      activation: of the hidden layer.
     """
 
     sinusoids: int
     features: int
     dtype: jnp.dtype = jnp.float32
+    embed: Callable[[jax.Array, int], jax.Array] = cos_sin_embedding
+    activation: Callable[[jax.Array], jax.Array] = nn.silu
 
     @nn.compact
     def __call__(self, t: jax.Array) -> jax.Array:
-        x = cos_sin_embedding(t, self.sinusoids)
+        x = self.embed(t, self.sinusoids)
         x = nn.Dense(self.features, kernel_init=uniform_fan_in, dtype=self.dtype, name="hidden")(x)
-        return nn.Dense(self.features, kernel_init=uniform_fan_in, dtype=self.dtype, name="output")(nn.silu(x))
+        return nn.Dense(self.features, kernel_init=uniform_fan_in, dtype=self.dtype, name="output")(self.activation(x))
+
+
+class LabelEmbedding(nn.Module):
+    """What an example is, [B], as a vector [B, features].
+
+    Attributes:
+      classes: labels are 0 .. classes - 1; all others, such as -1, mean "unknown", which has a vector of its own.
+      features: width of the result.
+      dtype: of the result; the table [classes + 1, features] is float32, its last row that of the unknown.
+    """
+
+    classes: int
+    features: int
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, label: jax.Array) -> jax.Array:
+        table = self.param("table", nn.initializers.normal(1.0), (self.classes + 1, self.features), jnp.float32)
+        known = (label >= 0) & (label < self.classes)
+        return table[jnp.where(known, label, self.classes)].astype(self.dtype)
+
+
+def unknown_labels(x: jax.Array) -> jax.Array:
+    """The label -1 for each example of x [B, ...]: [B] int32."""
+    return jnp.full(x.shape[:1], -1, jnp.int32)

@@ -129,11 +129,9 @@ def unet_model() -> ConfigDict:
     return model
 
 
-def vqgan_keys(config: ConfigDict) -> None:
-    """Turns `base` into the task of Medical Diffusion's 3D VQ-GAN, with its published values for 64^3 voxels."""
-    config.task = "vqgan"
-    config.diffusion = ConfigDict()  # there is none
-    config.model = model = ConfigDict()
+def vqgan_model() -> ConfigDict:
+    """The VQ-GAN published for 64^3 voxels."""
+    model = ConfigDict()
     model.base_channels = 16  # doubled with each halving of the volume
     model.downsample = (2, 2, 2)  # (D, H, W) of a volume to those of its latents; powers of two
     model.groups = 32
@@ -147,6 +145,14 @@ def vqgan_keys(config: ConfigDict) -> None:
     model.restart_statistics = True  # and their moving averages with them; False: as published, the old ones stay
     model.discriminator_channels = 64
     model.discriminator_layers = 3
+    return model
+
+
+def vqgan_keys(config: ConfigDict) -> None:
+    """Turns `base` into the task of Medical Diffusion's 3D VQ-GAN, with its published values for 64^3 voxels."""
+    config.task = "vqgan"
+    config.diffusion = ConfigDict()  # there is none
+    config.model = vqgan_model()
 
     config.losses = losses = ConfigDict()
     losses.l1 = 4.0
@@ -186,6 +192,8 @@ def latent_diffusion_keys(config: ConfigDict) -> None:
 
     config.latents = latents = ConfigDict()
     latents.vqgan = config_dict.placeholder(str)  # the workdir of the trained VQ-GAN
+    latents.step = config_dict.placeholder(int)  # which of its checkpoints; the last by default
+    latents.model = vqgan_model()  # what to plan with where there is none yet; a workdir says by itself
     latents.scaling = "codebook"  # what becomes [-1, 1]: its range, as published, or that of the "data"
     latents.tile = config_dict.placeholder(tuple)  # (D, H, W) voxels decoded at a time; the whole volume by default
 

@@ -104,6 +104,7 @@ def published(config: ConfigDict, downsample: int, batch_size: int) -> None:
     if config.task == "vqgan":
         config.model.downsample = (downsample,) * 3
     else:
+        config.latents.model.downsample = (downsample,) * 3
         config.model.base_channels = config.data.size[1] // downsample  # the edge of the latents
         config.data.batch_size = batch_size
 

@@ -6,6 +6,7 @@ Two items, so that sampling need not read the optimiser: `model` (params, variab
 """
 
 import errno
+import hashlib
 import json
 import logging
 import os
@@ -112,9 +113,9 @@ class Checkpoints:
         return min(losses, key=losses.get) if losses else self.latest_step
 
     def restore_model(
-        self, shapes: tuple[Arrays, Arrays], mesh: Mesh, *, best: bool = False
+        self, shapes: tuple[Arrays, Arrays], mesh: Mesh, *, best: bool = False, step: int | None = None
     ) -> tuple[int, dict[str, Arrays]]:
-        """The step and {"params", "variables", "ema"} of the last whole checkpoint, or of the best.
+        """The step and {"params", "variables", "ema"} of the last whole checkpoint, of the best, or of a certain step.
 
         Args:
           shapes: of (params, variables).
@@ -122,7 +123,10 @@ class Checkpoints:
         Raises:
           UserError: there is none, it is damaged, or it is of another model.
         """
-        step = self.best_step if best else self.latest_step
+        there = sorted(self._manager.all_steps())
+        if step is not None and step not in there:
+            raise UserError(f"{self.folder} holds no step {step}: it has {', '.join(map(str, there)) or 'none'}")
+        step = step if step is not None else self.best_step if best else self.latest_step
         if step is None:
             raise UserError(f"{self.folder} holds no finished checkpoint: train first, with the same --workdir")
         params, variables = shapes
@@ -226,6 +230,11 @@ def _is_disk_full(error: BaseException | None) -> bool:
             return True
         error = error.__cause__ or error.__context__
     return False
+
+
+def fingerprint(tree: Arrays) -> str:
+    """A short name that two trees share if and only if they hold the same bits, but for an accident in 2^64."""
+    return hashlib.sha256(json.dumps(_fingerprints(tree), sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _fingerprints(tree: Arrays) -> dict[str, int]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import jax
 import optax
 
 from medjax.errors import UserError
@@ -27,8 +28,25 @@ def learning_rate_schedule(learning_rate: float, *, warmup_steps: int, decay: st
 
 
 def make_optimizer(
-    schedule: Schedule, *, b1: float, b2: float, eps: float, weight_decay: float, clip_norm: float
+    schedule: Schedule,
+    *,
+    b1: float,
+    b2: float,
+    eps: float,
+    weight_decay: float,
+    clip_norm: float,
+    parts: tuple[str, ...] = (),
 ) -> optax.GradientTransformation:
-    """AdamW behind a clip of the global gradient norm; `clip_norm` 0 means no clipping."""
+    """AdamW behind a clip of the global gradient norm; `clip_norm` 0 means no clipping.
+
+    Args:
+      parts: top-level keys of the parameters that are clipped each by its own norm, such as the two sides of a GAN.
+    """
     clip = optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity()
-    return optax.chain(clip, optax.adamw(schedule, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay))
+    chain = optax.chain(clip, optax.adamw(schedule, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay))
+    if not parts:
+        return chain
+    return optax.partition(
+        dict.fromkeys(parts, chain),
+        lambda params: {part: jax.tree.map(lambda _, part=part: part, params[part]) for part in params},
+    )

@@ -21,6 +21,7 @@ class Task(Protocol):
     """What is learned; medjax/tasks holds one file for each."""
 
     size_multiple: tuple[int, int, int]
+    parts: tuple[str, ...]  # of the parameters, each with an optimiser of its own; () for one of all
 
     def init(self, key: jax.Array, batch: Batch) -> tuple[Arrays, Arrays]: ...
 
@@ -79,13 +80,29 @@ def build_sharded(build: Callable[..., TrainState], key: jax.Array, batch: Batch
 
 
 def make_train_step(
-    task: Task, optimizer: optax.GradientTransformation, *, seed: int, ema_decay: float, accumulate: int
+    task: Task,
+    optimizer: optax.GradientTransformation,
+    *,
+    seed: int,
+    ema_decay: float,
+    accumulate: int,
+    ema_start: int = 0,
+    ema_every: int = 1,
 ) -> Callable[[TrainState, Arrays, Batch], tuple[TrainState, Metrics]]:
-    """The pure step: state k+1 is a function of state k, batch k and fold_in(seed, k) only."""
+    """The pure step: state k+1 is a function of state k, batch k and fold_in(seed, k) only.
+
+    Args:
+      task, optimizer: whose gradients, and what becomes of them.
+      seed: of all randomness.
+      ema_decay: of the moving average of the parameters.
+      accumulate: microbatches a step.
+      ema_start: up to this step the average is the parameters themselves.
+      ema_every: after it, the average moves at every so many steps.
+    """
 
     def train_step(state: TrainState, frozen: Arrays, batch: Batch) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(jax.random.key(seed), state.step)
-        rows = jnp.arange(batch["image"].shape[0], dtype=jnp.int32)
+        rows = jnp.arange(batch_length(batch), dtype=jnp.int32)
         batch = {**batch, "row": rows}
 
         def gradients(variables: Arrays, microbatch: Batch) -> tuple[Arrays, Arrays, Metrics]:
@@ -96,11 +113,20 @@ def make_train_step(
         params = optax.apply_updates(state.params, updates)
         # A young average must not remember the initial parameters: the decay starts low and rises.
         decay = jnp.minimum(ema_decay, (1.0 + state.step) / (10.0 + state.step))
+        if ema_every > 1 and ema_decay:
+            decay = jnp.where((state.step + 1) % ema_every == 0, decay, 1.0)
+        if ema_start:
+            decay = jnp.where(state.step < ema_start, 0.0, decay)
         ema = jax.tree.map(lambda old, new: decay * old + (1.0 - decay) * new, state.ema, params)
         metrics = {**metrics, "grad_norm": optax.global_norm(grads)}
         return TrainState(state.step + 1, params, variables, opt_state, ema), metrics
 
     return train_step
+
+
+def batch_length(batch: Batch) -> int:
+    """How many examples a batch holds."""
+    return next(iter(batch.values())).shape[0]
 
 
 def accumulated(

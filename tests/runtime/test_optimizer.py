@@ -1,3 +1,4 @@
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -31,3 +32,15 @@ def test_clipping_scales_the_global_norm():
     np.testing.assert_allclose([first["a"][0], first["b"][0]], [-0.6 / 1.6, -0.8 / 1.8], rtol=1e-5)
     second, _ = free.update(grads, free.init(params), params)
     np.testing.assert_allclose(second["a"][0], -30 / 31, rtol=1e-5)
+
+
+def test_each_part_is_clipped_by_its_own_norm():
+    optimizer = make_optimizer(
+        lambda _: 1.0, b1=0.9, b2=0.999, eps=1.0, weight_decay=0.0, clip_norm=1.0, parts=("generator", "discriminator")
+    )
+    params = {"generator": {"w": jnp.zeros(1)}, "discriminator": {"w": jnp.zeros(2)}}
+    grads = {"generator": {"w": jnp.array([0.5])}, "discriminator": {"w": jnp.array([300.0, 400.0])}}
+    updates, state = optimizer.update(grads, optimizer.init(params), params)
+    np.testing.assert_allclose(updates["generator"]["w"], [-0.5 / 1.5], rtol=1e-5)  # not clipped
+    np.testing.assert_allclose(updates["discriminator"]["w"], [-0.6 / 1.6, -0.8 / 1.8], rtol=1e-5)
+    assert jax.tree.map(jnp.shape, state) == jax.tree.map(jnp.shape, optimizer.init(params))

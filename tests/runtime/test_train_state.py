@@ -11,12 +11,12 @@ ONE = {"data": 1, "fsdp": 1, "depth": 1, "height": 1}
 BATCH = {"image": np.random.default_rng(0).normal(size=(8, 4)).astype(np.float32)}
 
 
-def run(steps=3, sizes=ONE, accumulate=1, ema_decay=0.5, optimizer=None):
+def run(steps=3, sizes=ONE, accumulate=1, ema_decay=0.5, optimizer=None, **averaging):
     optimizer = optimizer or optax.adam(1e-2)
     mesh = make_mesh(sizes)
     batch = put_batch(BATCH, mesh, 8)
     state = build_sharded(state_builder(Line(), optimizer), jax.random.key(0), batch, mesh)
-    step = make_train_step(Line(), optimizer, seed=3, ema_decay=ema_decay, accumulate=accumulate)
+    step = make_train_step(Line(), optimizer, seed=3, ema_decay=ema_decay, accumulate=accumulate, **averaging)
     step = jit_train_step(step, state, batch, mesh)
     losses = []
     for _ in range(steps):
@@ -54,6 +54,15 @@ def test_the_average_follows_the_parameters():
     decay = (1 + 1) / (10 + 1)  # of the second step: the warm-up is below 0.9
     expected = decay * before.ema["w"] + (1 - decay) * after.params["w"]
     np.testing.assert_allclose(after.ema["w"], expected, rtol=1e-6)
+
+
+def test_the_average_starts_late_and_moves_seldom():
+    states = {n: run(steps=n, ema_decay=0.5, ema_start=2, ema_every=2)[0] for n in (2, 3, 4)}
+    np.testing.assert_array_equal(states[2].ema["w"], states[2].params["w"])
+    np.testing.assert_array_equal(states[3].ema["w"], states[2].params["w"])
+    decay = (1 + 3) / (10 + 3)
+    expected = decay * states[3].ema["w"] + (1 - decay) * states[4].params["w"]
+    np.testing.assert_allclose(states[4].ema["w"], expected, rtol=1e-6)
 
 
 def test_no_average_at_decay_zero():

@@ -132,6 +132,11 @@ def subject(seed: int, n: int, size: Shape, lesion_share: float = 0.25) -> tuple
     return Volume(np.rint(image).astype(np.float32), affine), Volume(labels.astype(np.float32), affine)
 
 
+def has_lesion(seed: int, n: int, lesion_share: float) -> bool:
+    """Whether `subject` gives this one a lesion, without making it."""
+    return np.random.default_rng([seed, n]).spawn(4)[2].random() < lesion_share
+
+
 def deformation(rng: np.random.Generator) -> Deformation:
     """Draws a subject's shape: overall size and pose, lobes, ventricles, folds. The map is invertible."""
     # Brains are nearly, not quite, symmetric: the larger part of the velocity is mirrored at the midline x = 0.

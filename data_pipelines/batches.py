@@ -18,14 +18,14 @@ import numpy as np
 
 from data_pipelines import nifti, records, scans, synthetic, transforms
 from data_pipelines.datasets import Dataset, first_examples, open_dataset
+from data_pipelines.errors import DataError
 from data_pipelines.lazy_tensorflow import import_tensorflow
 from data_pipelines.scans import Example
-from data_pipelines.transforms import Shape
 
 if TYPE_CHECKING:
     import tensorflow as tf
 
-__all__ = ["Dataset", "first_volumes", "open_dataset", "train_batches", "volume_count", "volumes"]
+__all__ = ["Dataset", "first_volumes", "labels", "open_dataset", "train_batches", "volume_count", "volumes"]
 
 
 def train_batches(
@@ -47,8 +47,16 @@ def train_batches(
       flip: mirror each volume left to right with probability 1/2; the affine stays.
 
     Yields:
-      image: [b, D, H, W, 1] float32 in [-1, 1]; affine: [b, 4, 4] float32.
+      image: [b, D, H, W, 1] float32 in [-1, 1], or in its place latents: [b, d, h, w, c] float32; affine: [b, 4, 4]
+      float32; and of a dataset with labels, label: [b] int32, -1 where it is not known.
+
+    Raises:
+      DataError: latents cannot be mirrored, or a record is damaged.
     """
+    if flip and dataset.latents:
+        raise DataError(
+            "data.flip is True, but data.records holds latents, which cannot be mirrored; set data.flip=False"
+        )
     if dataset.name == "synthetic":
         yield from synthetic.train_batches(dataset.size, seed, batch_size, step, rows)
         return
@@ -57,7 +65,9 @@ def train_batches(
     affines = tf.constant(np.stack([example.affine for example in examples]), tf.float32)
     left_right = tf.constant([_left_right(example, dataset.axes) for example in examples])
     paths = [example.path for example in examples]
-    read = records.reader(paths, dataset.size) if dataset.prepared else _reader(paths, dataset)
+    shape = dataset.example_shape
+    read = records.reader(paths, shape, dataset.content) if dataset.prepared else _reader(paths, dataset)
+    label_of = tf.constant(_labels(examples), tf.int32)
     chosen = range(batch_size) if rows is None else rows
     row_of = tf.constant(chosen, tf.int64)
 
@@ -68,11 +78,12 @@ def train_batches(
         epoch, place = p // len(examples), p % len(examples)
         shuffle_key, flip_key = (tf.stack([tf.constant(seed % 2**63, tf.int64), x]) for x in (epoch, p))
         example = tf.random.experimental.index_shuffle(place, shuffle_key, tf.constant(len(examples) - 1, tf.int64))
-        image = read(example)[..., tf.newaxis]
+        array = tf.reshape(read(example), shape)
         if flip:
-            mirrored = tf.reverse(image, left_right[example, tf.newaxis])
-            image = tf.where(tf.random.stateless_uniform([], flip_key) < 0.5, mirrored, image)
-        return {"image": tf.ensure_shape(image, (*dataset.size, 1)), "affine": affines[example]}
+            mirrored = tf.reverse(array, left_right[example, tf.newaxis])
+            array = tf.where(tf.random.stateless_uniform([], flip_key) < 0.5, mirrored, array)
+        row = {dataset.content: array, "affine": affines[example]}
+        return row | {"label": label_of[example]} if dataset.classes else row
 
     indices = tf.data.Dataset.range(step * len(chosen), np.iinfo(np.int64).max, output_type=tf.int64)
     stream = indices.map(element, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
@@ -90,8 +101,8 @@ def first_volumes(data: Any, count: int) -> np.ndarray:
     Raises:
       DataError: the data cannot be found.
     """
-    size = tuple(data.size)
-    return _volumes(first_examples(data, count), size, data.axes, prepared=bool(data.records))
+    shape = (*data.size, 1)
+    return _volumes(first_examples(data, count), shape, data.axes, prepared=bool(data.records))
 
 
 def volumes(dataset: Dataset, side: str, count: int | None = None, chosen: Sequence[int] | None = None) -> np.ndarray:
@@ -104,7 +115,7 @@ def volumes(dataset: Dataset, side: str, count: int | None = None, chosen: Seque
       chosen: the numbers of those to read among these, in the order wanted. None: all.
 
     Returns:
-      [n, D, H, W, 1] float32 in [-1, 1]; n may be 0.
+      [n, D, H, W, 1] float32 in [-1, 1]; n may be 0. Of a dataset of latents those, [n, d, h, w, c].
     """
     if dataset.name == "synthetic":
         seed = int(dataset.parameters["seed"])
@@ -112,10 +123,13 @@ def volumes(dataset: Dataset, side: str, count: int | None = None, chosen: Seque
         numbers = range(volume_count(dataset, side, count)) if chosen is None else chosen
         made = [synthetic.volume(dataset.size, seed, start + i) for i in numbers]
         return np.array(made, np.float32).reshape(-1, *dataset.size, 1)
-    examples = getattr(dataset, side)[:count]
-    if chosen is not None:
-        examples = [examples[n] for n in chosen]
-    return _volumes(examples, dataset.size, dataset.axes, dataset.prepared)
+    examples = _chosen(dataset, side, count, chosen)
+    return _volumes(examples, dataset.example_shape, dataset.axes, dataset.prepared, dataset.content)
+
+
+def labels(dataset: Dataset, side: str, count: int | None = None, chosen: Sequence[int] | None = None) -> np.ndarray:
+    """The labels of the volumes that `volumes` gives, of a dataset with classes: [n] int32, -1 where one is not known."""
+    return np.asarray(_labels(_chosen(dataset, side, count, chosen)), np.int32)
 
 
 def volume_count(dataset: Dataset, side: str, count: int | None = None) -> int:
@@ -125,11 +139,22 @@ def volume_count(dataset: Dataset, side: str, count: int | None = None) -> int:
     return len(getattr(dataset, side)[:count])
 
 
-def _volumes(examples: Sequence[Example], size: Shape, axes: str, prepared: bool) -> np.ndarray:
-    array = np.empty((len(examples), *size, 1), np.float32)
+def _chosen(dataset: Dataset, side: str, count: int | None, chosen: Sequence[int] | None) -> Sequence[Example]:
+    examples = getattr(dataset, side)[:count]
+    return examples if chosen is None else [examples[n] for n in chosen]
+
+
+def _labels(examples: Sequence[Example]) -> list[int]:
+    return [-1 if example.label is None else example.label for example in examples]
+
+
+def _volumes(
+    examples: Sequence[Example], shape: Sequence[int], axes: str, prepared: bool, content: str = "image"
+) -> np.ndarray:
+    array = np.empty((len(examples), *shape), np.float32)
     for volume, example in zip(array, examples, strict=True):
         if prepared:
-            volume[..., 0] = records.read(example.path, size)
+            volume[...] = records.read(example.path, shape, content)
         else:
             volume[..., 0] = transforms.to_network(nifti.memory_map(example.path), axes)
     return array

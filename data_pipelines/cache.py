@@ -58,7 +58,7 @@ def decode(
 
 def _example(scan: Scan, path: Path) -> Example:
     affine, description = nifti.read_header(path)
-    return Example(scan.name, path, scan.path, affine, scan.label, description)
+    return Example(scan.name, path, scan.path, affine, scan.label_map, description, scan.label)
 
 
 def _state_of(path: Path) -> str:

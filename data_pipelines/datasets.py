@@ -3,19 +3,36 @@
 import dataclasses
 import hashlib
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from data_pipelines import atlas_files, brats, cache, folder, lidc, records, scans, transforms
+from data_pipelines import (
+    adni,
+    atlas_files,
+    brats,
+    cache,
+    duke,
+    folder,
+    labels,
+    lidc,
+    mrnet,
+    records,
+    scans,
+    transforms,
+)
 from data_pipelines.atlas_files import Atlas
 from data_pipelines.decoding import Preprocessing
 from data_pipelines.errors import DataError
+from data_pipelines.records import Latents, Records
 from data_pipelines.scans import Example, Scan
 from data_pipelines.transforms import Shape
 
-NAMES = ("atlas", "folder", "brats", "lidc", "synthetic")
+NAMES = ("atlas", "folder", "adni", "brats", "duke", "lidc", "mrnet", "synthetic")
+LABEL_NAMES = {"brats": ("grade",), "mrnet": mrnet.LABELS}  # what readers know of whole scans
+SERIES = {"brats": brats.SERIES, "mrnet": tuple(mrnet.DIRECTIONS), "duke": ("Dyn_N",)}
 MADE_UP_KEYS = ("atlas_count", "atlas_seed", "lesion_share")  # what made-up subjects depend on, besides the size
 
 
@@ -34,6 +51,9 @@ class Dataset:
       padded: how many scans were smaller than the published field of view.
       parameters: plain data that, with the sources, determines every volume.
       prepared: the examples are prepared records (records.py), not decoded files (cache.py).
+      classes: how many labels there are, 0 to classes - 1; 0 without.
+      latents: which the examples hold in place of volumes; None where they hold volumes.
+      latent_range: of latents, the least and the largest value of each channel in training, [c] float32 each.
     """
 
     name: str
@@ -48,6 +68,19 @@ class Dataset:
     padded: int
     parameters: dict[str, Any]
     prepared: bool = False
+    classes: int = 0
+    latents: Latents | None = None
+    latent_range: tuple[np.ndarray, np.ndarray] | None = None
+
+    @property
+    def content(self) -> str:
+        """What a batch holds: "image" or "latents"."""
+        return "latents" if self.latents else "image"
+
+    @property
+    def example_shape(self) -> tuple[int, int, int, int]:
+        """(D, H, W, 1) of volumes, (d, h, w, c) of latents."""
+        return self.latents.shape if self.latents else (*self.size, 1)
 
     def identity(self) -> dict[str, Any]:
         """Plain JSON data, equal for two datasets if and only if a model of one may go on training on the other."""
@@ -69,15 +102,16 @@ class Sources:
     parameters: dict[str, Any]
 
 
-def open_dataset(data: Any, seed: int) -> Dataset:
+def open_dataset(data: Any, seed: int, latents: Latents | None = None) -> Dataset:
     """Finds and divides the volumes that a config asks for; what is not prepared is decoded and cached first.
 
     Args:
       data: the `data` part of a config, with attributes name, root, records, cache, size, axes, orientation, split,
-        skip_bad_files; for "folder" spacing, fit, window, window_range; for "lidc" spacing; for the atlas, and for
-        "brats" and "lidc" with atlas_layout=True and no root, atlas_count, atlas_seed, lesion_share. With records set
-        nothing is read from root.
+        skip_bad_files, label_name, labels; for most spacing, fit, margin, window, window_range, voxel_size; for some
+        series; for the atlas, and with atlas_layout=True and no root for all, atlas_count, atlas_seed, lesion_share. With
+        records set nothing is read from root.
       seed: of the run; only "synthetic" volumes depend on it.
+      latents: which of them records may hold in place of volumes; None: no latents.
 
     Raises:
       DataError: with one line that says what cannot work.
@@ -88,14 +122,7 @@ def open_dataset(data: Any, seed: int) -> Dataset:
             "synthetic", (), (), (), tuple(data.size), data.axes, np.eye(4), (0.0, 1.0), 0, 0, {"seed": seed}
         )
     if data.records:
-        prepared = _open_records(data)
-        examples = prepared.examples(records.folder_of(data.records))
-        by_split = {side: [] for side in scans.SPLITS}
-        for example, shard in zip(examples, prepared.shards, strict=True):
-            by_split[shard.split].append(example)
-        sides = {side: tuple(sorted(by_split[side], key=lambda example: example.name)) for side in scans.SPLITS}
-        parameters = {k: v for k, v in prepared.identity.items() if k not in ("name", "size", "axes")}
-        return _dataset(data, sides, prepared.skipped, parameters, prepared=True)
+        return _prepared_dataset(data, _open_records(data, latents))
 
     sources = find_sources(data)
     examples = cache.decode(sources.scans, sources.preprocessing, _cache_folder(data), data.skip_bad_files)
@@ -106,6 +133,22 @@ def open_dataset(data: Any, seed: int) -> Dataset:
     }
     skipped = len(sources.scans) - len(usable)
     return _dataset(data, sides, skipped, sources.parameters | {"count": len(usable)}, prepared=False)
+
+
+def _prepared_dataset(data: Any, prepared: Records) -> Dataset:
+    examples = prepared.examples(records.folder_of(data.records))
+    by_split = {side: [] for side in scans.SPLITS}
+    for example, shard in zip(examples, prepared.shards, strict=True):
+        by_split[shard.split].append(example)
+    sides = {side: tuple(sorted(by_split[side], key=lambda example: example.name)) for side in scans.SPLITS}
+    unlabelled = () if _has_labels(data) else ("labels",)
+    parameters = {k: v for k, v in prepared.identity.items() if k not in ("name", "size", "axes", *unlabelled)}
+    dataset = _dataset(data, sides, prepared.skipped, parameters, prepared=True)
+    if not prepared.latents:
+        return dataset
+    bounds = [(shard.low, shard.high) for shard in prepared.shards if shard.split == "train"]
+    low, high = (np.asarray(values, np.float32) for values in zip(*bounds, strict=True))
+    return dataclasses.replace(dataset, latents=prepared.latents, latent_range=(low.min(axis=0), high.max(axis=0)))
 
 
 def _dataset(
@@ -122,6 +165,7 @@ def _dataset(
         padded=sum(example.description.startswith("padded") for side in sides.values() for example in side),
         parameters=parameters,
         prepared=prepared,
+        classes=parameters.get("labels", {}).get("classes", 0),
     )
 
 
@@ -139,7 +183,7 @@ def first_examples(data: Any, count: int) -> tuple[Example, ...]:
     if data.name == "synthetic":
         return ()
     if data.records:
-        return _open_records(data).examples(records.folder_of(data.records))[:count]
+        return _open_records(data, None).examples(records.folder_of(data.records))[:count]
     sources = find_sources(data, min(count, data.atlas_count))
     examples = cache.decode(sources.scans[:count], sources.preprocessing, _cache_folder(data), skip_bad_files=True)
     return tuple(examples.values())
@@ -164,7 +208,23 @@ def find_sources(data: Any, atlas_count: int | None = None) -> Sources:
         "split": tuple(data.split),
         "fingerprint": fingerprint,
     }
-    return Sources(found, preprocessing, parameters)
+    if data.labels:
+        found = labels.attach(found, Path(data.labels).expanduser())
+    if not _has_labels(data):
+        return Sources(tuple(dataclasses.replace(scan, label=None) for scan in found), preprocessing, parameters)
+    return Sources(found, preprocessing, parameters | {"labels": _describe_labels(data, found)})
+
+
+def _has_labels(data: Any) -> bool:
+    return bool(data.label_name or data.labels)
+
+
+def _describe_labels(data: Any, found: tuple[Scan, ...]) -> dict[str, Any]:
+    """How many labels there are, and a fingerprint of whose they are."""
+    known = sorted((scan.name, scan.label) for scan in found if scan.label is not None)
+    if not known:
+        raise DataError(f"data.label_name is {data.label_name!r}: none of {len(found)} scans has that label; unset it")
+    return {"classes": max(2, 1 + max(label for _, label in known)), "fingerprint": _sha256(f"{known}")}
 
 
 def settings(data: Any) -> dict[str, Any]:
@@ -174,7 +234,8 @@ def settings(data: Any) -> dict[str, Any]:
     del preprocessing["shape"]  # data.size and data.axes, said otherwise
     made_up = {key: getattr(data, key) for key in MADE_UP_KEYS} if _is_made_up(data) else {}
     own = {"name": data.name, "size": data.size, "axes": data.axes, "split": data.split}
-    return json.loads(json.dumps(own | preprocessing | made_up))
+    chosen = {key: getattr(data, key) for key in ("series", "label_name") if getattr(data, key)}
+    return json.loads(json.dumps(own | preprocessing | made_up | chosen))
 
 
 def preprocessing_of(data: Any) -> Preprocessing:
@@ -189,13 +250,17 @@ def preprocessing_of(data: Any) -> Preprocessing:
 
 def intensity_range(data: Any) -> tuple[float, float]:
     """What -1 and 1 stand for in files: the values of a fixed window, or 0 and 1."""
-    by_window = data.name in ("atlas", "folder") and data.window == "fixed"
+    own = data.name == "lidc" or (data.name == "brats" and data.fit != "brain")  # a window of their own
+    by_window = data.name != "synthetic" and not own and data.window == "fixed"
     return tuple(float(value) for value in data.window_range) if by_window else (0.0, 1.0)
 
 
-def _open_records(data: Any) -> records.Records:
-    prepared = records.open_records(data.records)
-    records.check_settings(prepared.settings, settings(data), records.folder_of(data.records))
+def _open_records(data: Any, latents: Latents | None) -> Records:
+    prepared, folder = records.open_records(data.records), records.folder_of(data.records)
+    records.check_latents(prepared.settings, latents, folder)
+    records.check_settings(prepared.settings, settings(data), folder)
+    if _has_labels(data) and not prepared.classes:
+        raise DataError(f"data.label_name, data.labels: {folder} was prepared without labels; prepare another folder")
     return prepared
 
 
@@ -209,7 +274,7 @@ def check(data: Any) -> None:
         "name": NAMES,
         "axes": tuple(transforms.PERMUTATIONS),
         "orientation": ("RAS", "native"),
-        "fit": ("crop", "resize"),
+        "fit": ("crop", "resize", "brain"),
         "window": ("quantile", "fixed"),
     }
     for key, allowed in choices.items():
@@ -228,25 +293,48 @@ def check(data: Any) -> None:
         raise DataError("data.window is 'fixed' but data.window_range is still of quantiles; give two intensities")
     if not low < high or (data.window == "quantile" and not 0 <= low < high <= 1):
         raise DataError(f"data.window_range is ({low:g}, {high:g}) for data.window={data.window!r}; give (low, high)")
-    if data.spacing is not None and (len(data.spacing) != 3 or min(data.spacing) <= 0):
-        raise DataError(f"data.spacing is {tuple(data.spacing)}; give three edges in millimetres, or None")
+    for key in ("spacing", "voxel_size"):
+        if (edges := getattr(data, key)) is not None and (len(edges) != 3 or min(edges) <= 0):
+            raise DataError(f"data.{key} is {tuple(edges)}; give three edges in millimetres, or None")
+    if data.margin < 0:
+        raise DataError(f"data.margin is {data.margin}; give 0 voxels or more")
+    _check_series_and_labels(data)
+
+
+def _check_series_and_labels(data: Any) -> None:
+    if data.series:
+        known = SERIES.get(data.name)
+        if not known:
+            raise DataError(f"data.series is {data.series!r}, but data.name={data.name} has no choice; leave it unset")
+        if data.series not in known and not (data.name == "duke" and duke.NAME.fullmatch(data.series)):
+            raise DataError(f"data.series is {data.series!r}; use one of {', '.join(known)}")
+    if data.label_name and data.labels:
+        raise DataError(f"data.label_name is {data.label_name!r} and data.labels is {data.labels}; use one of the two")
+    if data.label_name:
+        known = (*LABEL_NAMES.get(data.name, ()), *(("lesion",) if _is_made_up(data) else ()))
+        if data.label_name not in known:
+            advice = f"use one of {', '.join(known)}" if known else "give labels by a file, data.labels=FILE.csv"
+            raise DataError(f"data.label_name is {data.label_name!r} for data.name={data.name}; {advice}")
 
 
 def _preprocessing(data: Any, shape: Shape) -> Preprocessing:
-    match data.name:
-        case "brats":
-            return brats.Preprocessing(shape, data.orientation)
-        case "lidc":
-            return lidc.Preprocessing(shape, data.orientation, tuple(data.spacing or (1.0, 1.0, 1.0)))
-        case _:
-            return folder.Preprocessing(
-                shape=shape,
-                orientation=data.orientation,
-                spacing=tuple(data.spacing) if data.spacing else None,
-                window=data.window,
-                window_range=tuple(data.window_range),
-                fit=data.fit,
-            )
+    if data.name == "brats" and data.fit != "brain":
+        return brats.Preprocessing(shape, data.orientation)
+    if data.name == "lidc":
+        return lidc.Preprocessing(shape, data.orientation, tuple(data.spacing or (1.0, 1.0, 1.0)))
+    common = {
+        "shape": shape,
+        "orientation": data.orientation,
+        "spacing": tuple(data.spacing) if data.spacing else None,
+        "window": data.window,
+        "window_range": tuple(data.window_range),
+        "fit": data.fit,
+        "margin": data.margin,
+    }
+    voxel_size = tuple(data.voxel_size) if data.voxel_size else None
+    if data.name == "mrnet":
+        return mrnet.Preprocessing(**common, voxel_size=voxel_size or mrnet.VOXEL_SIZE, plane=data.series or "sagittal")
+    return folder.Preprocessing(**common, voxel_size=voxel_size or folder.VOXEL_SIZE)
 
 
 def _is_made_up(data: Any) -> bool:
@@ -259,24 +347,56 @@ def _find(data: Any, shape: Shape, cache_folder: Path, atlas_count: int) -> tupl
         if atlas_count < 1:
             raise DataError(f"data.atlas_count is {atlas_count}; give the number of subjects to make")
         subjects = Atlas(data.atlas_seed, shape, data.lesion_share)
-        match data.name:
-            case "brats":
-                found = brats.find_scans(atlas_files.write_as_brats(cache_folder, subjects, atlas_count))
-            case "lidc":
-                found = lidc.find_scans(atlas_files.write_as_lidc(cache_folder, subjects, atlas_count))
-            case _:
-                found = atlas_files.write_plain(cache_folder, subjects, atlas_count)
-        # Other runs may have asked for more subjects. The fingerprint is not of the files, whose compression differs
-        # from machine to machine.
-        return found[:atlas_count], _sha256(f"{subjects} {atlas_count} {atlas_files.VERSION}")
+        # Other runs may have asked for more subjects.
+        found = _find_made_up(data, subjects, cache_folder, atlas_count)[:atlas_count]
+        if data.label_name == "lesion":
+            found = tuple(dataclasses.replace(scan, label=subjects.lesion(n)) for n, scan in enumerate(found))
+        # The fingerprint is not of the files, whose compression differs from machine to machine.
+        return found, _sha256(f"{subjects} {atlas_count} {atlas_files.VERSION}")
     if not data.root:
         raise DataError(
             f"data.root is not set; give the folder of the {data.name} scans with --config.data.root=FOLDER"
         )
-    root = Path(data.root).expanduser()
-    find_scans = {"folder": folder.find_scans, "brats": brats.find_scans, "lidc": lidc.find_scans}[data.name]
-    found = find_scans(root)
+    found = _find_in(data, Path(data.root).expanduser())
     return found, _sha256("\n".join(sorted(f"{scan.name} {_bytes_of(scan.path)}" for scan in found)))
+
+
+def _find_in(data: Any, root: Path) -> tuple[Scan, ...]:
+    """The scans of a folder that is laid out as `data.name` says."""
+    match data.name:
+        case "adni":
+            return adni.find_scans(root)
+        case "brats":
+            return brats.find_scans(root, data.series or "t1n")
+        case "duke":
+            return duke.find_scans(root, data.series or "Dyn_0")
+        case "lidc":
+            return lidc.find_scans(root)
+        case "mrnet":
+            label_name = data.label_name if data.label_name in mrnet.LABELS else None
+            return mrnet.find_scans(root, data.series or "sagittal", label_name)
+    found = folder.find_scans(root)
+    if not data.voxel_size and any(scan.path.suffix == ".npy" for scan in found):
+        print(f"{root}: .npy files do not say how large voxels are, so 1 mm; else set data.voxel_size", file=sys.stderr)
+    return found
+
+
+def _find_made_up(data: Any, subjects: Atlas, cache_folder: Path, count: int) -> tuple[Scan, ...]:
+    """The scans of made-up subjects, from files laid out as `data.name` says."""
+    match data.name:
+        case "adni":
+            root = atlas_files.write_as_adni(cache_folder, subjects, count)
+        case "brats":
+            root = atlas_files.write_as_brats(cache_folder, subjects, count, data.series or "t1n")
+        case "duke":
+            root = atlas_files.write_as_duke(cache_folder, subjects, count, data.series or "Dyn_0")
+        case "lidc":
+            root = atlas_files.write_as_lidc(cache_folder, subjects, count)
+        case "mrnet":
+            root = atlas_files.write_as_mrnet(cache_folder, subjects, count, data.series or "sagittal")
+        case _:
+            return atlas_files.write_plain(cache_folder, subjects, count)
+    return _find_in(data, root)
 
 
 def _bytes_of(path: Path) -> int:

@@ -3,6 +3,8 @@
 While the work is under way, FOLDER/unfinished holds scan-00012.tfrecord and, written after it, scan-00012.json for each
 scan that is done. Which split a volume falls into, and of how many, is known only when all are: then the shards get
 their names, and records.json, without which nobody reads the folder, comes last.
+
+Records of latents are made alike, by an encoder that the caller hands to `plan`, by name, and to `decode`.
 """
 
 from __future__ import annotations
@@ -12,7 +14,8 @@ import dataclasses
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -26,10 +29,11 @@ from data_pipelines.decoding import Preprocessing, decode_each, refuse_failures
 from data_pipelines.errors import DataError
 from data_pipelines.lazy_tensorflow import import_tensorflow
 from data_pipelines.nifti import Volume, cannot_write
-from data_pipelines.records import Records, Shard
+from data_pipelines.records import Latents, Records, Shard
 from data_pipelines.scans import Scan
 
 LOCK = ".lock"
+Encoder = Callable[[np.ndarray], np.ndarray]  # of a volume [D, H, W] float32 in [-1, 1] to latents [d, h, w, c] float32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,11 +69,12 @@ class Preparation:
         return self.unfinished / f"scan-{number:05d}.json"
 
 
-def plan(data: Any) -> Preparation:
+def plan(data: Any, latents: Latents | None = None) -> Preparation:
     """Finds what a config asks to prepare.
 
     Args:
       data: the `data` part of a config.
+      latents: which are to be kept in place of volumes, and `decode` will be given the encoder for.
 
     Raises:
       DataError: it cannot work.
@@ -85,7 +90,7 @@ def plan(data: Any) -> Preparation:
         folder=records.folder_of(data.records),
         scans=sources.scans,
         preprocessing=sources.preprocessing,
-        settings=settings(data),
+        settings=settings(data) | ({"latents": latents.settings()} if latents else {}),
         parameters=json.loads(json.dumps(sources.parameters)),
         skip_bad_files=data.skip_bad_files,
     )
@@ -100,12 +105,12 @@ def is_finished(preparation: Preparation) -> bool:
     with _explained(preparation.folder):
         if (preparation.folder / records.FILE_NAME).exists():
             made = records.open_records(os.fspath(preparation.folder))
-            _check_same(preparation, made.settings, made.identity["fingerprint"])
+            _check_same(preparation, made.settings, made.identity)
             _check_sizes(made, preparation.folder)
             return True
         if (preparation.unfinished / "settings.json").exists():
             begun = records.read_json(preparation.unfinished / "settings.json")
-            _check_same(preparation, begun["settings"], begun["fingerprint"])
+            _check_same(preparation, begun["settings"], begun)
         elif found := _strangers(preparation):
             raise DataError(
                 f"data.records={preparation.folder}: holds {found[0]}, which is no record; give a new or empty folder"
@@ -120,7 +125,7 @@ def sole_use(preparation: Preparation) -> Iterator[None]:
     Raises:
       DataError: the folder cannot be made, or another run is preparing it.
     """
-    begun = {"settings": preparation.settings, "fingerprint": preparation.parameters["fingerprint"]}
+    begun = {"settings": preparation.settings, **preparation.parameters}
     in_bucket = "://" in os.fspath(preparation.folder)
     lock = contextlib.nullcontext() if in_bucket else filelock.FileLock(preparation.folder / LOCK, timeout=0)
     with _explained(preparation.folder):
@@ -144,16 +149,31 @@ def missing(preparation: Preparation) -> list[int]:
     return [n for n in range(len(preparation.scans)) if n not in done]
 
 
-def decode(preparation: Preparation, numbers: Sequence[int]) -> None:
-    """Writes the shards of some scans, in parallel; what is wrong with one is noted, for `finish` to raise."""
+def decode(preparation: Preparation, numbers: Sequence[int], encode: Encoder | None = None) -> None:
+    """Writes the shards of some scans, in parallel; what is wrong with one is noted, for `finish` to raise.
+
+    Args:
+      preparation: of volumes or of latents.
+      numbers: of the scans.
+      encode: of latents, what makes them; called for one volume at a time, from threads of its own.
+    """
     number_of = {preparation.scans[n].name: n for n in numbers}
+    content = "latents" if "latents" in preparation.settings else "image"
+    turn = threading.Lock()
 
     def keep(scan: Scan, volume: Volume) -> None:
         n = number_of[scan.name]
-        image = transforms.to_network(volume.array, preparation.settings["axes"])
-        size = records.write(preparation.shard(n), scan.name, image, volume.affine)
+        array = transforms.to_network(volume.array, preparation.settings["axes"])
         affine = np.asarray(volume.affine, np.float64).tolist()
-        records.write_json(preparation.note(n), {"affine": affine, "description": volume.description, "bytes": size})
+        note = {"affine": affine, "description": volume.description, "label": scan.label}
+        if content == "latents":
+            with turn:  # memory for one
+                array = _checked(preparation, encode(array))
+            axes = tuple(range(array.ndim - 1))
+            note |= {"low": array.min(axes).tolist(), "high": array.max(axes).tolist()}
+        label = None if "labels" not in preparation.parameters else -1 if scan.label is None else scan.label
+        size = records.write(preparation.shard(n), scan.name, array, volume.affine, content, label)
+        records.write_json(preparation.note(n), note | {"bytes": size})
 
     with _explained(preparation.folder):
         preparation.unfinished.mkdir(exist_ok=True)  # seen from another host, a shared folder may look older than it is
@@ -213,12 +233,30 @@ def _read_notes(preparation: Preparation, numbers: Sequence[int] | None = None) 
         return list(pool.map(lambda n: records.read_json(preparation.note(n)), numbers))
 
 
-def _check_same(preparation: Preparation, made_with: dict[str, Any], fingerprint: str) -> None:
+def _checked(preparation: Preparation, latents: np.ndarray) -> np.ndarray:
+    """Latents as they are kept, if they are such as were planned."""
+    latents = np.asarray(latents, np.float32)
+    planned = tuple(preparation.settings["latents"]["shape"])
+    if latents.shape != planned or not np.isfinite(latents).all():
+        raise ValueError(f"the encoder gave latents of shape {latents.shape}, finite or not, for {planned}")
+    return latents
+
+
+def _check_same(preparation: Preparation, made_with: dict[str, Any], identity: dict[str, Any]) -> None:
     """Raises DataError, naming the key, unless a folder was begun or finished with just these settings and scans."""
-    records.check_settings(made_with, preparation.settings, preparation.folder)
-    if fingerprint != preparation.parameters["fingerprint"]:
+    folder = preparation.folder
+    planned = preparation.settings.get("latents")
+    records.check_latents(made_with, Latents(**planned) if planned else None, folder)
+    if planned and "latents" not in made_with:
+        raise DataError(f"data.records={folder}: holds volumes, no latents; give another folder for those")
+    records.check_settings(made_with, preparation.settings, folder)
+    if identity.get("labels") != preparation.parameters.get("labels"):
         raise DataError(
-            f"data.root: not the scans that {preparation.folder} was prepared from (their names or sizes differ); "
+            f"data.label_name, data.labels: not the labels that {folder} was prepared with; give another data.records"
+        )
+    if identity["fingerprint"] != preparation.parameters["fingerprint"]:
+        raise DataError(
+            f"data.root: not the scans that {folder} was prepared from (their names or sizes differ); "
             "give another data.records, or train on what is there"
         )
 

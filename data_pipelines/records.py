@@ -1,11 +1,13 @@
 """Prepared records: every volume preprocessed once and for all, one TFRecord file each, in a folder that TFDS opens too.
 
 A shard holds a single tf.train.Example, so reading volume i of a shuffled epoch is reading one file, from a disk or a
-bucket alike, and a process reads the files of its own rows and no others. Its features, all three of them bytes:
-  image   [D, H, W] float16 in [-1, 1], as the network reads it; within 2.5e-4 of the float32 value
-  affine  [4, 4] float64
-  name    of the scan, in UTF-8
-A label volume [D, H, W] uint8 would be a fourth. records.json says the rest: what a config needs to agree with.
+bucket alike, and a process reads the files of its own rows and no others. Its features, bytes but for the label:
+  image    [D, H, W] float16 in [-1, 1], as the network reads it; within 2.5e-4 of the float32 value
+  latents  or, in its place, [d, h, w, c] float32, what a trained encoder made of it
+  affine   [4, 4] float64
+  name     of the scan, in UTF-8
+  label    where the dataset has labels: int64, -1 if this scan's is not known
+A label volume [D, H, W] uint8 would be one more. records.json says the rest: what a config needs to agree with.
 """
 
 from __future__ import annotations
@@ -35,6 +37,24 @@ VERSION = 1  # of this layout
 FILE_NAME = "records.json"
 FRAME_BYTES = 12  # before the one example of a TFRecord file: its length and a checksum of that
 REQUESTS = 32  # to a bucket at a time
+DTYPES = {"image": np.dtype("<f2"), "latents": np.dtype("<f4")}  # of what a shard may hold
+
+
+@dataclasses.dataclass(frozen=True)
+class Latents:
+    """Which latents records hold.
+
+    Attributes:
+      model: plain data that names the encoder and its weights, such as {"fingerprint": ..., "step": ...}; never looked into.
+      shape: (d, h, w, c).
+    """
+
+    model: dict[str, Any]
+    shape: tuple[int, int, int, int]
+
+    def settings(self) -> dict[str, Any]:
+        """As plain JSON data."""
+        return json.loads(json.dumps(dataclasses.asdict(self)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +67,8 @@ class Shard:
       affine: [4][4], of the preprocessed volume.
       description: what preprocessing noted.
       bytes: of the file.
+      label: of the scan, if it is known.
+      low, high: of latents, the least and the largest value of each channel.
     """
 
     name: str
@@ -54,6 +76,9 @@ class Shard:
     affine: list[list[float]]
     description: str
     bytes: int
+    label: int | None = None
+    low: list[float] | None = None
+    high: list[float] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,6 +97,17 @@ class Records:
     skipped: int
     shards: tuple[Shard, ...]
 
+    @property
+    def latents(self) -> Latents | None:
+        """Which latents, if not volumes."""
+        known = self.settings.get("latents")
+        return Latents(known["model"], tuple(known["shape"])) if known else None
+
+    @property
+    def classes(self) -> int:
+        """How many labels there are; 0 without."""
+        return self.identity.get("labels", {}).get("classes", 0)
+
     def paths(self, folder: epath.Path) -> list[epath.Path]:
         """Of the shards, in their order: numbered split by split, and named as TFDS asks."""
         counts = Counter(shard.split for shard in self.shards)
@@ -84,7 +120,7 @@ class Records:
     def examples(self, folder: epath.Path) -> tuple[Example, ...]:
         """In the order of the shards."""
         return tuple(
-            Example(shard.name, path, None, np.asarray(shard.affine, np.float64), None, shard.description)
+            Example(shard.name, path, None, np.asarray(shard.affine, np.float64), None, shard.description, shard.label)
             for shard, path in zip(self.shards, self.paths(folder), strict=True)
         )
 
@@ -154,14 +190,35 @@ def check_settings(prepared: dict[str, Any], settings: dict[str, Any], folder: e
             )
 
 
-def write(path: epath.Path, name: str, image: np.ndarray, affine: np.ndarray) -> int:
+def check_latents(made: dict[str, Any], wanted: Latents | None, folder: epath.Path) -> None:
+    """Raises DataError if records of these settings hold latents, but not those that are wanted."""
+    there = made.get("latents")
+    if there and not wanted:
+        raise DataError(f"data.records={folder}: holds latents, no volumes; give another folder, or leave it unset")
+    if there and there != wanted.settings():
+        raise DataError(
+            f"data.records={folder}: holds latents of another model, {there}, not {wanted.settings()}; "
+            "prepare another folder"
+        )
+
+
+def write(
+    path: epath.Path,
+    name: str,
+    array: np.ndarray,
+    affine: np.ndarray,
+    content: str = "image",
+    label: int | None = None,
+) -> int:
     """Writes one shard; its bytes depend on nothing but the arguments.
 
     Args:
       path: an existing file of that name is replaced.
       name: of the scan.
-      image: [D, H, W] in [-1, 1].
+      array: [D, H, W] in [-1, 1], or latents [d, h, w, c].
       affine: [4, 4].
+      content: what the array is, "image" or "latents".
+      label: of a dataset that has labels; -1 if it is not known.
 
     Returns:
       The size of the file in bytes.
@@ -172,10 +229,12 @@ def write(path: epath.Path, name: str, image: np.ndarray, affine: np.ndarray) ->
         return tf.train.Feature(bytes_list=tf.train.BytesList(value=[content]))
 
     features = {
-        "image": feature(np.ascontiguousarray(image, "<f2").tobytes()),
+        content: feature(np.ascontiguousarray(array, DTYPES[content]).tobytes()),
         "affine": feature(np.asarray(affine, "<f8").tobytes()),
         "name": feature(name.encode()),
     }
+    if label is not None:
+        features["label"] = tf.train.Feature(int64_list=tf.train.Int64List(value=[label]))
     example = tf.train.Example(features=tf.train.Features(feature=features))
     serialized = example.SerializeToString(deterministic=True)
     with tf.io.TFRecordWriter(os.fspath(path)) as file:
@@ -183,8 +242,8 @@ def write(path: epath.Path, name: str, image: np.ndarray, affine: np.ndarray) ->
     return FRAME_BYTES + len(serialized) + 4
 
 
-def read(path: epath.Path, size: Shape) -> np.ndarray:
-    """The [D, H, W] float32 of one shard, without TensorFlow."""
+def read(path: epath.Path, shape: Sequence[int], content: str = "image") -> np.ndarray:
+    """The array of `shape`, float32, of one shard, without TensorFlow."""
     from tensorflow_datasets.proto import tf_example_pb2  # TFDS's copy, which does not import TensorFlow
 
     framed = path.read_bytes()
@@ -192,20 +251,23 @@ def read(path: epath.Path, size: Shape) -> np.ndarray:
     if len(framed) != FRAME_BYTES + length + 4:
         raise DataError(f"{path}: {len(framed)} bytes of {FRAME_BYTES + length + 4}; copy it again, or prepare it anew")
     example = tf_example_pb2.Example.FromString(framed[FRAME_BYTES : FRAME_BYTES + length])
-    image = example.features.feature["image"].bytes_list.value[0]
-    return np.frombuffer(image, "<f2").reshape(size).astype(np.float32)
+    array = example.features.feature[content].bytes_list.value[0]
+    return np.frombuffer(array, DTYPES[content]).reshape(shape).astype(np.float32)
 
 
-def reader(paths: Sequence[epath.Path], size: Shape) -> Callable[[tf.Tensor], tf.Tensor]:
-    """From the number of a shard to its [D, H, W] float32, by TensorFlow's own operations; checksums are compared."""
+def reader(
+    paths: Sequence[epath.Path], shape: Sequence[int], content: str = "image"
+) -> Callable[[tf.Tensor], tf.Tensor]:
+    """From the number of a shard to its array of `shape`, float32, by TensorFlow's own operations; checksums are compared."""
     tf = import_tensorflow()
     names = tf.constant([os.fspath(path) for path in paths])
-    buffer = 2 * int(np.prod(size)) + 2**16  # a whole shard: one request to a bucket
+    dtype = DTYPES[content]
+    buffer = dtype.itemsize * int(np.prod(shape)) + 2**16  # a whole shard: one request to a bucket
 
     def read(index: tf.Tensor) -> tf.Tensor:
         serialized = tf.data.TFRecordDataset(names[index], buffer_size=buffer).get_single_element()
-        image = tf.io.parse_single_example(serialized, {"image": tf.io.FixedLenFeature([], tf.string)})["image"]
-        return tf.cast(tf.reshape(tf.io.decode_raw(image, tf.float16), size), tf.float32)
+        array = tf.io.parse_single_example(serialized, {content: tf.io.FixedLenFeature([], tf.string)})[content]
+        return tf.cast(tf.reshape(tf.io.decode_raw(array, dtype.name), shape), tf.float32)
 
     return read
 
@@ -226,20 +288,26 @@ def write_tfds_metadata(records: Records, folder: epath.Path, size: Shape) -> No
     """Writes features.json and dataset_info.json, for `tfds.builder_from_directory(folder)`; the shards must be there."""
     import tensorflow_datasets as tfds
 
-    features = tfds.features.FeaturesDict(
-        {
-            "image": tfds.features.Tensor(shape=size, dtype=np.float16, encoding="bytes"),
-            "affine": tfds.features.Tensor(shape=(4, 4), dtype=np.float64, encoding="bytes"),
-            "name": tfds.features.Text(),
-        }
-    )
+    content, shape = ("latents", records.latents.shape) if records.latents else ("image", size)
+    dtype = DTYPES[content].newbyteorder("=").type
+    features = {
+        content: tfds.features.Tensor(shape=shape, dtype=dtype, encoding="bytes"),
+        "affine": tfds.features.Tensor(shape=(4, 4), dtype=np.float64, encoding="bytes"),
+        "name": tfds.features.Text(),
+    }
+    if records.classes:
+        features["label"] = tfds.features.Scalar(np.int64)
     splits = []
     for split in SPLITS:
         sizes = [shard.bytes for shard in records.shards if shard.split == split]
         if sizes:
             splits.append(tfds.core.SplitInfo(name=split, shard_lengths=[1] * len(sizes), num_bytes=sum(sizes)))
     tfds.folder_dataset.write_metadata(
-        data_dir=folder, features=features, split_infos=splits, version="1.0.0", check_data=False
+        data_dir=folder,
+        features=tfds.features.FeaturesDict(features),
+        split_infos=splits,
+        version="1.0.0",
+        check_data=False,
     )
 
 

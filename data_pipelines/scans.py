@@ -17,14 +17,16 @@ class Scan:
     Attributes:
       name: unique in its dataset; the same wherever the dataset lies.
       subject: whose scan it is; the scans of one subject stay on one side of a split.
-      path: a NIfTI file, or the folder of one DICOM series.
-      label: a NIfTI file of integer labels on the same voxels, if there is one.
+      path: a NIfTI or .npy file, or the folder of one DICOM series.
+      label_map: a NIfTI file of integer labels on the same voxels, if there is one.
+      label: of the whole scan, from 0, if it is known.
     """
 
     name: str
     subject: str
     path: Path
-    label: Path | None = None
+    label_map: Path | None = None
+    label: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,19 +35,21 @@ class Example:
 
     Attributes:
       name: of the scan.
-      path: of the preprocessed volume, float32 in uncompressed NIfTI (cache.py) or float16 in a record (records.py).
+      path: of the preprocessed volume, float32 in uncompressed NIfTI (cache.py), or of a record (records.py).
       source: of the file or DICOM folder it was made from; a record does not know it.
       affine: [4, 4] float64, of the preprocessed volume.
-      label: of the scan's label map, on the voxels of the source; a record has none.
+      label_map: of the scan, on the voxels of the source; a record has none.
       description: what preprocessing noted, such as padding; usually empty.
+      label: of the whole scan, from 0, if it is known.
     """
 
     name: str
     path: Path
     source: Path | None
     affine: np.ndarray
-    label: Path | None
+    label_map: Path | None
     description: str
+    label: int | None = None
 
 
 def split(scans: Sequence[Scan], fractions: tuple[float, float, float]) -> dict[str, tuple[Scan, ...]]:

@@ -10,7 +10,7 @@ def test_files_hold_the_subjects(tmp_path):
     scans = atlas_files.write_plain(tmp_path, SUBJECTS, 2)
     assert [scan.name for scan in scans] == ["sub-00000", "sub-00001"]
     image, labels = atlas.subject(0, 1, SUBJECTS.size, 1.0)
-    for path, volume in ((scans[1].path, image), (scans[1].label, labels)):
+    for path, volume in ((scans[1].path, image), (scans[1].label_map, labels)):
         stored = nifti.read(path)
         np.testing.assert_array_equal(stored.array, volume.array)
         np.testing.assert_allclose(stored.affine, volume.affine, atol=1e-5)
@@ -40,7 +40,7 @@ def test_laid_out_as_brats(tmp_path):
     assert (root / "BraTS-GLI-00000-000/BraTS-GLI-00000-000-t1n.nii.gz").exists()
     scans = brats.find_scans(root)
     assert [scan.subject for scan in scans] == ["BraTS-GLI-00000", "BraTS-GLI-00001"]
-    image, labels = nifti.read(scans[0].path), nifti.read(scans[0].label)
+    image, labels = nifti.read(scans[0].path), nifti.read(scans[0].label_map)
     np.testing.assert_array_equal(np.sign(np.diag(image.affine)), [-1, -1, 1, 1])
     np.testing.assert_allclose(image.affine, labels.affine)
     assert not image.array[labels.array == 0].max() > 1000 and (labels.array == atlas.LESION).any()

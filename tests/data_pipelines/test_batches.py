@@ -23,6 +23,7 @@ def settings(**changes) -> SimpleNamespace:
         "name": "folder", "root": "", "records": None, "cache": "", "size": SHAPE, "axes": "ijk", "orientation": "RAS",
         "split": (0.8, 0.1, 0.1), "skip_bad_files": False, "spacing": None, "fit": "crop", "window": "fixed",
         "window_range": (0.0, 1000.0), "atlas_count": 4, "atlas_seed": 0, "lesion_share": 0.25, "atlas_layout": False,
+        "margin": 0, "series": None, "voxel_size": None, "label_name": None, "labels": None,
     }  # fmt: skip
     return SimpleNamespace(**(data | changes))
 

@@ -14,7 +14,7 @@ def test_native_t1_scans_are_found(tmp_path):
             (folder / f"{visit}-{kind}.nii.gz").touch()
     (tmp_path / "TrainingData/BraTS-GLI-00003-000/BraTS-GLI-00003-000-seg.nii.gz").unlink()
     scans = brats.find_scans(tmp_path)
-    assert [(scan.name, scan.subject, scan.label is not None) for scan in scans] == [
+    assert [(scan.name, scan.subject, scan.label_map is not None) for scan in scans] == [
         ("BraTS-GLI-00002-000", "BraTS-GLI-00002", True),
         ("BraTS-GLI-00002-001", "BraTS-GLI-00002", True),
         ("BraTS-GLI-00003-000", "BraTS-GLI-00003", False),

@@ -10,6 +10,8 @@ from medjax.diffusion.schedules import Schedule
 
 Variables = dict[str, jax.Array]
 
+LOSSES = ("mse", "l1")
+
 
 @dataclasses.dataclass(frozen=True)
 class Objective:
@@ -20,6 +22,7 @@ class Objective:
       prediction: what the network says: "x_0", "noise", "v" or "flow" (predictions.py).
       times: which times are trained: "uniform", "continuous" or "importance" (times.py).
       min_snr: gamma of min-SNR weights, which keep easy times from outweighing hard ones; 0: all losses weigh alike.
+      loss: what its errors cost: "mse", their squares, or "l1", their magnitudes.
       learned_variance: the network has twice the channels, the second half being variances (learned_variance.py).
     """
 
@@ -27,6 +30,7 @@ class Objective:
     prediction: str = "x_0"
     times: str = "uniform"
     min_snr: float = 0.0
+    loss: str = "mse"
     learned_variance: bool = False
 
     def init(self) -> Variables:
@@ -54,6 +58,10 @@ class Objective:
     def target(self, x_0: jax.Array, t: jax.Array, noise: jax.Array) -> jax.Array:
         """What the network's prediction should be."""
         return predictions.target(self.prediction, self.schedule, x_0, t, noise)
+
+    def errors(self, prediction: jax.Array, target: jax.Array) -> jax.Array:
+        """What each value of the prediction costs, like both."""
+        return jnp.abs(prediction - target) if self.loss == "l1" else (prediction - target) ** 2
 
     def split(self, output: jax.Array) -> tuple[jax.Array, jax.Array | None]:
         """The network's output as the prediction and the variances v, None where they are not learned."""

@@ -80,8 +80,10 @@ def linear(steps: int) -> Schedule:
     return Schedule(np.linspace(1e-4, 0.02, steps, dtype=np.float64) * (1000 / steps), np.arange(steps))
 
 
-def cosine(steps: int) -> Schedule:
-    """alpha_bar(u) = cos^2((u + 0.008) / 1.008 * pi / 2), betas at most 0.999 (arXiv 2102.09672, eq. 17).
+def cosine(steps: int, max_beta: float = 0.999) -> Schedule:
+    """alpha_bar(u) = cos^2((u + 0.008) / 1.008 * pi / 2), betas at most `max_beta` (arXiv 2102.09672, eq. 17).
+
+    That leaves a little of x_0 in the last x_t, of which a network that predicts noise has to make all of it.
 
     Raises:
       ValueError: no step.
@@ -89,7 +91,7 @@ def cosine(steps: int) -> Schedule:
     if steps < 1:
         raise ValueError(f"a cosine schedule of {steps} steps: use at least 1")
     alpha_bar = np.cos((np.arange(steps + 1) / steps + 0.008) / 1.008 * np.pi / 2) ** 2
-    return Schedule(np.minimum(1 - alpha_bar[1:] / alpha_bar[:-1], 0.999), np.arange(steps))
+    return Schedule(np.minimum(1 - alpha_bar[1:] / alpha_bar[:-1], max_beta), np.arange(steps))
 
 
 def vp(steps: int) -> Schedule:

@@ -10,12 +10,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from medjax.diffusion import thresholds
 from medjax.wavelets import SUBBANDS, haar_dwt3d, haar_idwt3d
 
 Scale = tuple[float, ...]  # what LLL .. HHH are divided by
 
 LLL_BY_3: Scale = tuple(3.0 if band == "LLL" else 1.0 for band in SUBBANDS)
-BISECTIONS = 24  # of a threshold between 1 and the largest value: float32 holds no more
 
 
 def to_wavelet_domain(x: jax.Array, scale: Scale = LLL_BY_3) -> jax.Array:
@@ -35,44 +35,25 @@ def clamp_in_image_space(coefficients: jax.Array, scale: Scale = LLL_BY_3) -> ja
 
 
 def threshold_dynamically(coefficients: jax.Array, scale: Scale = LLL_BY_3, share: float = 0.995) -> jax.Array:
-    """The coefficients of the volume clamped to [-s, s] and divided by s, its own `share` quantile of |x| or 1 if that is less.
-
-    arXiv 2205.11487, section 2.3. Contrast is given up where a clamp would flatten what is too bright.
-    """
+    """The coefficients of the volume after `thresholds.threshold_dynamically` of its voxels; same shape."""
     x = from_wavelet_domain(coefficients, scale)
-    limit = jnp.maximum(_quantile_above_1(jnp.abs(x), share), 1).reshape(-1, 1, 1, 1, 1)
-    return to_wavelet_domain(jnp.clip(x, -limit, limit) / limit, scale)
+    return to_wavelet_domain(thresholds.threshold_dynamically(x, share), scale)
+
+
+def subband_means(values: jax.Array) -> jax.Array:
+    """The mean of each example in each subband, [B, 8], of values [B, D, H, W, 8 * C]."""
+    return jnp.mean(_by_subband(values), axis=(1, 2, 3, 5))
 
 
 def subband_mse(prediction: jax.Array, target: jax.Array) -> jax.Array:
     """Mean squared error of each volume in each subband, [B, 8], of coefficients [B, D, H, W, 8 * C]."""
-    return jnp.mean(_by_subband(prediction - target) ** 2, axis=(1, 2, 3, 5))
+    return subband_means((prediction - target) ** 2)
 
 
 def subband_deviations(x: np.ndarray) -> Scale:
     """The standard deviation of each subband LLL .. HHH over all voxels of volumes [B, D, H, W, C]."""
     bands = np.asarray(haar_dwt3d(jnp.asarray(x, jnp.float32)), np.float64)
     return tuple(float(value) for value in bands.std(axis=(0, 1, 2, 3, 5)))
-
-
-def _quantile_above_1(magnitudes: jax.Array, share: float) -> jax.Array:
-    """Each example's quantile [B] of values [B, ...] >= 0, or 1 where it is less.
-
-    By bisection, as counting needs no more than a sum from devices that share a volume; sorting would gather it.
-    """
-    axes = tuple(range(1, magnitudes.ndim))
-
-    def halve(_: int, bounds: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        low, high = bounds
-        middle = (low + high) / 2
-        below = jnp.mean(magnitudes <= middle.reshape(-1, *(1,) * len(axes)), axis=axes) >= share
-        return jnp.where(below, low, middle), jnp.where(below, middle, high)
-
-    largest = jnp.maximum(jnp.max(magnitudes, axis=axes), 1)
-    # The upper bound is the answer, so that a volume within [-1, 1] comes out of it untouched.
-    ones = jnp.ones_like(largest)
-    within = jnp.mean(magnitudes <= 1, axis=axes) >= share
-    return jnp.where(within, ones, jax.lax.fori_loop(0, BISECTIONS, halve, (ones, largest))[1])
 
 
 def _by_subband(coefficients: jax.Array) -> jax.Array:

@@ -6,13 +6,11 @@ PyTorch stores a convolution's kernel as [O, I, D, H, W] and a linear layer's as
 from collections.abc import Mapping
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
+from medjax.interop.matching import require_match, require_none
 from medjax.interop.wdm_names import ParamPath, Params, state_dict_paths
-
-NAMED = 3  # as many of the names that do not fit
 
 
 def params_from_state_dict(state_dict: Mapping[str, np.ndarray], like: Params) -> dict[str, Any]:
@@ -31,30 +29,14 @@ def params_from_state_dict(state_dict: Mapping[str, np.ndarray], like: Params) -
     """
     shapes = {path: tuple(leaf.shape) for path, leaf in traverse_util.flatten_dict(like).items()}
     paths = state_dict_paths(like)
-    fitting = [name for name in paths if name in state_dict]
-    _require_none(
-        {
-            "lacks": [name for name in paths if name not in state_dict],
-            "has too many": [name for name in state_dict if name not in paths],
-            "has other shapes": [
-                f"{name} {np.shape(state_dict[name])} for {_torch_shape(paths[name], shapes[paths[name]])}"
-                for name in fitting
-                if np.shape(state_dict[name]) != _torch_shape(paths[name], shapes[paths[name]])
-            ],
-            "has no floats": [
-                f"{name} {state_dict[name].dtype}"
-                for name in fitting
-                if not jnp.issubdtype(state_dict[name].dtype, jnp.floating)
-            ],
-        }
-    )
+    require_match(state_dict, {name: _torch_shape(path, shapes[path]) for name, path in paths.items()})
     arrays: dict[ParamPath, np.ndarray] = {}
     differing = []
     for name, path in paths.items():
         array = _from_torch(np.asarray(state_dict[name]), shapes[path])
         if not np.array_equal(arrays.setdefault(path, array), array, equal_nan=True):
             differing.append(name)
-    _require_none({"has second names that differ from the first, which this network shares": differing})
+    require_none({"has second names that differ from the first, which this network shares": differing})
     return traverse_util.unflatten_dict(arrays)
 
 
@@ -87,14 +69,3 @@ def _to_torch(path: ParamPath, leaf: Any) -> np.ndarray:
     array = np.asarray(leaf, np.float32)
     shape = _torch_shape(path, array.shape)
     return np.ascontiguousarray(array.transpose(4, 3, 0, 1, 2) if array.ndim == 5 else array.T.reshape(shape))
-
-
-def _require_none(problems: Mapping[str, list[str]]) -> None:
-    """Raises ValueError with the first few of each kind of problem and how many there are."""
-    found = []
-    for what, names in problems.items():
-        if names:
-            more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-            found.append(f"{what}: {', '.join(names[:NAMED])}{more}")
-    if found:
-        raise ValueError(f"the state dict {'; '.join(found)}. Is it of this architecture?")

@@ -42,13 +42,13 @@ class Drawing:
         conditions: Batch | None,
         frozen: Arrays,
     ):
-        self._steps, self._model = task.steps, (params, variables, frozen)
+        self._steps, self._model, self._frozen = task.steps, (params, variables, frozen), frozen
 
         def keys(indices: jax.Array) -> jax.Array:
             return jax.vmap(lambda i: jax.random.fold_in(jax.random.key(seed), i))(indices)
 
-        def begin(indices: jax.Array, conditions: Batch | None) -> Arrays:
-            return task.begin(keys(indices), conditions)
+        def begin(frozen: Arrays, indices: jax.Array, conditions: Batch | None) -> Arrays:
+            return task.begin(frozen, keys(indices), conditions)
 
         def advance(model: Arrays, indices: jax.Array, state: Arrays, first: int, end: int) -> Arrays:
             return task.advance(*model, keys(indices), state, first, end)
@@ -62,10 +62,10 @@ class Drawing:
             agreement.meet()  # before any of them is run
             return program
 
-        self._begin = compiled(begin, indices, conditions)
-        state, bound = self._begin(indices, conditions), np.int32(0)
+        self._begin = compiled(begin, frozen, indices, conditions)
+        state, bound = self._begin(frozen, indices, conditions), np.int32(0)
         self._advance = compiled(advance, self._model, indices, state, bound, bound, donate=(2,))
-        self._finish = compiled(task.finish, state)
+        self._finish = compiled(task.finish, frozen, state)
 
     def __call__(
         self,
@@ -82,10 +82,10 @@ class Drawing:
           told: called with the number of steps after each stretch of them.
           stretches: into how many parts the steps are cut.
         """
-        state = self._begin(indices, conditions)
+        state = self._begin(self._frozen, indices, conditions)
         bounds = np.unique(np.linspace(0, self._steps, min(stretches, self._steps) + 1).round().astype(int))
         for start, stop in itertools.pairwise(bounds):
             first, end = (np.int32(self._steps - 1 - n) for n in (start, stop))
             state = jax.block_until_ready(self._advance(self._model, indices, state, first, end))
             told(int(stop - start))
-        return jax.block_until_ready(self._finish(state))
+        return jax.block_until_ready(self._finish(self._frozen, state))

@@ -1,5 +1,7 @@
 """The network that a configuration's `model` and `train` keys describe."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
@@ -7,45 +9,84 @@ from ml_collections import ConfigDict
 from medjax.errors import UserError
 from medjax.layers.attention import QKV_ORDERS
 from medjax.layers.conv import LOWERINGS, default_lowering
+from medjax.models.factorized_unet import FactorizedUNet
 from medjax.models.unet import UNet
 from medjax.models.wavelet_unet import WaveletUNet
+from medjax.tasks.denoising import check_choices
+
+Network = UNet | WaveletUNet | FactorizedUNet
 
 # What the wavelet U-Net does in its own way, and so the only value that each key may have beside it.
-OF_THE_UNET_ALONE = {"skip": "add", "resample_blocks": True, "keep_depth": False, "position_channels": 0}
+OF_THE_UNET_ALONE = {"skip": "add", "resample_blocks": True, "keep_depth": False, "position_channels": 0, "classes": 0}
 
 
-def make_network(config: ConfigDict, out_channels: int) -> UNet | WaveletUNet:
-    """The network, for wavelet coefficients of volumes of `data.size`.
+def make_network(config: ConfigDict, out_channels: int, size: tuple[int, int, int]) -> Network:
+    """The network, for what a task denoises: arrays of `size` (D, H, W).
 
     Raises:
       UserError: naming the key that cannot work.
     """
     model, train = config.model, config.train
     lowering = train.lowering or default_lowering(jax.default_backend())
-    for key, value, choices in (
-        ("model.network", model.network, ("unet", "wavelet_unet")),
-        ("model.skip", model.skip, ("add", "concat")),
-        ("model.qkv_order", model.qkv_order, QKV_ORDERS),
+    check_choices(
+        ("model.network", model.network, ("unet", "wavelet_unet", "factorized_unet")),
         ("train.dtype", train.dtype, ("float32", "bfloat16")),
         ("train.lowering", lowering, LOWERINGS),
-    ):
-        if value not in choices:
-            raise UserError(f"{key} is {value!r}: use {' or '.join(map(repr, choices))}")
+    )
     widths = [model.base_channels * multiplier for multiplier in model.channel_multipliers]
     if any(width % model.groups for width in [model.base_channels, *widths]):
         raise UserError(f"model.groups is {model.groups}: it must divide every width, {model.base_channels}, {widths}")
+    every = {
+        "out_channels": out_channels,
+        "base_channels": model.base_channels,
+        "channel_multipliers": tuple(model.channel_multipliers),
+        "groups": model.groups,
+        "dtype": jnp.dtype(train.dtype),
+        "lowering": lowering,
+    }
+    if model.network == "factorized_unet":
+        return _factorized(model, every, train.remat, size)
+    return _wdm(model, every, train.remat, size)
+
+
+def _factorized(model: ConfigDict, every: dict[str, Any], remat: str, size: tuple[int, int, int]) -> FactorizedUNet:
+    """Medical Diffusion's network."""
+    check_choices(("model.spatial_attention", model.spatial_attention, ("linear", "none")))
+    if model.base_channels % 2 or model.base_channels < 4:
+        raise UserError(
+            f"model.base_channels is {model.base_channels}: the time's sinusoids need an even number, 4 or more"
+        )
+    if model.first_kernel % 2 == 0:
+        raise UserError(f"model.first_kernel is {model.first_kernel}: use an odd edge, such as 7")
+    if model.depth_attention and model.attention_head_channels % 2:
+        heads = f"model.attention_head_channels is {model.attention_head_channels}"
+        raise UserError(f"{heads}: attention along depth rotates pairs of them, use an even number")
+    return FactorizedUNet(
+        **every,
+        attention_heads=model.attention_heads,
+        attention_head_channels=model.attention_head_channels,
+        first_kernel=model.first_kernel,
+        spatial_attention=model.spatial_attention,
+        depth_attention=model.depth_attention,
+        classes=model.classes,
+        remat=remat_resolutions(remat, max(size[1:]), len(model.channel_multipliers)),
+    )
+
+
+def _wdm(model: ConfigDict, every: dict[str, Any], remat: str, size: tuple[int, int, int]) -> UNet | WaveletUNet:
+    """WDM's networks."""
+    check_choices(
+        ("model.skip", model.skip, ("add", "concat")),
+        ("model.qkv_order", model.qkv_order, QKV_ORDERS),
+    )
     # The last block of a level of the wavelet U-Net is applied twice, so it cannot be the one that changes the width.
     least_blocks = 2 if model.network == "wavelet_unet" and len(set(model.channel_multipliers)) > 1 else 1
     if model.blocks_per_level < least_blocks:
         raise UserError(
             f"model.blocks_per_level is {model.blocks_per_level}: {model.network} needs {least_blocks} or more"
         )
-
-    edge, resolutions = max(config.data.size) // 2, len(model.channel_multipliers) + (model.network == "wavelet_unet")
-    both = {
-        "out_channels": out_channels,
-        "base_channels": model.base_channels,
-        "channel_multipliers": tuple(model.channel_multipliers),
+    resolutions = len(model.channel_multipliers) + (model.network == "wavelet_unet")
+    both = every | {
         "blocks_per_level": model.blocks_per_level,
         "attention_factors": tuple(model.attention_factors),
         "middle_attention": model.middle_attention,
@@ -55,12 +96,9 @@ def make_network(config: ConfigDict, out_channels: int) -> UNet | WaveletUNet:
         "qkv_order": model.qkv_order,
         "scale_shift_norm": model.scale_shift_norm,
         "dropout": model.dropout,
-        "groups": model.groups,
-        "dtype": jnp.dtype(train.dtype),
-        "remat": remat_resolutions(train.remat, edge, resolutions),
-        "lowering": lowering,
+        "remat": remat_resolutions(remat, max(size), resolutions),
     }
-    own = {key: model[key] for key in OF_THE_UNET_ALONE}
+    own = {key: model.get(key, value) for key, value in OF_THE_UNET_ALONE.items()}
     if model.network == "unet":
         return UNet(**both, **own)
     for key, value in OF_THE_UNET_ALONE.items():

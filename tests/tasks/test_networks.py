@@ -10,7 +10,7 @@ from medjax.tasks.networks import make_network, remat_resolutions
 def network(variants, **changes):
     config = brats.get_config(variants)
     config.update_from_flattened_dict({key.replace("__", "."): value for key, value in changes.items()})
-    return make_network(config, out_channels=8)
+    return make_network(config, out_channels=8, size=tuple(edge // 2 for edge in config.data.size))
 
 
 def test_each_network_gets_its_options():

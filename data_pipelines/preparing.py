@@ -24,13 +24,14 @@ import numpy as np
 from etils import epath
 
 from data_pipelines import records, scans, transforms
-from data_pipelines.datasets import check, find_sources, settings
+from data_pipelines.datasets import check
 from data_pipelines.decoding import Preprocessing, decode_each, refuse_failures
 from data_pipelines.errors import DataError
 from data_pipelines.lazy_tensorflow import import_tensorflow
 from data_pipelines.nifti import Volume, cannot_write
 from data_pipelines.records import Latents, Records, Shard
 from data_pipelines.scans import Scan
+from data_pipelines.sources import find_sources, settings
 
 LOCK = ".lock"
 Encoder = Callable[[np.ndarray], np.ndarray]  # of a volume [D, H, W] float32 in [-1, 1] to latents [d, h, w, c] float32

@@ -1,6 +1,7 @@
 import numpy as np
+import pytest
 
-from data_pipelines import atlas, atlas_files, brats, lidc, nifti
+from data_pipelines import adni, atlas, atlas_files, brats, duke, lidc, mrnet, nifti
 from data_pipelines.atlas_files import Atlas
 
 SUBJECTS = Atlas(seed=0, size=(32, 32, 32), lesion_share=1.0)
@@ -44,6 +45,32 @@ def test_laid_out_as_brats(tmp_path):
     np.testing.assert_array_equal(np.sign(np.diag(image.affine)), [-1, -1, 1, 1])
     np.testing.assert_allclose(image.affine, labels.affine)
     assert not image.array[labels.array == 0].max() > 1000 and (labels.array == atlas.LESION).any()
+
+
+def test_laid_out_as_adni(tmp_path):
+    scans = adni.find_scans(atlas_files.write_as_adni(tmp_path, SUBJECTS, 2))
+    assert [scan.subject for scan in scans] == ["000_S_0000", "000_S_0001"]
+    np.testing.assert_array_equal(np.sign(np.diag(nifti.read(scans[0].path).affine)), [-1, 1, 1, 1])
+
+
+def test_laid_out_as_dukes(tmp_path):
+    for series in ("Dyn_0", "Dyn_1"):
+        scans = duke.find_scans(atlas_files.write_as_duke(tmp_path, SUBJECTS, 2, series), series)
+        assert [scan.subject for scan in scans] == ["Breast_MRI_00001", "Breast_MRI_00002"]
+
+
+@pytest.mark.parametrize("plane", ["sagittal", "coronal", "axial"])
+def test_laid_out_as_mrnet(tmp_path, plane):
+    scans = mrnet.find_scans(atlas_files.write_as_mrnet(tmp_path, SUBJECTS, 3, plane), plane, "meniscus")
+    assert [(scan.name, scan.label) for scan in scans] == [("0000", 1), ("0001", 1), ("0002", 1)]
+    stored = np.load(scans[1].path)
+    assert stored.dtype == np.uint8
+    # Back in the world's axes it is the subject.
+    volume = mrnet.Preprocessing(SUBJECTS.size, "RAS", window="fixed", window_range=(0.0, 255.0), plane=plane)(
+        scans[1].path
+    )
+    image, _ = atlas.subject(0, 1, SUBJECTS.size, 1.0)
+    np.testing.assert_allclose((volume.array + 1) * 750, image.array, atol=6)
 
 
 def test_laid_out_as_lidc(tmp_path):

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from data_pipelines import batches, nifti
+from data_pipelines import atlas, batches, nifti
 from data_pipelines.errors import DataError
 from data_pipelines.nifti import Volume
 
@@ -198,6 +198,19 @@ def test_bad_files_are_skipped_only_if_asked(data, tmp_path):
         ({"name": "atlas", "atlas_count": 0, "root": ""}, "data.atlas_count is 0"),
         ({"name": "atlas"}, "data.root is "),
         ({"window": "fixed", "window_range": (0.001, 0.999)}, "data.window is 'fixed'"),
+        ({"voxel_size": (1.0, 1.0)}, "data.voxel_size is (1.0, 1.0)"),
+        ({"margin": -1}, "data.margin is -1"),
+        ({"series": "t2f"}, "data.series is 't2f', but data.name=folder has no choice"),
+        ({"name": "brats", "series": "pd"}, "data.series is 'pd'; use one of t1n, t1c, t2w, t2f"),
+        ({"name": "duke", "series": "Dyn_X"}, "data.series is 'Dyn_X'; use one of Dyn_N"),
+        ({"label_name": "grade"}, "data.label_name is 'grade' for data.name=folder; give labels by a file"),
+        ({"label_name": "lesion"}, "data.label_name is 'lesion' for data.name=folder; give labels by a file"),
+        ({"name": "mrnet", "label_name": "tear"}, "data.label_name is 'tear' for data.name=mrnet; use one of abnormal"),
+        (
+            {"name": "brats", "label_name": "grade", "labels": "a.csv"},
+            "data.label_name is 'grade' and data.labels is a.csv",
+        ),
+        ({"labels": "/nowhere.csv"}, "/nowhere.csv: cannot be read"),
     ],
 )
 def test_settings_that_cannot_work(data, changes, expected):
@@ -206,7 +219,58 @@ def test_settings_that_cannot_work(data, changes, expected):
     assert str(raised.value).startswith(expected) and "\n" not in str(raised.value)
 
 
-@pytest.mark.parametrize("name", ["atlas", "brats", "lidc"])
+def test_labels_come_with_their_volumes(data, tmp_path):
+    assert "label" not in next(batches.train_batches(batches.open_dataset(data, seed=0), 0, 2))
+    data.labels = str(tmp_path / "labels.csv")
+    label_of = {n: n % 4 if n != 5 else -1 for n in range(9)}
+    (tmp_path / "labels.csv").write_text("".join(f"{n}.nii.gz,{k}\n" for n, k in label_of.items() if k >= 0))
+    dataset = batches.open_dataset(data, seed=0)
+    assert dataset.classes == 4
+    for batch in take(batches.train_batches(dataset, 5, 4, flip=True), 5):
+        assert batch["label"].dtype == np.int32
+        assert [label_of[n] for n in which(batch)] == batch["label"].tolist()
+    numbers = [int(example.name[0]) for example in dataset.train]
+    assert batches.labels(dataset, "train").tolist() == [label_of[n] for n in numbers]
+    assert batches.labels(dataset, "train", 5, [3, 1]).tolist() == [label_of[numbers[n]] for n in (3, 1)]
+    # Other labels make other data.
+    identity = dataset.identity()
+    (tmp_path / "labels.csv").write_text("0.nii.gz,1\n1.nii.gz,3\n")
+    assert batches.open_dataset(data, seed=0).identity() != identity
+
+
+def test_labels_that_no_scan_has(tmp_path):
+    data = settings(name="brats", cache=str(tmp_path), size=(32, 32, 32), atlas_layout=True, label_name="grade")
+    with pytest.raises(DataError, match="data.label_name is 'grade': none of 4 scans has that label"):
+        batches.open_dataset(data, seed=0)
+
+
+@pytest.mark.parametrize(("name", "label_name"), [("atlas", "lesion"), ("adni", "lesion"), ("mrnet", "acl")])
+def test_made_up_subjects_are_labelled_by_their_lesions(tmp_path, name, label_name):
+    data = settings(
+        name=name, cache=str(tmp_path), size=(32, 32, 32), atlas_layout=True, label_name=label_name, lesion_share=0.5,
+        orientation="native", split=(1.0, 0.0, 0.0),
+    )  # fmt: skip
+    dataset = batches.open_dataset(data, seed=0)
+    examples = sorted(dataset.train + dataset.validation, key=lambda example: example.name)
+    found = [example.label for example in examples]
+    lesions = [(atlas.subject(0, n, data.size, 0.5)[1].array == atlas.LESION).any() for n in range(4)]
+    assert dataset.classes == 2 and 0 < sum(lesions) < 4
+    assert found == lesions
+
+
+def test_npy_files_are_warned_of_once(tmp_path, capsys):
+    (tmp_path / "scans").mkdir()
+    for n in range(2):
+        np.save(tmp_path / f"scans/{n}.npy", np.random.default_rng(n).uniform(0, 900, SHAPE))
+    data = settings(root=str(tmp_path / "scans"), cache=str(tmp_path / "cache"))
+    assert len(batches.open_dataset(data, seed=0).train) == 1
+    assert capsys.readouterr().err.count("do not say how large voxels are, so 1 mm") == 1
+    data.voxel_size = (2.0, 2.0, 2.0)
+    np.testing.assert_array_equal(batches.open_dataset(data, seed=0).affine, np.diag([2, 2, 2, 1]))
+    assert "voxels" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["atlas", "adni", "brats", "duke", "folder", "lidc", "mrnet"])
 def test_made_up_data_under_every_name(tmp_path, name):
     changes = {"orientation": "native", "spacing": (5.5,) * 3} if name == "lidc" else {}
     data = settings(name=name, cache=str(tmp_path), size=(32, 32, 32), atlas_layout=name != "atlas", **changes)

@@ -22,6 +22,29 @@ def test_native_t1_scans_are_found(tmp_path):
     assert scans[0].path.name == "BraTS-GLI-00002-000-t1n.nii.gz"
 
 
+def test_one_series_of_any_year_with_the_grades_that_are_told(tmp_path):
+    names = ("BraTS-GLI-00002-000/BraTS-GLI-00002-000-t2f", "BraTS-GLI-00002-000/BraTS-GLI-00002-000-t1n",
+             "BraTS20_Training_001/BraTS20_Training_001_flair", "BraTS20_Training_001/BraTS20_Training_001_seg",
+             "BraTS20_Training_002/BraTS20_Training_002_flair", "BraTS20_Training_002/BraTS20_Training_002_t1",
+             "LGG/Brats18_CBICA_AAM_1/Brats18_CBICA_AAM_1_flair")  # fmt: skip
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / f"{name}.nii.gz").touch()
+    (tmp_path / "name_mapping.csv").write_text(
+        "Grade,BraTS_2017_subject_ID,BraTS_2018_subject_ID,TCGA_TCIA_subject_ID,BraTS_2019_subject_ID,BraTS_2020_subject_ID\n"
+        "HGG,NA,Brats18_X_1,NA,BraTS19_X_1,BraTS20_Training_001\n"
+        "NA,NA,NA,NA,NA,BraTS20_Training_002\n"
+    )
+    found = {scan.name: (scan.label, scan.label_map is not None) for scan in brats.find_scans(tmp_path, "t2f")}
+    assert found == {
+        "BraTS-GLI-00002-000": (None, False),
+        "BraTS20_Training_001": (1, True),
+        "BraTS20_Training_002": (None, False),
+        "Brats18_CBICA_AAM_1": (0, False),
+    }
+    assert len(brats.find_scans(tmp_path)) == 2
+
+
 def test_folder_of_other_scans(tmp_path):
     (tmp_path / "sub-01_T1w.nii.gz").touch()
     with pytest.raises(DataError, match="1 files, none named like BraTS-GLI"):

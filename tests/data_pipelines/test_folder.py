@@ -72,6 +72,50 @@ def test_tissue_stays_in_place(scan, shape, orientation, spacing, fit):
         np.testing.assert_allclose(volume.spacing, 1.5, rtol=1e-6)
 
 
+@pytest.mark.parametrize("margin", [0, 3])
+@pytest.mark.parametrize("shape", [(16, 16, 16), (8, 16, 12)])
+def test_cropped_to_the_brain(tmp_path, shape, margin):
+    array = np.zeros((40, 36, 30), np.float32)
+    array[5:29, 30:34, 1:13] = 700  # touches the border with a margin
+    array[5, 30, 1] = 100
+    affine = np.diag([-1.0, 1.0, 2.0, 1.0])
+    nifti.write(tmp_path / "a.nii", Volume(array, affine))
+    volume = Preprocessing(shape, "native", window_range=(0.0, 1.0), fit="brain", margin=margin)(tmp_path / "a.nii")
+    assert volume.array.shape == shape and volume.array.min() == -1
+    # The box is centred, but where the margin ends at the scan's border, and fills the shape as far as its own goes.
+    box = np.array([[5 - margin, max(30 - margin, 0), max(1 - margin, 0)],
+                    [29 + margin, min(34 + margin, 36), 13 + margin]])  # fmt: skip
+    scale = np.max((box[1] - box[0]) / shape)
+    np.testing.assert_allclose(volume.spacing, np.ceil(scale * np.array(shape)) / shape * [1, 1, 2])
+    centre = volume.affine @ [*((np.array(shape) - 1) / 2), 1]
+    middle = affine @ [*(box.sum(axis=0) / 2 - 0.5), 1]
+    assert np.all(np.abs(centre - middle)[:3] <= 0.5 * np.array([1, 1, 2]))
+    bright = np.argwhere(volume.array > 0)
+    tissue = affine @ [16.5, 31.5, 6.5, 1]
+    np.testing.assert_allclose((volume.affine @ [*bright.mean(axis=0), 1])[:3], tissue[:3], atol=0.55 * scale * 2)
+
+
+def test_no_brain(tmp_path):
+    nifti.write(tmp_path / "a.nii", Volume(-np.arange(27.0).reshape(3, 3, 3), np.eye(4)))
+    with pytest.raises(DataError, match="no voxel is above 0"):
+        Preprocessing((4, 4, 4), fit="brain")(tmp_path / "a.nii")
+
+
+def test_npy_files_take_the_voxel_size_that_is_stated(tmp_path):
+    array = np.random.default_rng(0).uniform(0, 10, (6, 5, 4))
+    (tmp_path / "patient 1").mkdir()
+    np.save(tmp_path / "patient 1/a.npy", array)
+    np.save(tmp_path / "b.npy", array)
+    assert {scan.name: scan.subject for scan in folder.find_scans(tmp_path)} == {
+        "b.npy": "b", "patient 1/a.npy": "patient 1",
+    }  # fmt: skip
+    volume = Preprocessing((6, 5, 4), window="fixed", window_range=(0, 10), voxel_size=(0.5, 0.5, 3))(
+        tmp_path / "b.npy"
+    )
+    np.testing.assert_allclose(volume.array, array / 5 - 1, atol=1e-6)
+    np.testing.assert_array_equal(volume.affine, np.diag([0.5, 0.5, 3, 1]))
+
+
 def test_fixed_window_is_the_same_for_every_scan(scan):
     volume = Preprocessing((20, 24, 16), "native", window="fixed", window_range=(-1000, 1000))(scan)
     np.testing.assert_allclose(volume.array[13, 7, 5], 0.5, atol=1e-6)

@@ -131,7 +131,7 @@ def test_what_cannot_be_prepared(data, changes, expected):
     refused(changed(data, **changes), expected)
 
 
-@pytest.mark.parametrize("name", ["atlas", "brats", "lidc"])
+@pytest.mark.parametrize("name", ["atlas", "adni", "brats", "duke", "lidc", "mrnet"])
 def test_every_reader(tmp_path, name):
     changes = {"orientation": "native", "spacing": (5.5,) * 3} if name == "lidc" else {}
     data = settings(

@@ -28,6 +28,7 @@ KNOWN_KINDS = (
     "wdm_sample",
     "wdm_preprocessing",
     "wdm_eval",
+    "medical_unet3d",
 )
 
 

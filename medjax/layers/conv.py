@@ -9,7 +9,7 @@ from flax import linen as nn
 from jax import lax
 
 from medjax.layers.fold import per_channel
-from medjax.layers.spatial import Padding, Triple, convolve_split
+from medjax.layers.spatial import FILLS, Convolve, Padding, Triple, convolve_split
 
 LOWERINGS = ("direct", "planes", "stacked")
 
@@ -29,7 +29,8 @@ class Conv(nn.Module):
       features: output channels, before folding.
       kernel_size: of (D, H, W).
       strides: of (D, H, W).
-      padding: zeros (before, after) each of D, H, W; by default (k - 1) // 2 on both sides.
+      padding: (before, after) each of D, H, W; by default (k - 1) // 2 on both sides.
+      fill: of the padding, one of `FILLS`.
       kernel_init: initializer of the kernel [kD, kH, kW, C, features]; the bias [features] starts at zero.
       dtype: of the computation; parameters are float32.
       lowering: one of `LOWERINGS`, see `conv3d`.
@@ -40,6 +41,7 @@ class Conv(nn.Module):
     kernel_size: Triple = (3, 3, 3)
     strides: Triple = (1, 1, 1)
     padding: Padding | None = None
+    fill: str = "zeros"
     kernel_init: Callable = uniform_fan_in
     dtype: jnp.dtype = jnp.float32
     lowering: str = "direct"
@@ -52,36 +54,62 @@ class Conv(nn.Module):
         bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
         padding = self.padding or tuple(((k - 1) // 2, (k - 1) // 2) for k in self.kernel_size)
         x, kernel, bias = (a.astype(self.dtype) for a in (x, kernel, bias))
-        return conv3d(x, kernel, self.strides, padding, self.lowering, self.fold) + per_channel(bias, self.fold)
+        y = conv3d(x, kernel, self.strides, padding, self.lowering, self.fold, self.fill)
+        return y + per_channel(bias, self.fold)
+
+
+def same_padding(kernel_size: Triple, strides: Triple) -> Padding:
+    """(before, after) of each axis that make n / s voxels of n, the odd one before: k - s in all."""
+    totals = [k - s for k, s in zip(kernel_size, strides, strict=True)]
+    return tuple((total - total // 2, total // 2) for total in totals)
 
 
 def conv3d(
-    x: jax.Array, kernel: jax.Array, strides: Triple, padding: Padding, lowering: str = "direct", fold: int = 1
+    x: jax.Array,
+    kernel: jax.Array,
+    strides: Triple,
+    padding: Padding,
+    lowering: str = "direct",
+    fold: int = 1,
+    fill: str = "zeros",
 ) -> jax.Array:
-    """3D cross-correlation with zero padding, as PyTorch's Conv3d computes it.
+    """3D cross-correlation, as PyTorch's Conv3d computes it.
 
     Args:
       x: [B, D, H, W/fold, fold * C].
       kernel: [kD, kH, kW, C, features] of x's dtype.
       strides: of (D, H, W).
-      padding: zeros (before, after) each of D, H, W.
+      padding: (before, after) each of D, H, W.
       lowering: the same to rounding, each fastest somewhere. "direct" is XLA's own 3D convolution; "planes" the sum of
         kD 2D convolutions over depth slices; "stacked" one 2D convolution over kD depth slices stacked into channels,
         which holds kD times the input in memory.
       fold: of x and of the result.
+      fill: of the padding, one of `FILLS`.
 
     Returns:
       [B, D', H', W'/fold, fold * features].
 
     Raises:
-      ValueError: the lowering is unknown, or the output's width is not a multiple of fold.
+      ValueError: the lowering or the fill is unknown, a folded volume is to be padded with anything but zeros, or the
+        output's width is not a multiple of fold.
+    """
+    if fill not in FILLS or (fill != "zeros" and fold > 1):
+        raise ValueError(f"padding with {fill!r}: choose one of {', '.join(FILLS)}; of folded volumes, zeros")
+    convolve = lowered(lowering)
+    if fold > 1:
+        kernel, padding = _folded(kernel, x.shape[3] * fold, strides[2], padding, fold)
+    return convolve_split(convolve, x, kernel, strides, padding, fill)
+
+
+def lowered(lowering: str) -> Convolve:
+    """The function (x, kernel, strides, padding) that convolves a whole volume, with zeros around it, in this way.
+
+    Raises:
+      ValueError: the lowering is unknown.
     """
     if lowering not in LOWERINGS:
         raise ValueError(f"convolution lowering {lowering!r}: choose one of {', '.join(LOWERINGS)}")
-    if fold > 1:
-        kernel, padding = _folded(kernel, x.shape[3] * fold, strides[2], padding, fold)
-    convolve = {"direct": _direct, "planes": _planes, "stacked": _stacked}[lowering]
-    return convolve_split(convolve, x, kernel, strides, padding)
+    return {"direct": _direct, "planes": _planes, "stacked": _stacked}[lowering]
 
 
 def _direct(x: jax.Array, kernel: jax.Array, strides: Triple, padding: Padding) -> jax.Array:

@@ -16,6 +16,8 @@ from jax.sharding import PartitionSpec
 LEAST_PLANES = 2  # a shard of fewer would fetch more than it computes
 BATCH_AXES = ("data", "fsdp")
 SPACE_AXES = ("depth", "height")  # of D and H
+# What may lie beyond the ends of a volume, PyTorch's names to numpy's.
+FILLS = {"zeros": "constant", "replicate": "edge", "reflect": "reflect", "circular": "wrap"}
 
 Triple = tuple[int, int, int]
 Padding = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
@@ -49,15 +51,29 @@ def keep_whole(x: jax.Array) -> jax.Array:
     return lax.with_sharding_constraint(x, PartitionSpec(batch))
 
 
-def convolve_split(convolve: Convolve, x: jax.Array, kernel: jax.Array, strides: Triple, padding: Padding) -> jax.Array:
+def convolve_split(
+    convolve: Convolve,
+    x: jax.Array,
+    kernel: jax.Array,
+    strides: Triple,
+    padding: Padding,
+    fill: str = "zeros",
+    taps: Triple | None = None,
+) -> jax.Array:
     """`convolve(x, kernel, strides, padding)`, of a volume that may be cut along D and H.
 
-    Each device fetches the few planes that its taps reach over the border from its two neighbours, zeros at the ends of
-    the volume, and convolves what it has: two collective permutes an axis, and any way to convolve will do.
+    Each device fetches the few planes that its taps reach over the border from its two neighbours, and convolves what it
+    has: two collective permutes an axis, and any way to convolve will do.
+
+    Args:
+      convolve: pads with zeros; it is asked for no padding where this function has seen to it.
+      fill: what lies beyond the ends of the volume, one of `FILLS`.
+      taps: how many planes of each axis an output reads, if not as many as the kernel has.
     """
+    taps = taps or kernel.shape[:3]
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.size <= 1:  # 0: none in force
-        return convolve(x, kernel, strides, padding)
+        return convolve(*_filled(x, padding, fill, kernel, strides))
     # A kernel that fsdp cut is gathered once, before a lowering takes it apart.
     kernel = lax.with_sharding_constraint(kernel, PartitionSpec())
     spec = volume_spec(x.shape, mesh.shape)
@@ -66,31 +82,57 @@ def convolve_split(convolve: Convolve, x: jax.Array, kernel: jax.Array, strides:
         if spec[i + 1] is None:
             continue
         before, stride, planes = padding[i][0], strides[i], x.shape[i + 1] // mesh.shape[spec[i + 1]]
-        after = kernel.shape[i] - stride - before  # what the last output of a shard reaches beyond it
-        outputs = (x.shape[i + 1] + sum(padding[i]) - kernel.shape[i]) // stride + 1
-        if planes % stride or outputs * stride != x.shape[i + 1] or not 0 <= after <= planes or before > planes:
-            return keep_split(convolve(keep_split(x), kernel, strides, padding))
+        after = taps[i] - stride - before  # what the last output of a shard reaches beyond it
+        outputs = (x.shape[i + 1] + sum(padding[i]) - taps[i]) // stride + 1
+        reach = max(before, after) + (fill == "reflect")  # the outermost plane is not mirrored
+        if planes % stride or outputs * stride != x.shape[i + 1] or after < 0 or reach > planes:
+            return keep_split(convolve(*_filled(keep_split(x), padding, fill, kernel, strides)))
         halos.append((i + 1, spec[i + 1], before, after))
         inner[i] = (0, 0)
     if not halos:
-        return keep_split(convolve(keep_split(x), kernel, strides, padding))
+        return keep_split(convolve(*_filled(keep_split(x), padding, fill, kernel, strides)))
 
     def shard(x: jax.Array, kernel: jax.Array) -> jax.Array:
         for axis, name, before, after in halos:
-            x = _with_halo(x, axis, name, mesh.shape[name], before, after)
-        return convolve(x, kernel, strides, tuple(inner))
+            x = _with_halo(x, axis, name, mesh.shape[name], before, after, fill)
+        return convolve(*_filled(x, tuple(inner), fill, kernel, strides))
 
     y = jax.shard_map(shard, in_specs=(spec, PartitionSpec()), out_specs=spec)(x, kernel)
     return keep_split(y)  # a strided one may have left too few planes
 
 
-def _with_halo(x: jax.Array, axis: int, name: str, ways: int, before: int, after: int) -> jax.Array:
+def _filled(
+    x: jax.Array, padding: Padding, fill: str, kernel: jax.Array, strides: Triple
+) -> tuple[jax.Array, jax.Array, Triple, Padding]:
+    """The arguments of a convolution, which pads with zeros itself, with any other padding already in place."""
+    if fill != "zeros":
+        x = jnp.pad(x, ((0, 0), *padding, (0, 0)), mode=FILLS[fill])
+        padding = ((0, 0),) * 3
+    return x, kernel, strides, padding
+
+
+def _with_halo(x: jax.Array, axis: int, name: str, ways: int, before: int, after: int, fill: str) -> jax.Array:
     """A shard with the last `before` planes of the shard before it and the first `after` of the one behind it."""
-    parts = [x]
+    parts, n = [x], x.shape[axis]
+    ring = ways if fill == "circular" else ways - 1
+
+    def planes(start: int, stop: int) -> jax.Array:
+        return lax.slice_in_dim(x, start, stop, axis=axis)
+
+    def beyond(edge: int, mirrored: tuple[int, int], count: int, outermost: int, fetched: jax.Array) -> jax.Array:
+        """What was fetched, or where nobody was there to fetch from, what fills the border."""
+        if fill in ("zeros", "circular"):
+            return fetched
+        if fill == "replicate":
+            border = jnp.repeat(planes(edge, edge + 1), count, axis=axis)
+        else:
+            border = jnp.flip(planes(*mirrored), axis=axis)
+        return jnp.where(lax.axis_index(name) == outermost, border, fetched)
+
     if before:
-        last = lax.slice_in_dim(x, x.shape[axis] - before, x.shape[axis], axis=axis)
-        parts.insert(0, lax.ppermute(last, name, [(i, i + 1) for i in range(ways - 1)]))
+        last = lax.ppermute(planes(n - before, n), name, [(i, (i + 1) % ways) for i in range(ring)])
+        parts.insert(0, beyond(0, (1, before + 1), before, 0, last))
     if after:
-        first = lax.slice_in_dim(x, 0, after, axis=axis)
-        parts.append(lax.ppermute(first, name, [(i + 1, i) for i in range(ways - 1)]))
+        first = lax.ppermute(planes(0, after), name, [((i + 1) % ways, i) for i in range(ring)])
+        parts.append(beyond(n - 1, (n - 1 - after, n - 1), after, ways - 1, first))
     return jnp.concatenate(parts, axis=axis)

@@ -1,0 +1,91 @@
+"""What a generator and its discriminators ask of each other: the losses of a GAN."""
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+KINDS = ("hinge", "vanilla")
+
+
+class Judgement(NamedTuple):
+    """What a discriminator makes of what is real and of what was generated.
+
+    Attributes:
+      real_logits, fake_logits: one a patch.
+      real_features, fake_features: of each of its layers.
+    """
+
+    real_logits: jax.Array
+    fake_logits: jax.Array
+    real_features: list[jax.Array]
+    fake_features: list[jax.Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class Adversary:
+    """How discriminators of slices and of volumes are weighed, and when they begin.
+
+    Attributes:
+      image: weight of the discriminator of slices; 0: there is none.
+      volume: of that of volumes.
+      features: of the distance between the features of what is real and of what was generated.
+      kind: of the discriminators' loss, one of `KINDS`.
+      start: the step at which they begin; before, they neither learn nor teach.
+      ramp: steps from then on over which what they teach grows to its weight.
+      adaptive: what they teach is scaled to the gradient of the other losses at the last layer (arXiv 2012.09841, 6).
+    """
+
+    image: float = 1.0
+    volume: float = 1.0
+    features: float = 4.0
+    kind: str = "hinge"
+    start: int = 10_000
+    ramp: int = 0
+    adaptive: bool = False
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """By the names of the discriminators that there are."""
+        return {name: weight for name, weight in (("image", self.image), ("volume", self.volume)) if weight > 0}
+
+    def begun(self, step: jax.Array) -> jax.Array:
+        """1.0 from `start` on, 0.0 before."""
+        return (step >= self.start).astype(jnp.float32)
+
+    def share(self, step: jax.Array) -> jax.Array:
+        """The share of its weight that what they teach has, 0 to 1."""
+        return self.begun(step) * jnp.clip((step - self.start + 1) / max(1, self.ramp), 0.0, 1.0)
+
+    def generator_loss(self, judgements: dict[str, Judgement]) -> jax.Array:
+        """Less the more the discriminators are fooled."""
+        return -sum(weight * jnp.mean(judgements[name].fake_logits) for name, weight in self.weights.items())
+
+    def feature_distance(self, judgements: dict[str, Judgement]) -> jax.Array:
+        """The mean absolute difference of the features, summed over layers and discriminators, weighed."""
+        return self.features * sum(feature_distance(judgements[name]) for name in self.weights)
+
+    def discriminator_loss(self, judgements: dict[str, Judgement]) -> jax.Array:
+        """Less the better the discriminators tell what is real."""
+        loss = {"hinge": hinge, "vanilla": vanilla}[self.kind]
+        return sum(weight * loss(judgements[name]) for name, weight in self.weights.items())
+
+
+def hinge(judgement: Judgement) -> jax.Array:
+    """Logits beyond 1 of the right sign cost nothing (arXiv 1705.02894)."""
+    real, fake = nn.relu(1.0 - judgement.real_logits), nn.relu(1.0 + judgement.fake_logits)
+    return 0.5 * (jnp.mean(real) + jnp.mean(fake))
+
+
+def vanilla(judgement: Judgement) -> jax.Array:
+    """Cross entropy (arXiv 1406.2661)."""
+    real, fake = nn.softplus(-judgement.real_logits), nn.softplus(judgement.fake_logits)
+    return 0.5 * (jnp.mean(real) + jnp.mean(fake))
+
+
+def feature_distance(judgement: Judgement) -> jax.Array:
+    """Feature matching (arXiv 1711.11585): what is real is the target, and teaches the generator alone."""
+    pairs = zip(judgement.real_features, judgement.fake_features, strict=True)
+    return sum(jnp.mean(jnp.abs(fake - jax.lax.stop_gradient(real))) for real, fake in pairs)

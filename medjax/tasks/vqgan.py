@@ -1,0 +1,416 @@
+"""The 3D VQ-GAN of Medical Diffusion (arXiv 2211.03364): volumes to quantised latents and back.
+
+An autoencoder whose latents are replaced by the nearest of a codebook, taught by what it loses of a volume, by how a
+random slice looks to VGG16, and by two discriminators, of that slice and of the volume, that learn at the same time.
+"""
+
+import dataclasses
+import functools
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import lax
+from ml_collections import ConfigDict
+
+from medjax.errors import UserError
+from medjax.layers.conv import LOWERINGS, default_lowering
+from medjax.layers.spatial import FILLS, keep_split, keep_whole
+from medjax.models import codebook as codebooks
+from medjax.models.codebook import Draw
+from medjax.models.discriminators import PatchDiscriminator
+from medjax.models.perceptual import LPIPS, SMALLEST_SLICE
+from medjax.models.vqgan import Decoder, Encoder, strides_by_level
+from medjax.tasks.adversarial import KINDS, Adversary, Judgement
+from medjax.tasks.denoising import check_choices
+from medjax.tasks.networks import remat_resolutions
+
+Arrays = Any
+Batch = dict[str, jax.Array]
+
+
+class Chances(NamedTuple):
+    """All that is random in a training step.
+
+    Attributes:
+      slices: [B], which D each volume's slice has.
+      first_codes: the latents that a codebook begins with.
+      restarts: those that restarted codes become.
+    """
+
+    slices: jax.Array
+    first_codes: Draw
+    restarts: Draw
+
+
+class Outputs(NamedTuple):
+    """What a forward pass gives the losses, and so where gradients come back from.
+
+    Attributes:
+      reconstruction: [B, D, H, W, C].
+      slices: [B, H, W, C], one of each.
+      commitment: how far latents are from their codes, weighed.
+      judgements: by the names of the discriminators.
+    """
+
+    reconstruction: jax.Array
+    slices: jax.Array
+    commitment: jax.Array
+    judgements: dict[str, Judgement]
+
+
+@dataclasses.dataclass(frozen=True)
+class VQGAN:
+    """The task. Its parameters are {"generator": {"encoder", "decoder"}, "discriminator": {"image", "volume"}}.
+
+    `variables` hold "codebook" (see models/codebook) and "batch_stats"; `frozen` holds "perceptual", the weights of
+    LPIPS, or is empty: then nothing is compared through VGG16.
+
+    Attributes:
+      encoder, decoder: of the generator.
+      discriminator: the network of both, each with its own parameters.
+      adversary: how they are weighed and when they begin.
+      size: (D, H, W) of a volume.
+      codes: in the codebook.
+      codebook_decay: of its moving averages.
+      commitment: weight of the latents' mean squared distance from their codes.
+      restart_threshold: codes used less than so often a batch, on average, start again; 0: none do.
+      restart_statistics: their averages start again too; not so in the published code.
+      l1: weight of the mean absolute difference.
+      perceptual: of LPIPS.
+    """
+
+    encoder: Encoder
+    decoder: Decoder
+    discriminator: PatchDiscriminator
+    adversary: Adversary
+    size: tuple[int, int, int]
+    codes: int = 16_384
+    codebook_decay: float = 0.99
+    commitment: float = 0.25
+    restart_threshold: float = 1.0
+    restart_statistics: bool = True
+    l1: float = 4.0
+    perceptual: float = 4.0
+
+    parts = ("generator", "discriminator")  # of the parameters, each with an optimiser of its own
+
+    @classmethod
+    def from_config(cls, config: ConfigDict) -> "VQGAN":
+        """The task that a configuration describes (configs/medical_diffusion.py names every key).
+
+        Raises:
+          UserError: naming the key that cannot work.
+        """
+        model, losses, train = config.model, config.losses, config.train
+        lowering = train.lowering or default_lowering(jax.default_backend())
+        check_choices(
+            ("model.norm", model.norm, ("group", "batch")),
+            ("model.padding", model.padding, tuple(FILLS)),
+            ("losses.discriminator", losses.discriminator, KINDS),
+            ("train.dtype", train.dtype, ("float32", "bfloat16")),
+            ("train.lowering", lowering, LOWERINGS),
+        )
+        size, downsample = tuple(config.data.size), tuple(model.downsample)
+        try:
+            levels = len(strides_by_level(downsample))
+        except ValueError as error:
+            raise UserError(f"model.downsample is {downsample}: {error}") from error
+        widths = [model.base_channels * 2 ** (level + 1) for level in range(levels)]
+        if model.norm == "group" and any(width % model.groups for width in widths):
+            raise UserError(f"model.groups is {model.groups}: it must divide every width, {widths}")
+        for key in ("codes", "embedding_channels", "discriminator_channels", "discriminator_layers"):
+            if model[key] < 1:
+                raise UserError(f"model.{key} is {model[key]}: use 1 or more")
+        if not 0 <= model.codebook_decay < 1:
+            raise UserError(f"model.codebook_decay is {model.codebook_decay}: use 0 to less than 1, such as 0.99")
+        if losses.perceptual_weights and losses.perceptual > 0 and min(size[1:]) < SMALLEST_SLICE:
+            raise UserError(
+                f"data.size is {size}: losses.perceptual compares slices of {SMALLEST_SLICE} voxels or more an edge; "
+                "make H and W larger or set losses.perceptual to 0"
+            )
+        both = {
+            "base_channels": model.base_channels,
+            "downsample": downsample,
+            "norm": model.norm,
+            "groups": model.groups,
+            "dtype": jnp.dtype(train.dtype),
+            "remat": remat_resolutions(train.remat, max(size), levels + 1),
+            "lowering": lowering,
+        }
+        return cls(
+            encoder=Encoder(latent_channels=model.embedding_channels, padding=model.padding, **both),
+            decoder=Decoder(**both),
+            discriminator=PatchDiscriminator(
+                model.discriminator_channels, model.discriminator_layers, jnp.dtype(train.dtype), lowering
+            ),
+            adversary=Adversary(
+                image=losses.image_gan,
+                volume=losses.volume_gan,
+                features=losses.gan_features,
+                kind=losses.discriminator,
+                start=losses.discriminator_start,
+                ramp=losses.discriminator_ramp,
+                adaptive=losses.adaptive_weight,
+            ),
+            size=size,
+            codes=model.codes,
+            codebook_decay=model.codebook_decay,
+            commitment=model.commitment,
+            restart_threshold=model.restart_threshold,
+            restart_statistics=model.restart_statistics,
+            l1=losses.l1,
+            perceptual=losses.perceptual,
+        )
+
+    @property
+    def size_multiple(self) -> tuple[int, int, int]:
+        """What D, H and W of a volume must be multiples of."""
+        return self.encoder.downsample
+
+    @property
+    def latent_size(self) -> tuple[int, int, int]:
+        """(d, h, w) of a volume's latents."""
+        return tuple(edge // factor for edge, factor in zip(self.size, self.encoder.downsample, strict=True))
+
+    def init(self, key: jax.Array, batch: Batch) -> tuple[Arrays, Arrays]:
+        """Float32 parameters, and variables, for volumes like `batch["image"]`, [B, D, H, W, C]."""
+        keys = dict(zip(("encoder", "decoder", "image", "volume", "codebook"), jax.random.split(key, 5), strict=True))
+        volume = batch["image"][:1]
+        latents, encoder = self.encoder.init_with_output(keys["encoder"], volume)
+        networks = {
+            "encoder": encoder,
+            "decoder": self.decoder.init(keys["decoder"], latents),
+            "image": self.discriminator.init(keys["image"], volume[:, 0]),
+            "volume": self.discriminator.init(keys["volume"], volume),
+        }
+        params = {name: network["params"] for name, network in networks.items()}
+        variables = {
+            "codebook": codebooks.empty(keys["codebook"], self.codes, self.encoder.latent_channels),
+            "batch_stats": {n: network["batch_stats"] for n, network in networks.items() if "batch_stats" in network},
+        }
+        return {
+            "generator": {name: params[name] for name in ("encoder", "decoder")},
+            "discriminator": {name: params[name] for name in ("image", "volume")},
+        }, variables
+
+    def encode(self, generator: Arrays, volumes: jax.Array, batch_stats: Arrays | None = None) -> jax.Array:
+        """Latents [B, d, h, w, c] float32, before quantisation, of volumes [B, D, H, W, C] in [-1, 1].
+
+        Args:
+          generator: its parameters.
+          batch_stats: `variables["batch_stats"]`, which only a generator with batch norms needs.
+        """
+        return self.encoder.apply(_with_statistics(generator, batch_stats, "encoder"), volumes)
+
+    def quantize(self, codebook: codebooks.Codebook, latents: jax.Array) -> jax.Array:
+        """The nearest code of each latent."""
+        return codebooks.quantize(codebook, latents)
+
+    def decode(self, generator: Arrays, latents: jax.Array, batch_stats: Arrays | None = None) -> jax.Array:
+        """Volumes [B, D, H, W, C] float32, about [-1, 1] but not clipped, of quantised latents."""
+        return self.decoder.apply(_with_statistics(generator, batch_stats, "decoder"), latents)
+
+    def gradients(
+        self, params: Arrays, variables: Arrays, frozen: Arrays, batch: Batch, key: jax.Array, step: jax.Array
+    ) -> tuple[Arrays, Arrays, dict[str, jax.Array]]:
+        """Gradients of the generator's and of the discriminators' loss, each with respect to its own parameters.
+
+        Args:
+          batch: "image" [B, D, H, W, C] in [-1, 1], float32, and "row" [B], each example's place in the whole batch.
+        """
+        slice_key, first_key, restart_key = jax.random.split(key, 3)
+        volumes, channels = batch["image"], self.encoder.latent_channels
+        latents = volumes[..., 0].size // math.prod(self.encoder.downsample)
+        chances = Chances(
+            random_slices(slice_key, batch["row"], volumes.shape[1]),
+            codebooks.draw(first_key, latents, self.codes, channels),
+            codebooks.draw(restart_key, latents, self.codes, channels),
+        )
+        return self.gradients_given(chances, params, variables, frozen, volumes, step)
+
+    def gradients_given(
+        self, chances: Chances, params: Arrays, variables: Arrays, frozen: Arrays, volumes: jax.Array, step: jax.Array
+    ) -> tuple[Arrays, Arrays, dict[str, jax.Array]]:
+        """`gradients`, with nothing left to chance."""
+        real_slices = take_slices(volumes, chances.slices)
+        forward = functools.partial(self._forward, chances, variables, volumes, real_slices)
+        outputs, pull, (variables, metrics) = jax.vjp(
+            forward, params["generator"], params["discriminator"], has_aux=True
+        )
+        begun, share = self.adversary.begun(step), self.adversary.share(step)
+
+        def of_reconstruction(outputs: Outputs) -> jax.Array:
+            return sum(self._reconstruction_losses(outputs, volumes, real_slices, frozen).values())
+
+        def of_adversary(outputs: Outputs) -> jax.Array:
+            return share * self.adversary.generator_loss(outputs.judgements)
+
+        def of_generator(outputs: Outputs) -> tuple[jax.Array, dict[str, jax.Array]]:
+            losses = self._reconstruction_losses(outputs, volumes, real_slices, frozen)
+            losses["commitment"] = outputs.commitment
+            if self.adversary.weights:
+                losses["adversary"] = scale * of_adversary(outputs)
+                losses["features"] = share * self.adversary.feature_distance(outputs.judgements)
+            return sum(losses.values()), losses
+
+        def of_discriminators(outputs: Outputs) -> jax.Array:
+            return begun * self.adversary.discriminator_loss(outputs.judgements)
+
+        scale = 1.0
+        if self.adversary.adaptive and self.adversary.weights:
+            at_last_layer = [
+                jnp.linalg.norm(pull(jax.grad(loss)(outputs))[0]["decoder"]["output_conv"]["kernel"])
+                for loss in (of_reconstruction, of_adversary)
+            ]
+            scale = jnp.clip(at_last_layer[0] / (at_last_layer[1] + 1e-4), 0.0, 1e4)
+            metrics["adversary_scale"] = scale
+        # What either side asks of the outputs goes back by itself, so that neither loss reaches the other's parameters.
+        # The half that is not used is never computed.
+        (loss, losses), asked = jax.value_and_grad(of_generator, has_aux=True)(outputs)
+        grads = {"generator": pull(asked)[0], "discriminator": jax.tree.map(jnp.zeros_like, params["discriminator"])}
+        if self.adversary.weights:
+            losses["discriminator"], asked = jax.value_and_grad(of_discriminators)(outputs)
+            grads["discriminator"] = pull(asked)[1]
+        losses = {f"loss/{name}": value for name, value in losses.items()}
+        return (
+            grads,
+            variables,
+            {"loss": loss, **losses, "psnr": jnp.mean(psnr(outputs.reconstruction, volumes)), **metrics},
+        )
+
+    def validate(
+        self, params: Arrays, variables: Arrays, frozen: Arrays, batch: Batch, key: jax.Array
+    ) -> dict[str, jax.Array]:
+        """How far each reconstruction is from its volume, [B], without discriminators; slices are fixed by the row."""
+        del key
+        volumes = batch["image"]
+        latents, quantized, reconstruction = self._reconstructed(params, variables, volumes)
+        space = (1, 2, 3, 4)
+        losses = {
+            "l1": self.l1 * jnp.mean(jnp.abs(reconstruction - volumes), axis=space),
+            "commitment": self.commitment * jnp.mean((latents - quantized) ** 2, axis=space),
+        }
+        if self._compares(frozen):
+            # The golden ratio spreads the slices of successive volumes evenly over D.
+            share = jnp.mod(batch["row"].astype(jnp.float32) * 0.6180339887, 1.0)
+            slices = jnp.minimum((share * volumes.shape[1]).astype(jnp.int32), volumes.shape[1] - 1)
+            pair = (take_slices(values, slices) for values in (volumes, reconstruction))
+            losses["perceptual"] = self.perceptual * LPIPS().apply({"params": frozen["perceptual"]}, *pair)
+        losses = {"val_loss": sum(losses.values()), **{f"val_loss/{name}": value for name, value in losses.items()}}
+        return {**losses, "val_psnr": psnr(reconstruction, volumes)}
+
+    def previews(
+        self, params: Arrays, variables: Arrays, frozen: Arrays, batch: Batch, key: jax.Array
+    ) -> dict[str, jax.Array]:
+        """The batch as it comes out again."""
+        del frozen, key
+        return {"reconstructed": self._reconstructed(params, variables, batch["image"])[2]}
+
+    def _reconstructed(
+        self, params: Arrays, variables: Arrays, volumes: jax.Array
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Latents, the codes in their place, and the volumes in [-1, 1] that these make."""
+        generator, statistics = params["generator"], variables["batch_stats"]
+        latents = self.encode(generator, volumes, statistics)
+        quantized = self.quantize(variables["codebook"], latents)
+        return latents, quantized, jnp.clip(self.decode(generator, quantized, statistics), -1.0, 1.0)
+
+    def _reconstruction_losses(
+        self, outputs: Outputs, volumes: jax.Array, real_slices: jax.Array, frozen: Arrays
+    ) -> dict[str, jax.Array]:
+        losses = {"l1": self.l1 * jnp.mean(jnp.abs(outputs.reconstruction - volumes))}
+        if self._compares(frozen):
+            distances = LPIPS().apply({"params": frozen["perceptual"]}, real_slices, outputs.slices)
+            losses["perceptual"] = self.perceptual * jnp.mean(distances)
+        return losses
+
+    def _forward(
+        self,
+        chances: Chances,
+        variables: Arrays,
+        volumes: jax.Array,
+        real_slices: jax.Array,
+        generator: Arrays,
+        discriminator: Arrays,
+    ) -> tuple[Outputs, tuple[Arrays, dict[str, jax.Array]]]:
+        """A training step's outputs, its variables and what there is to tell of the codebook and the logits."""
+        statistics = dict(variables["batch_stats"])
+
+        def train(network: nn.Module, params: Arrays, name: str, x: jax.Array) -> Any:
+            given = {"params": params[name]} | ({"batch_stats": statistics[name]} if name in statistics else {})
+            y, changed = network.apply(given, x, train=True, mutable=["batch_stats"])
+            if name in statistics:
+                statistics[name] = changed["batch_stats"]
+            return y
+
+        latents = train(self.encoder, generator, "encoder", volumes)
+        quantized, commitment, codebook, metrics = self._quantized(chances, variables["codebook"], latents)
+        reconstruction = keep_split(train(self.decoder, generator, "decoder", quantized))
+        slices, judgements = take_slices(reconstruction, chances.slices), {}
+        for name in self.adversary.weights:
+            pair = {"image": (real_slices, slices), "volume": (volumes, reconstruction)}[name]
+            (real, real_features), (fake, fake_features) = (
+                train(self.discriminator, discriminator, name, x) for x in pair
+            )
+            judgements[name] = Judgement(real, fake, real_features, fake_features)
+            metrics |= {f"logits/{name}_real": jnp.mean(real), f"logits/{name}_fake": jnp.mean(fake)}
+        outputs = Outputs(reconstruction, slices, commitment, judgements)
+        return outputs, lax.stop_gradient(({"codebook": codebook, "batch_stats": statistics}, metrics))
+
+    def _quantized(
+        self, chances: Chances, codebook: codebooks.Codebook, latents: jax.Array
+    ) -> tuple[jax.Array, jax.Array, codebooks.Codebook, dict[str, jax.Array]]:
+        """The codes of latents, which pass gradients on to them, their commitment, and the codebook after them."""
+        fixed = lax.stop_gradient(latents)
+        codebook = codebooks.initialize(codebook, fixed, chances.first_codes)
+        codes = codebooks.nearest(codebook["embeddings"], fixed)
+        nearest = codebook["embeddings"][codes]
+        used = codebooks.usage(codes, fixed, self.codes)
+        commitment = self.commitment * jnp.mean((latents - nearest) ** 2)
+        updated, restarted = codebooks.update(
+            codebook,
+            fixed,
+            used,
+            chances.restarts,
+            decay=self.codebook_decay,
+            restart_threshold=self.restart_threshold,
+            restart_statistics=self.restart_statistics,
+        )
+        metrics = {
+            "codebook/perplexity": codebooks.perplexity(used[0]),
+            "codebook/used": jnp.mean(used[0] > 0),
+            "codebook/restarted": restarted / self.codes,
+        }
+        return latents + lax.stop_gradient(nearest - latents), commitment, updated, metrics
+
+    def _compares(self, frozen: Arrays) -> bool:
+        return self.perceptual > 0 and "perceptual" in frozen
+
+
+def random_slices(key: jax.Array, rows: jax.Array, depth: int) -> jax.Array:
+    """One of `depth` slices for each example, [B] int32, drawn by its row."""
+    return jax.vmap(lambda row: jax.random.randint(jax.random.fold_in(key, row), (), 0, depth))(rows)
+
+
+def take_slices(volumes: jax.Array, slices: jax.Array) -> jax.Array:
+    """Slice `slices[i]` along D of volume i: [B, D, H, W, C] to [B, H, W, C], whole on every device but for B.
+
+    A masked sum: where devices share D it adds up one slice of each, where an index would gather the volumes.
+    """
+    chosen = jnp.arange(volumes.shape[1]) == slices[:, None]
+    return keep_whole(jnp.sum(jnp.where(chosen[:, :, None, None, None], volumes, 0.0), axis=1))
+
+
+def psnr(reconstruction: jax.Array, volumes: jax.Array) -> jax.Array:
+    """Peak signal to noise ratio of each volume, [B], in dB; the peak is the 2 from -1 to 1. Best clipped to these."""
+    mse = jnp.mean((jnp.clip(reconstruction, -1.0, 1.0) - volumes) ** 2, axis=(1, 2, 3, 4))
+    return 10.0 * jnp.log10(4.0 / jnp.maximum(mse, 1e-12))
+
+
+def _with_statistics(generator: Arrays, batch_stats: Arrays | None, name: str) -> dict[str, Arrays]:
+    """What `apply` takes of one network of the generator."""
+    statistics = (batch_stats or {}).get(name)
+    return {"params": generator[name]} | ({"batch_stats": statistics} if statistics else {})

@@ -136,7 +136,7 @@ def vqgan_model() -> ConfigDict:
     model.downsample = (2, 2, 2)  # (D, H, W) of a volume to those of its latents; powers of two
     model.groups = 32
     model.norm = "group"  # or "batch"
-    model.padding = "replicate"  # of convolutions, what lies beyond the border
+    model.padding = "replicate"  # beyond a volume's border, or "zeros", "reflect", "circular"
     model.embedding_channels = 8  # of a latent
     model.codes = 16384
     model.codebook_decay = 0.99
@@ -148,13 +148,9 @@ def vqgan_model() -> ConfigDict:
     return model
 
 
-def vqgan_keys(config: ConfigDict) -> None:
-    """Turns `base` into the task of Medical Diffusion's 3D VQ-GAN, with its published values for 64^3 voxels."""
-    config.task = "vqgan"
-    config.diffusion = ConfigDict()  # there is none
-    config.model = vqgan_model()
-
-    config.losses = losses = ConfigDict()
+def vqgan_losses() -> ConfigDict:
+    """What teaches it."""
+    losses = ConfigDict()
     losses.l1 = 4.0
     losses.perceptual = 4.0  # LPIPS of one slice
     losses.perceptual_weights = config_dict.placeholder(str)  # FILE.pt of VGG16 and LPIPS; without it the term is off
@@ -165,6 +161,15 @@ def vqgan_keys(config: ConfigDict) -> None:
     losses.discriminator_start = 10_000  # the first step with discriminators
     losses.discriminator_ramp = 0  # steps in which their weight then rises to the whole; 0: at once, as published
     losses.adaptive_weight = False  # scales their weight to the gradient of the reconstruction, as VQGAN does
+    return losses
+
+
+def vqgan_keys(config: ConfigDict) -> None:
+    """Turns `base` into the task of Medical Diffusion's 3D VQ-GAN, with its published values for 64^3 voxels."""
+    config.task = "vqgan"
+    config.diffusion = ConfigDict()  # there is none
+    config.model = vqgan_model()
+    config.losses = vqgan_losses()
 
     # 3e-4 in the published configuration, which the code rescales by GPUs / 8 and by batch / 4: one GPU, batches of 2.
     config.optimizer.learning_rate = 1.875e-5
@@ -194,6 +199,7 @@ def latent_diffusion_keys(config: ConfigDict) -> None:
     latents.vqgan = config_dict.placeholder(str)  # the workdir of the trained VQ-GAN
     latents.step = config_dict.placeholder(int)  # which of its checkpoints; the last by default
     latents.model = vqgan_model()  # what to plan with where there is none yet; a workdir says by itself
+    latents.losses = vqgan_losses()
     latents.scaling = "codebook"  # what becomes [-1, 1]: its range, as published, or that of the "data"
     latents.tile = config_dict.placeholder(tuple)  # (D, H, W) voxels decoded at a time; the whole volume by default
 

@@ -119,14 +119,15 @@ def tiny(config: ConfigDict) -> None:
         config.data.spacing = (8.0, 8.0, 8.0)  # the field of view stays 256 mm
     if config.data.affine is not None:
         config.data.affine = common.affine_about_origin(((-8, 0, 0), (0, 8, 0), (0, 0, 8)), (32, 32, 32))
+    vqgan = config.model if config.task == "vqgan" else config.latents.model
+    vqgan.downsample = (2, 2, 2)
+    vqgan.base_channels = 4
+    vqgan.groups = 4
+    vqgan.embedding_channels = 4
+    vqgan.codes = 64
+    vqgan.discriminator_channels = 4
+    vqgan.discriminator_layers = 2
     if config.task == "vqgan":
-        config.model.downsample = (2, 2, 2)
-        config.model.base_channels = 4
-        config.model.groups = 4
-        config.model.embedding_channels = 4
-        config.model.codes = 64
-        config.model.discriminator_channels = 4
-        config.model.discriminator_layers = 2
         config.losses.discriminator_start = 30
         config.optimizer.learning_rate = 1e-3
     else:

@@ -2,7 +2,8 @@
 
 A pickle is a program for a stack machine. Unpickling imports and calls what it names, whatever that is, and Python's own
 machine also trusts sizes and memo numbers that it finds. This one knows the few instructions that tensors, numbers, texts
-and containers need; of functions it knows `FUNCTIONS`, by name, and calls none.
+and containers need; of functions it knows `FUNCTIONS`, by name, and calls none. What any other would make is, where that is
+allowed, an `Opaque`: training scripts leave their own classes beside the tensors, and nobody here looks into them.
 """
 
 import dataclasses
@@ -49,17 +50,26 @@ class _Name:
     name: str
 
 
+class Opaque:
+    """What stands for an object that was passed over: nothing was called to make it, and nothing is kept of it."""
+
+
 class _Mark:
     """Where the arguments of the next instruction begin."""
 
 
-def interpret(pickle: bytes) -> Any:
+def interpret(pickle: bytes, pass_over: bool = False) -> Any:
     """The object in a pickle: a `Tensor`, a plain value, or a list, tuple or dictionary of such.
 
+    Args:
+      pickle: the bytes.
+      pass_over: what else it describes becomes `Opaque`. Entries of dictionaries with other keys than texts and whole
+        numbers are left out then.
+
     Raises:
-      PickleError: it is damaged, or describes anything else.
+      PickleError: it is damaged, or, unless that is passed over, describes anything else.
     """
-    machine = _Machine()
+    machine = _Machine(pass_over)
     try:
         for opcode, argument, _ in pickletools.genops(pickle):
             if opcode.name == "STOP":
@@ -75,7 +85,8 @@ def interpret(pickle: bytes) -> Any:
 class _Machine:
     """The stack, and the memo of what is used again."""
 
-    def __init__(self):
+    def __init__(self, pass_over: bool):
+        self.pass_over = pass_over
         self.stack: list[Any] = []
         self.memo: dict[int, Any] = {}
 
@@ -99,10 +110,12 @@ class _Machine:
                 stack.append(tuple(self.pop(int(opcode[-1]))))
             case "APPEND" | "APPENDS":
                 items = self.pop(1) if opcode == "APPEND" else self.pop_to_mark()
-                _of_kind(stack[-1], list).extend(items)
+                if not isinstance(stack[-1], Opaque):
+                    _of_kind(stack[-1], list).extend(items)
             case "SETITEM" | "SETITEMS":
                 items = self.pop(2) if opcode == "SETITEM" else self.pop_to_mark()
-                _fill(_of_kind(stack[-1], dict), list(zip(items[::2], items[1::2], strict=True)))
+                if not isinstance(stack[-1], Opaque):
+                    self.fill(_of_kind(stack[-1], dict), list(zip(items[::2], items[1::2], strict=True)))
             case "BINPUT" | "LONG_BINPUT":
                 self.memo[argument] = stack[-1]
             case "MEMOIZE":
@@ -110,17 +123,20 @@ class _Machine:
             case "BINGET" | "LONG_BINGET":
                 stack.append(self.memo[argument])
             case "GLOBAL":
-                stack.append(_known(*argument.split(" ", 1)))
+                stack.append(self.named(*argument.split(" ", 1)))
             case "STACK_GLOBAL":
-                stack.append(_known(*self.pop(2)))
+                stack.append(self.named(*self.pop(2)))
             case "BINPERSID":
                 stack.append(_storage(*_of_kind(stack.pop(), tuple)))
             case "REDUCE":
                 function, arguments = self.pop(2)
-                stack.append(_applied(_of_kind(function, _Name), _of_kind(arguments, tuple)))
+                stack.append(self.applied(function, _of_kind(arguments, tuple)))
+            case "NEWOBJ" if self.pass_over:
+                self.pop(2)
+                stack.append(Opaque())
             case "BUILD":  # a state dict's remark on the versions of its modules
                 stack.pop()
-                _of_kind(stack[-1], dict)
+                _of_kind(stack[-1], (dict, Opaque))
             case _:
                 raise PickleError(f"has a pickle with the instruction {opcode}, which no state dict needs: {ADVICE}")
 
@@ -135,25 +151,38 @@ class _Machine:
             items.append(item)
         return items[::-1]
 
+    def named(self, module: str, name: str) -> _Name | Opaque:
+        """A name that a state dict may hold.
 
-def _known(module: str, name: str) -> _Name:
-    """A name that a state dict may hold.
+        Raises:
+          PickleError: any other, unless it is passed over.
+        """
+        if (module, name) in FUNCTIONS or (module in ("torch", "torch.storage") and name.endswith("Storage")):
+            return _Name(module, name)
+        if self.pass_over:
+            return Opaque()
+        named = f"{f'{module}.{name}'!r:.80}"
+        raise PickleError(f"names {named}, which a state dict needs not and nothing here runs: {ADVICE}")
 
-    Raises:
-      PickleError: any other.
-    """
-    if (module, name) in FUNCTIONS or (module in ("torch", "torch.storage") and name.endswith("Storage")):
-        return _Name(module, name)
-    raise PickleError(f"names {f'{module}.{name}'!r:.80}, which a state dict needs not and nothing here runs: {ADVICE}")
+    def applied(self, function: Any, arguments: tuple[Any, ...]) -> Any:
+        """What a call would make."""
+        if isinstance(function, Opaque):
+            return function
+        if function == _Name("collections", "OrderedDict"):
+            return self.fill({}, *arguments)
+        return _tensor(_of_kind(function, _Name), arguments)
+
+    def fill(self, target: dict, items: Any = ()) -> dict:
+        """Adds the items, whose keys nothing takes long to hash."""
+        for key, value in items:
+            if isinstance(key, str | int) or not self.pass_over:
+                target[key if isinstance(key, str | int) else _of_kind(key, str)] = value
+        return target
 
 
-def _applied(function: _Name, arguments: tuple[Any, ...]) -> Any:
-    """What a call of one of `FUNCTIONS` would make."""
+def _tensor(function: _Name, arguments: tuple[Any, ...]) -> Tensor:
+    """What a call of one of `FUNCTIONS` that rebuild tensors would make."""
     match (function.module, function.name), arguments:
-        case ("collections", "OrderedDict"), ():
-            return {}
-        case ("collections", "OrderedDict"), (items,):
-            return _fill({}, items)
         case ("torch._utils", "_rebuild_parameter"), (tensor, *_):
             return _of_kind(tensor, Tensor)
         case ("torch._utils", _), (storage, offset, shape, strides, *_):
@@ -170,14 +199,7 @@ def _storage(tag: Any, kind: Any, key: Any, device: Any, numel: Any) -> Storage:
     return Storage(_of_kind(kind, _Name).name, _of_kind(key, str), numel)
 
 
-def _fill(target: dict, items: Any) -> dict:
-    for key, value in items:
-        # Nothing that it takes long to hash.
-        target[key if isinstance(key, str | int) else _of_kind(key, str)] = value
-    return target
-
-
-def _of_kind(value: Any, kind: type) -> Any:
+def _of_kind(value: Any, kind: type | tuple[type, ...]) -> Any:
     if not isinstance(value, kind):
         raise TypeError
     return value

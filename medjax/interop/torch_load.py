@@ -10,7 +10,7 @@ import pathlib
 import struct
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -55,6 +55,41 @@ def load_state_dict(path: pathlib.Path) -> dict[str, np.ndarray]:
     Raises:
       UserError: it is no such file, is damaged, holds anything but tensors and plain values, or no state dict.
     """
+    return _load(path, lambda content: {"": _only_state_dict(content)}, pass_over=False)[""]
+
+
+def load_state_dicts(path: pathlib.Path, names: Sequence[str]) -> dict[str, dict[str, np.ndarray]]:
+    """The state dicts that a training script's checkpoint holds under some names, whatever else it holds.
+
+    Optimisers, settings and objects of whatever classes are passed over: nothing of them is run, or read from the file.
+
+    Args:
+      path: as for `load_state_dict`.
+      names: of which those that are there count, "model" and "ema" say; "" is the whole file, a state dict itself.
+
+    Returns:
+      By these names, each as `load_state_dict` gives it.
+
+    Raises:
+      UserError: as there, or the file has none of them.
+    """
+
+    def chosen(content: Any) -> dict[str, dict[str, Tensor]]:
+        there = (content if isinstance(content, dict) else {}) | {"": content}
+        found = {name: there[name] for name in names if name in there and _is_state_dict(there[name])}
+        if not found:
+            wanted = " or ".join(repr(name) for name in names if name)
+            held = ", ".join(f"{key!r:.40}" for key in list(there)[:6] if key != "") or type(content).__name__
+            raise _Unfit(f"holds no state dict {wanted} (it holds {held}): name a checkpoint of the published code")
+        return found
+
+    return _load(path, chosen, pass_over=True)
+
+
+def _load(
+    path: pathlib.Path, choose: Callable[[Any], dict[str, dict[str, Tensor]]], pass_over: bool
+) -> dict[str, dict[str, np.ndarray]]:
+    """State dicts that `choose` takes from what a file describes."""
     try:
         with path.open("rb") as file:
             start = file.read(16)
@@ -62,9 +97,12 @@ def load_state_dict(path: pathlib.Path) -> dict[str, np.ndarray]:
             raise _Unfit(_what_else(start))
         with zipfile.ZipFile(path) as archive:
             pickle, entries = _open(archive)
-        tensors = _only_state_dict(interpret(pickle))
+        state_dicts = choose(interpret(pickle, pass_over))
         content, seen = np.memmap(path, np.uint8, "r"), set()
-        arrays = {name: _array(name, tensor, content, entries, seen) for name, tensor in tensors.items()}
+        return {
+            key: _unwrapped({name: _array(name, tensor, content, entries, seen) for name, tensor in tensors.items()})
+            for key, tensors in state_dicts.items()
+        }
     except FileNotFoundError:
         raise UserError(f"{path}: there is no such file") from None
     except IsADirectoryError:
@@ -76,8 +114,12 @@ def load_state_dict(path: pathlib.Path) -> dict[str, np.ndarray]:
     except (zipfile.BadZipFile, RuntimeError, EOFError, OSError, ValueError, struct.error) as error:
         reason = " ".join(str(error).split())[:120]
         raise UserError(f"{path} is damaged or cut short ({reason}): download or copy it again") from error
+
+
+def _unwrapped(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Without the "module." that training on several GPUs leaves before every name."""
     if all(name.startswith("module.") for name in arrays):
-        arrays = {name.removeprefix("module."): array for name, array in arrays.items()}
+        return {name.removeprefix("module."): array for name, array in arrays.items()}
     return arrays
 
 

@@ -1,11 +1,13 @@
 """Files that PyTorch could have written, and files that nobody should open."""
 
+import collections
 import os
 import pathlib
 import pickle
 import struct
 import subprocess
 import sys
+import types
 import zipfile
 
 import jax.numpy as jnp
@@ -13,7 +15,7 @@ import numpy as np
 import pytest
 
 from medjax.errors import UserError
-from medjax.interop.torch_load import load_state_dict
+from medjax.interop.torch_load import load_state_dict, load_state_dicts
 from torch_files import GOOD, NUMBERS, dictionary, integer, integers, tensor, text, write
 
 DATA = {"0": NUMBERS.tobytes()}
@@ -106,6 +108,82 @@ def test_a_pickle_that_would_run_something_does_not(protocol, tmp_path):
     (tmp_path / "ran").unlink()
     refused(tmp_path / "a.pt")
     assert not (tmp_path / "ran").exists()
+
+
+def fragment(thing) -> bytes:
+    """A thing as Python pickles it, to stand among others."""
+    return pickle.dumps(thing, 2)[2:-1]
+
+
+@pytest.fixture
+def settings(monkeypatch):
+    """An object like the settings that training scripts keep, of a class that is not to be had when the file is read."""
+    module = types.ModuleType("settings_of_theirs")
+    module.Settings = type("Settings", (), {"__module__": module.__name__})
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    made = module.Settings()
+    made.itself, made.numbers, made.default = made, {"lr": 3e-4, 7: [1, (2, 3)]}, collections.defaultdict(list, a=[1])
+    made.odd = {module.Settings: {1}, (1, 2): b"bytes", "slice": slice(2)}
+    return made
+
+
+def test_what_lies_beside_state_dicts_is_passed_over(settings, tmp_path):
+    ordered = b"ccollections\nOrderedDict\n)R(" + text("weight") + GOOD + b"u" + dictionary(_metadata=b"}") + b"b"
+    attack = Attack(tmp_path / "ran")
+    content = dictionary(
+        epoch=integer(7),
+        hyper_parameters=fragment(settings),
+        callbacks=fragment({type(settings): {"best": attack}, "ModelCheckpoint{'every': 3}": {"path": "a.ckpt"}}),
+        attack=fragment(attack),
+        model=dictionary(**{"module.weight": tensor("1", 6, integers(6), integers(1))}),
+        state_dict=ordered,
+        optimizer_states=b"](" + dictionary(state=dictionary(exp_avg=GOOD)) + fragment(attack) + b"e",
+    )
+    data = DATA | {"1": (2 * NUMBERS).tobytes()}
+    path = write(tmp_path / "a.ckpt", content, data)
+    found = load_state_dicts(path, ("state_dict", "ema", "model"))
+    assert list(found) == ["state_dict", "model"]
+    np.testing.assert_array_equal(found["state_dict"]["weight"], NUMBERS.reshape(2, 3))
+    np.testing.assert_array_equal(found["model"]["weight"], 2 * NUMBERS)
+    assert not (tmp_path / "ran").exists()
+    refused(path)  # where a state dict alone is expected
+    # Damage is noticed in what is asked for, not elsewhere.
+    write(path, content, DATA | {"1": b"short"})
+    assert load_state_dicts(path, ("state_dict",))
+    with pytest.raises(UserError, match="5 bytes for 'module.weight'"):
+        load_state_dicts(path, ("model",))
+
+
+def test_a_state_dict_alone_has_no_name(tmp_path):
+    path = write(tmp_path / "a.pt", dictionary(weight=GOOD), DATA)
+    assert list(load_state_dicts(path, ("state_dict", ""))) == [""]
+
+
+@pytest.mark.parametrize(
+    ("content", "holds"),
+    [
+        (dictionary(model=dictionary(a=GOOD), step=integer(3)), "'model', 'step'"),
+        (dictionary(state_dict=dictionary(a=GOOD, b=b"cos\nsystem\n")), "'state_dict'"),
+        (dictionary(state_dict=b"}"), "'state_dict'"),
+        (b"cos\nsystem\n", "Opaque"),
+        (b"](" + GOOD + b"e", "list"),
+    ],
+)
+def test_files_without_the_state_dicts_wanted(content, holds, tmp_path):
+    path = write(tmp_path / "a.pt", content, DATA)
+    with pytest.raises(UserError) as raised:
+        load_state_dicts(path, ("state_dict", "ema", ""))
+    assert f"{path} holds no state dict 'state_dict' or 'ema' (it holds {holds})" in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "kind", ["an instance", "an extension", "no mark", "exponentially itself", "storage of a text"]
+)
+def test_passing_over_asks_for_no_more_instructions(kind, tmp_path):
+    path = write(tmp_path / "a.pt", BAD_PICKLES[kind][0], DATA)
+    with pytest.raises(UserError) as raised:
+        load_state_dicts(path, ("state_dict",))
+    assert "\n" not in str(raised.value)
 
 
 BAD_PICKLES = {

@@ -3,8 +3,8 @@ import zipfile
 import numpy as np
 import pytest
 
-from medjax.interop.torch_load import load_state_dict
-from medjax.interop.torch_save import save_state_dict
+from medjax.interop.torch_load import load_state_dict, load_state_dicts
+from medjax.interop.torch_save import save_checkpoint, save_state_dict
 
 RNG = np.random.default_rng(0)
 SHARED = RNG.standard_normal((3, 2)).astype(np.float32)
@@ -25,6 +25,18 @@ def test_what_is_written_is_read(tmp_path):
     for name, array in STATE_DICT.items():
         assert arrays[name].shape == array.shape
         assert arrays[name].tobytes() == array.tobytes()
+
+
+def test_dictionaries_of_state_dicts_and_numbers(tmp_path):
+    counters = {"batches": np.array(7, np.int64), "weight": SHARED}
+    save_checkpoint(tmp_path / "a.pt", {"step": 3, "model": STATE_DICT, "ema": counters, "scaler": {}})
+    found = load_state_dicts(tmp_path / "a.pt", ("model", "ema"))
+    for name, expected in (("model", STATE_DICT), ("ema", counters)):
+        assert list(found[name]) == list(expected)
+        for key, array in expected.items():
+            assert (found[name][key].dtype, found[name][key].tobytes()) == (array.dtype, array.tobytes())
+    with zipfile.ZipFile(tmp_path / "a.pt") as archive:
+        assert sum("/data/" in name for name in archive.namelist()) == 6  # what is shared is written once
 
 
 def test_records_lie_as_pytorch_lays_them(tmp_path):

@@ -29,6 +29,8 @@ KNOWN_KINDS = (
     "wdm_preprocessing",
     "wdm_eval",
     "medical_unet3d",
+    "medical_vqgan",
+    "medical_lpips",
 )
 
 

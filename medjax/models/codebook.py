@@ -36,6 +36,24 @@ class Draw(NamedTuple):
     noise: jax.Array
 
 
+class Learned(NamedTuple):
+    """What a codebook makes of a training batch.
+
+    Attributes:
+      quantized: [B, d, h, w, c], the codes, through which gradients pass as if they were the latents.
+      distance: the mean squared distance of the latents from their codes; gradients reach the latents alone.
+      codebook: after the batch.
+      used: [K], how many latents each code stood for.
+      restarted: how many codes started again.
+    """
+
+    quantized: jax.Array
+    distance: jax.Array
+    codebook: Codebook
+    used: jax.Array
+    restarted: jax.Array
+
+
 class Shard(NamedTuple):
     """Where a device's part of an array [B, d, h, w, ...] lies.
 
@@ -110,7 +128,7 @@ def nearest(embeddings: jax.Array, latents: jax.Array) -> jax.Array:
         at_once = max(1, min(len(rows), MOST_DISTANCES // len(embeddings)))
         return lax.map(compare, rows, batch_size=at_once).reshape(own.shape[:-1])
 
-    return _on_shards(search, lax.stop_gradient(latents), cut=True)
+    return _on_shards(search, latents, cut=True)
 
 
 def quantize(codebook: Codebook, latents: jax.Array) -> jax.Array:
@@ -130,14 +148,48 @@ def usage(codes: jax.Array, latents: jax.Array, count: int) -> tuple[jax.Array, 
         sums = jax.ops.segment_sum(rows, codes, count)
         return shard.sum(jax.ops.segment_sum(jnp.ones(codes.shape), codes, count)), shard.sum(sums)
 
-    return _on_shards(add_up, codes, lax.stop_gradient(latents), cut=False)
+    return _on_shards(add_up, codes, latents, cut=False)
+
+
+def learn(
+    codebook: Codebook,
+    latents: jax.Array,
+    first_codes: Draw,
+    restarts: Draw,
+    *,
+    decay: float,
+    restart_threshold: float,
+    restart_statistics: bool,
+) -> Learned:
+    """Quantises a batch's latents [B, d, h, w, c] float32, and lets the codebook follow them; arguments as of `update`.
+
+    Args:
+      first_codes: the latents that a codebook begins with which is not initialized.
+      restarts: those that restarted codes become.
+    """
+    fixed = lax.stop_gradient(latents)
+    codebook = initialize(codebook, fixed, first_codes)
+    codes = nearest(codebook["embeddings"], fixed)
+    quantized = codebook["embeddings"][codes]
+    used, sums = usage(codes, fixed, len(codebook["counts"]))
+    updated, restarted = update(
+        codebook,
+        used,
+        sums,
+        drawn(fixed, restarts),
+        decay=decay,
+        restart_threshold=restart_threshold,
+        restart_statistics=restart_statistics,
+    )
+    distance = jnp.mean((latents - quantized) ** 2)
+    return Learned(latents + (quantized - fixed), distance, updated, used, restarted)
 
 
 def update(
     codebook: Codebook,
-    latents: jax.Array,
-    used: tuple[jax.Array, jax.Array],
-    draw: Draw,
+    used: jax.Array,
+    sums: jax.Array,
+    fresh: jax.Array,
     *,
     decay: float,
     restart_threshold: float,
@@ -146,9 +198,8 @@ def update(
     """The codebook after a batch: each code the mean of its latents (exponential moving averages, arXiv 1711.00937, A.1).
 
     Args:
-      latents: [B, d, h, w, c], of the batch.
-      used: what `usage` found.
-      draw: the latents that restarted codes become.
+      used, sums: what `usage` found.
+      fresh: [K, c], what restarted codes become.
       decay: of the averages.
       restart_threshold: codes whose count is below it start again; 0: none do.
       restart_statistics: their counts and sums start again too. In the published code they do not, so that the next
@@ -157,19 +208,17 @@ def update(
     Returns:
       The codebook, and how many codes were restarted.
     """
-    counts = decay * codebook["counts"] + (1.0 - decay) * used[0]
-    sums = decay * codebook["sums"] + (1.0 - decay) * used[1]
+    counts = decay * codebook["counts"] + (1.0 - decay) * used
+    sums = decay * codebook["sums"] + (1.0 - decay) * sums
     total = jnp.sum(counts)
     smoothed = (counts + TINY) / (total + len(counts) * TINY) * total
     embeddings = sums / smoothed[:, None]
     restarted = counts < restart_threshold
-    if restart_threshold > 0:
-        fresh = drawn(latents, draw)
-        embeddings = jnp.where(restarted[:, None], fresh, embeddings)
-        if restart_statistics:
-            count = max(1.0, restart_threshold)
-            counts = jnp.where(restarted, count, counts)
-            sums = jnp.where(restarted[:, None], count * fresh, sums)
+    embeddings = jnp.where(restarted[:, None], fresh, embeddings)
+    if restart_statistics:
+        count = max(1.0, restart_threshold)
+        counts = jnp.where(restarted, count, counts)
+        sums = jnp.where(restarted[:, None], count * fresh, sums)
     new = {"embeddings": embeddings, "counts": counts, "sums": sums, "initialized": codebook["initialized"]}
     return new, jnp.sum(restarted)
 

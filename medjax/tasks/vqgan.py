@@ -347,8 +347,21 @@ class VQGAN:
             return y
 
         latents = train(self.encoder, generator, "encoder", volumes)
-        quantized, commitment, codebook, metrics = self._quantized(chances, variables["codebook"], latents)
-        reconstruction = keep_split(train(self.decoder, generator, "decoder", quantized))
+        learned = codebooks.learn(
+            variables["codebook"],
+            latents,
+            chances.first_codes,
+            chances.restarts,
+            decay=self.codebook_decay,
+            restart_threshold=self.restart_threshold,
+            restart_statistics=self.restart_statistics,
+        )
+        metrics = {
+            "codebook/perplexity": codebooks.perplexity(learned.used),
+            "codebook/used": jnp.mean(learned.used > 0),
+            "codebook/restarted": learned.restarted / self.codes,
+        }
+        reconstruction = keep_split(train(self.decoder, generator, "decoder", learned.quantized))
         slices, judgements = take_slices(reconstruction, chances.slices), {}
         for name in self.adversary.weights:
             pair = {"image": (real_slices, slices), "volume": (volumes, reconstruction)}[name]
@@ -357,34 +370,8 @@ class VQGAN:
             )
             judgements[name] = Judgement(real, fake, real_features, fake_features)
             metrics |= {f"logits/{name}_real": jnp.mean(real), f"logits/{name}_fake": jnp.mean(fake)}
-        outputs = Outputs(reconstruction, slices, commitment, judgements)
-        return outputs, lax.stop_gradient(({"codebook": codebook, "batch_stats": statistics}, metrics))
-
-    def _quantized(
-        self, chances: Chances, codebook: codebooks.Codebook, latents: jax.Array
-    ) -> tuple[jax.Array, jax.Array, codebooks.Codebook, dict[str, jax.Array]]:
-        """The codes of latents, which pass gradients on to them, their commitment, and the codebook after them."""
-        fixed = lax.stop_gradient(latents)
-        codebook = codebooks.initialize(codebook, fixed, chances.first_codes)
-        codes = codebooks.nearest(codebook["embeddings"], fixed)
-        nearest = codebook["embeddings"][codes]
-        used = codebooks.usage(codes, fixed, self.codes)
-        commitment = self.commitment * jnp.mean((latents - nearest) ** 2)
-        updated, restarted = codebooks.update(
-            codebook,
-            fixed,
-            used,
-            chances.restarts,
-            decay=self.codebook_decay,
-            restart_threshold=self.restart_threshold,
-            restart_statistics=self.restart_statistics,
-        )
-        metrics = {
-            "codebook/perplexity": codebooks.perplexity(used[0]),
-            "codebook/used": jnp.mean(used[0] > 0),
-            "codebook/restarted": restarted / self.codes,
-        }
-        return latents + lax.stop_gradient(nearest - latents), commitment, updated, metrics
+        outputs = Outputs(reconstruction, slices, self.commitment * learned.distance, judgements)
+        return outputs, lax.stop_gradient(({"codebook": learned.codebook, "batch_stats": statistics}, metrics))
 
     def _compares(self, frozen: Arrays) -> bool:
         return self.perceptual > 0 and "perceptual" in frozen

@@ -18,17 +18,17 @@ def assert_close(actual, expected, atol: float | np.ndarray = 2e-5, rtol: float 
     )
 
 
-def assert_gradients(golden: GoldenFile, gradients: dict[str, np.ndarray]) -> None:
+def assert_gradients(golden: GoldenFile, gradients: dict[str, np.ndarray], prefix: str = "out/") -> None:
     """Compares gradients by state dict name: some whole, all by their length, sum and a random projection."""
-    for key in golden.keys("out/grad/"):
-        assert_close(gradients[key.removeprefix("out/grad/")], golden[key], name=key)
-    if "out/grad_names" not in golden:
+    for key in golden.keys(f"{prefix}grad/"):
+        assert_close(gradients[key.removeprefix(f"{prefix}grad/")], golden[key], name=key)
+    if f"{prefix}grad_names" not in golden:
         return
-    names = golden["out/grad_names"].tolist()
+    names = golden[f"{prefix}grad_names"].tolist()
     assert names == list(gradients)
     for statistic in ("l2", "sum", "probe"):
-        if f"out/grad_{statistic}" in golden:
-            for name, expected in zip(names, golden[f"out/grad_{statistic}"], strict=True):
+        if f"{prefix}grad_{statistic}" in golden:
+            for name, expected in zip(names, golden[f"{prefix}grad_{statistic}"], strict=True):
                 gradient = gradients[name].astype(np.float64)
                 length = np.linalg.norm(gradient)
                 if statistic == "l2":

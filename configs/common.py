@@ -45,7 +45,9 @@ def base() -> ConfigDict:
 
     config.diffusion = diffusion = ConfigDict()
     diffusion.steps = 1000
-    diffusion.schedule = "linear"  # "cosine", "vp" (the limit of linear, good for few steps), "flow" or "karras"
+    diffusion.schedule = (
+        "linear"  # "cosine", "cosine_9999", "vp" (linear in the limit, for few steps), "flow", "karras"
+    )
     diffusion.prediction = "x_0"  # "noise", "v" or "flow", the velocity of the straight line from x_0 to noise
     diffusion.times = "uniform"  # over the steps; "continuous" between them; "importance": more where losses are large
     diffusion.min_snr = 0.0  # gamma of min-SNR weights; 0: losses of all times weigh alike
@@ -204,7 +206,7 @@ def latent_diffusion_keys(config: ConfigDict) -> None:
     latents.tile = config_dict.placeholder(tuple)  # (D, H, W) voxels decoded at a time; the whole volume by default
 
     config.diffusion.steps = 300
-    config.diffusion.schedule = "cosine"
+    config.diffusion.schedule = "cosine_9999"  # with betas up to 0.9999, as published; "cosine" stops at 0.999
     config.diffusion.prediction = "noise"
     config.diffusion.loss = "l1"
     del config.diffusion["subband_scale"]

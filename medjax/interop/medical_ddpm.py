@@ -19,7 +19,6 @@ ParamPath = tuple[str, ...]
 PREFIX = "denoise_fn."  # of the network in a milestone, beside the schedule's tables and `vqgan.`
 ROTATION = ".fn.fn.fn.rotary_emb.freqs"  # constants that every attention along depth carries
 
-_TIME = {"hidden": "1", "output": "3"}
 _BLOCK = {
     "time_projection": "mlp.1",
     "conv_1": "block1.proj",
@@ -70,10 +69,10 @@ def to_state_dict(params: Params) -> dict[str, np.ndarray]:
     Raises:
       ValueError: the published network has no like of it: it is told labels, or has no attention along depth.
     """
-    flat, rotation = traverse_util.flatten_dict(params), _rotation(params)
+    flat, paths = traverse_util.flatten_dict(params), state_dict_paths(params)
     return {
-        name: _to_torch(name, np.asarray(flat[path], np.float32)) if path else rotation
-        for name, path in state_dict_paths(params).items()
+        name: _to_torch(name, np.asarray(flat[path], np.float32)) if path else _rotation(params)
+        for name, path in paths.items()
     }
 
 
@@ -105,7 +104,8 @@ def _modules(params: Params) -> Iterator[tuple[ParamPath, str]]:
     levels = sum(re.fullmatch(r"down_\d+_block_0", module) is not None for module in params)
     yield ("input_conv",), "init_conv"
     yield from _parts(params, "input_depth_attention", "init_temporal_attn")
-    yield from (((("time_embedding", ours)), f"time_mlp.{theirs}") for ours, theirs in _TIME.items())
+    yield ("time_embedding", "hidden"), "time_mlp.1"
+    yield ("time_embedding", "output"), "time_mlp.3"
     for way, name, order in (("down", "downs", range(levels)), ("up", "ups", reversed(range(levels)))):
         for number, level in enumerate(order):
             stages = ("block_0", "block_1", "slice_attention", "depth_attention", "resample")

@@ -81,7 +81,7 @@ class LabelEmbedding(nn.Module):
     def __call__(self, label: jax.Array) -> jax.Array:
         table = self.param("table", nn.initializers.normal(1.0), (self.classes + 1, self.features), jnp.float32)
         known = (label >= 0) & (label < self.classes)
-        return table[jnp.where(known, label, self.classes)].astype(self.dtype)
+        return jnp.take(table, jnp.where(known, label, self.classes), axis=0).astype(self.dtype)
 
 
 def unknown_labels(x: jax.Array) -> jax.Array:

@@ -22,7 +22,7 @@ class RelativeBias(nn.Module):
     def __call__(self, positions: int) -> jax.Array:
         """The bias of each query (the rows) towards each key."""
         table = self.param("table", nn.initializers.normal(1.0), (BUCKETS, self.heads), jnp.float32)
-        return jnp.moveaxis(table[buckets(positions)], -1, 0)
+        return jnp.moveaxis(jnp.take(table, buckets(positions), axis=0), -1, 0)
 
 
 def buckets(positions: int) -> np.ndarray:

@@ -7,7 +7,7 @@ decoded. The VQ-GAN is only read, so what comes out of its encoder may as well h
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,9 +24,7 @@ from medjax.layers.spatial import keep_split
 from medjax.tasks import denoising
 from medjax.tasks.denoising import check_choices, make_objective, make_sampling
 from medjax.tasks.networks import make_network
-
-if TYPE_CHECKING:
-    from medjax.tasks.vqgan import VQGAN
+from medjax.tasks.vqgan import VQGAN
 
 Arrays = Any
 Batch = dict[str, jax.Array]
@@ -50,7 +48,7 @@ class Drawn(NamedTuple):
 @dataclasses.dataclass(frozen=True)
 class LatentDiffusion:
     """The task. What it reads, `frozen`, is {"vqgan": {"generator", "codebook"}, "low", "high"}: latents from low to high,
-    a number or one a channel, are scaled to [-1, 1].
+    a number or one a channel, are scaled to [-1, 1]. A VQ-GAN with batch norms has its "batch_stats" in there too.
 
     Attributes:
       network: maps (latents [B, d, h, w, c], t [B]) to the prediction, same shape, or 2c channels where variances are
@@ -70,7 +68,7 @@ class LatentDiffusion:
     network: nn.Module
     objective: Objective
     sampling: Sampling
-    vqgan: "VQGAN"
+    vqgan: VQGAN
     size: tuple[int, int, int]
     downsample: tuple[int, int, int]
     latent_channels: int
@@ -90,8 +88,6 @@ class LatentDiffusion:
         Raises:
           UserError: naming the key that cannot work.
         """
-        from medjax.tasks.vqgan import VQGAN
-
         model, sample = config.model, config.sample
         check_choices(
             ("model.network", model.network, ("factorized_unet", "unet")),
@@ -248,14 +244,15 @@ class LatentDiffusion:
         if "latents" in batch:
             latents = batch["latents"]
         else:
-            latents = jax.lax.stop_gradient(self.vqgan.encode(frozen["vqgan"]["generator"], batch["image"]))
-        return keep_split(scaled(latents, frozen["low"], frozen["high"]))
+            vqgan = frozen["vqgan"]
+            latents = self.vqgan.encode(vqgan["generator"], batch["image"], vqgan.get("batch_stats"))
+        return jax.lax.stop_gradient(keep_split(scaled(latents, frozen["low"], frozen["high"])))
 
     def _decoded(self, frozen: Arrays, x_0: jax.Array) -> jax.Array:
         """The volumes of scaled latents."""
-        latents = unscaled(x_0, frozen["low"], frozen["high"])
-        quantized = self.vqgan.quantize(frozen["vqgan"]["codebook"], latents)
-        return jnp.clip(self.vqgan.decode(frozen["vqgan"]["generator"], quantized), -1.0, 1.0)
+        vqgan = frozen["vqgan"]
+        quantized = self.vqgan.quantize(vqgan["codebook"], unscaled(x_0, frozen["low"], frozen["high"]))
+        return jnp.clip(self.vqgan.decode(vqgan["generator"], quantized, vqgan.get("batch_stats")), -1.0, 1.0)
 
     def _told(self, batch: Batch) -> Batch:
         """What the network is told of the batch besides the time."""

@@ -2,7 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from medjax.layers.embeddings import TimeEmbedding, cos_sin_embedding, sin_cos_embedding
+from medjax.layers.embeddings import LabelEmbedding, TimeEmbedding, cos_sin_embedding, sin_cos_embedding
 
 
 def test_cosines_then_sines():
@@ -26,3 +26,19 @@ def test_time_embedding_is_a_hidden_layer():
     hidden, output = params["params"]["hidden"], params["params"]["output"]
     h = cos_sin_embedding(t, 8) @ hidden["kernel"] + hidden["bias"]
     np.testing.assert_allclose(y, (h * jax.nn.sigmoid(h)) @ output["kernel"] + output["bias"], atol=1e-6)
+
+
+def test_its_sinusoids_and_activation_are_chosen():
+    t = jnp.array([3, 900])
+    y, params = TimeEmbedding(8, 16, jnp.float32, sin_cos_embedding, jnp.tanh).init_with_output(jax.random.key(0), t)
+    hidden, output = params["params"]["hidden"], params["params"]["output"]
+    h = sin_cos_embedding(t, 8) @ hidden["kernel"] + hidden["bias"]
+    np.testing.assert_allclose(y, jnp.tanh(h) @ output["kernel"] + output["bias"], atol=1e-6)
+
+
+def test_labels_have_a_vector_each_and_unknown_ones_share_another():
+    label = jnp.array([2, 0, -1, 3, -7])
+    vectors, params = LabelEmbedding(3, 5).init_with_output(jax.random.key(0), label)
+    table = params["params"]["table"]
+    assert table.shape == (4, 5)
+    np.testing.assert_array_equal(vectors, table[jnp.array([2, 0, 3, 3, 3])])

@@ -77,7 +77,7 @@ def test_outputs(golden):
     for call in ("", "2", "3"):
         if f"out/y{call}" in golden:
             x, t = channels_last(golden[f"in/x{call}"]), golden[f"in/t{call}"]
-            y = jax.jit(lambda params, call=call, x=x, t=t: model(params, x, t, call))(model.params)
+            y = jax.jit(lambda params, x, t, call=call: model(params, x, t, call))(model.params, x, t)
             assert_close(y, channels_last(golden[f"out/y{call}"]), name=f"y{call}")
             if f"out/y{call}_float64" in golden:
                 assert_close(y, channels_last(golden[f"out/y{call}_float64"]))
@@ -174,7 +174,7 @@ def test_losses(golden):
     x_t = process.q_sample(schedule, x_0, t, noise)
     if "out/x_noisy" in golden:
         assert_close(x_t, channels_last(golden["out/x_noisy"]))
-    prediction = jax.jit(lambda params: model(params, x_t, t))(model.params)
+    prediction = jax.jit(model)(model.params, x_t, t)
     for theirs, ours in {"l1": "l1", "l2": "mse"}.items():
         if (key := f"out/p_losses_{theirs}") in golden:
             objective = Objective(schedule, "noise", loss=ours)
@@ -185,7 +185,7 @@ def test_losses(golden):
 def test_steps(golden):
     model, schedule = Model(golden), published_schedule(golden.config["T"][0])
     x_t, t = channels_last(golden["in/p_sample_x"]), golden["in/p_sample_t"]
-    prediction = jax.jit(lambda params: model(params, x_t, t))(model.params)
+    prediction = jax.jit(model)(model.params, x_t, t)
     x_0 = process.x_0_from_noise(schedule, x_t, t, prediction)
     noise = channels_last(golden["in/p_sample_noise"]) if "in/p_sample_noise" in golden else jnp.zeros_like(x_t)
 

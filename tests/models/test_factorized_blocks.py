@@ -1,0 +1,70 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from medjax.layers.conv import LOWERINGS, Conv
+from medjax.layers.normalization import GroupNorm
+from medjax.models.factorized_blocks import SliceResidualBlock, SliceUpsample
+from medjax.runtime.mesh import batch_sharding, make_mesh, on_mesh, replicated
+from test_blocks import EMBEDDING, X, randomized
+
+
+@pytest.mark.parametrize("embedding", [EMBEDDING, None], ids=["conditioned", "not"])
+@pytest.mark.parametrize("features", [4, 6])
+def test_residual_block(features, embedding):
+    block = SliceResidualBlock(features, groups=2)
+    params = randomized(block.init(jax.random.key(0), X, embedding))
+
+    def apply(name, module, x):
+        return module.apply({"params": params["params"][name]}, x)
+
+    conv, norm = Conv(features, (1, 3, 3)), GroupNorm(2)
+    h = apply("norm_1", norm, apply("conv_1", conv, X))
+    if embedding is not None:
+        projection = params["params"]["time_projection"]
+        time = (jax.nn.silu(embedding) @ projection["kernel"] + projection["bias"])[:, None, None, None]
+        h = h * (1 + time[..., :features]) + time[..., features:]
+    h = jax.nn.silu(apply("norm_2", norm, apply("conv_2", conv, jax.nn.silu(h))))
+    skip = X if features == 4 else apply("skip_conv", Conv(features, (1, 1, 1)), X)
+    np.testing.assert_allclose(block.apply(params, X, embedding), skip + h, atol=1e-5)
+
+
+def by_definition(kernel, bias, x):
+    """PyTorch's transposed convolution of stride (1, 2, 2) and padding (0, 1, 1)."""
+    y = lax.conv_general_dilated(
+        x,
+        kernel[:, ::-1, ::-1],
+        (1, 1, 1),
+        ((0, 0), (2, 2), (2, 2)),
+        lhs_dilation=(1, 2, 2),
+        dimension_numbers=("NDHWC", "DHWIO", "NDHWC"),
+    )
+    return y + bias
+
+
+@pytest.mark.parametrize("lowering", LOWERINGS)
+def test_upsampling_is_a_transposed_convolution(lowering):
+    x = np.random.default_rng(0).standard_normal((2, 3, 4, 5, 3)).astype(np.float32)
+    layer = SliceUpsample(lowering=lowering)
+    params = randomized(layer.init(jax.random.key(0), x))["params"]
+    values, gradients = [], []
+    for upsample in (lambda p, x: layer.apply({"params": p}, x), lambda p, x: by_definition(p["kernel"], p["bias"], x)):
+        values.append(upsample(params, x))
+        gradients.append(jax.grad(lambda p, x, f=upsample: jnp.sum(jnp.sin(f(p, x))), argnums=(0, 1))(params, x))
+    assert values[0].shape == (2, 3, 8, 10, 3)
+    np.testing.assert_allclose(*values, atol=1e-5)
+    for found, expected in zip(*map(jax.tree.leaves, gradients), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
+
+
+def test_upsampling_on_a_mesh_fetches_halos_only():
+    x = np.random.default_rng(0).standard_normal((2, 4, 8, 5, 3)).astype(np.float32)
+    layer, mesh = SliceUpsample(), make_mesh({"data": 1, "fsdp": 1, "depth": 2, "height": 4})
+    params = randomized(layer.init(jax.random.key(0), x))
+    shardings = (replicated(mesh), batch_sharding(mesh, x))
+    compiled = jax.jit(on_mesh(layer.apply, mesh), in_shardings=shardings).lower(params, x).compile()
+    np.testing.assert_allclose(compiled(params, x), layer.apply(params, x), atol=1e-5)
+    assert "collective-permute" in compiled.as_text()
+    assert not {"all-gather", "all-to-all", "all-reduce"} & set(compiled.as_text().replace("(", " ").split())

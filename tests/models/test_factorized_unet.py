@@ -1,0 +1,148 @@
+import json
+import math
+import re
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from medjax.models.factorized_unet import FactorizedUNet, gathers
+from medjax.runtime.mesh import batch_sharding, make_mesh, on_mesh, replicated
+
+X_T = np.random.default_rng(0).standard_normal((2, 3, 4, 8, 3)).astype(np.float32)
+T = np.array([3, 250])
+SMALL = FactorizedUNet(5, 4, (1, 2), groups=2, attention_heads=2, attention_head_channels=4, first_kernel=3)
+PUBLISHED = json.loads((Path(__file__).parents[1] / "golden" / "medical_state_dicts.json").read_text())
+
+
+def parameter_shapes(network, x_t=X_T):
+    return jax.eval_shape(network.init, jax.random.key(0), x_t, np.zeros(len(x_t), np.int32))
+
+
+def randomized(shapes):
+    """Random numbers of the size that PyTorch begins with, for every parameter; scales about 1."""
+    generator = np.random.default_rng(2)
+
+    def draw(path, leaf):
+        name = path[-1].key
+        spread = 1 / math.sqrt(math.prod(leaf.shape[:-1])) if len(leaf.shape) > 1 else 0.2
+        return (generator.standard_normal(leaf.shape) * spread + (name == "scale")).astype(np.float32)
+
+    return jax.tree_util.tree_map_with_path(draw, shapes)
+
+
+@pytest.mark.parametrize("width", [16, 32, 64])
+def test_published_sizes(width):
+    shapes = parameter_shapes(FactorizedUNet(8, width), np.zeros((1, 4, 8, 8, 8)))
+    published = PUBLISHED[f"unet3d_dim{width}"]["n_parameters"]
+    assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == published
+
+
+def test_lowering_and_remat_change_neither_parameters_nor_gradients():
+    network = SMALL.clone(classes=3)
+    other = network.clone(lowering="stacked", remat=(True, False))
+    assert jax.tree.map(jnp.shape, parameter_shapes(other)) == jax.tree.map(jnp.shape, parameter_shapes(network))
+    params = randomized(parameter_shapes(network))
+
+    def loss_of(network):
+        return jax.jit(jax.value_and_grad(lambda params: jnp.mean(network.apply(params, X_T, T) ** 2)))
+
+    (expected, gradients), (result, others) = (loss_of(each)(params) for each in (network, other))
+    assert 0.01 < expected < 100
+    np.testing.assert_allclose(result, expected, rtol=1e-5)
+    for found, wanted in zip(jax.tree.leaves(others), jax.tree.leaves(gradients), strict=True):
+        assert np.linalg.norm(found - wanted) <= 1e-4 * max(np.linalg.norm(wanted), 1e-3)
+
+
+def test_only_attention_along_depth_joins_slices():
+    changed = X_T.copy()
+    changed[:, 2] += 1
+
+    def first_slices_differ(network):
+        params = randomized(parameter_shapes(network))
+        # GroupNorm's statistics are of all slices; with a group a channel and no time they would have to be held still.
+        apply = jax.jit(lambda x: network.apply(params, x, T, capture_intermediates=True)[1])
+        first, second = (apply(x)["intermediates"]["input_conv"]["__call__"][0] for x in (X_T, changed))
+        joined = [apply(x)["intermediates"].get("input_depth_attention") for x in (X_T, changed)]
+        assert jnp.array_equal(first[:, :2], second[:, :2])
+        return joined[0] is not None and not jnp.allclose(*(each["__call__"][0][:, :2] for each in joined))
+
+    assert first_slices_differ(SMALL)
+    without = SMALL.clone(depth_attention=False)
+    assert not first_slices_differ(without)
+    assert not any("depth" in name for name in parameter_shapes(without)["params"])
+
+
+def test_depth_is_kept_and_may_be_any_number():
+    """Latents such as 8 x 64 x 64 with four levels: only H and W are halved."""
+    network = SMALL.clone(channel_multipliers=(1, 2, 4, 8))
+    assert network.size_multiple == (1, 8, 8)
+    y = jax.eval_shape(
+        network.apply, parameter_shapes(network, np.zeros((1, 3, 16, 8, 3))), np.zeros((1, 3, 16, 8, 3)), T[:1]
+    )
+    assert (y.shape, y.dtype) == ((1, 3, 16, 8, 5), jnp.float32)
+    with pytest.raises(ValueError, match=r"\(1, 3, 12, 8, 3\).*4 levels.*\(1, 8, 8\)"):
+        jax.eval_shape(network.init, jax.random.key(0), np.zeros((1, 3, 12, 8, 3)), T[:1])
+    with pytest.raises(ValueError, match="'full'"):
+        jax.eval_shape(SMALL.clone(spatial_attention="full").init, jax.random.key(0), X_T, T)
+
+
+def test_labels_and_times_are_told():
+    network = SMALL.clone(classes=3)
+    params = randomized(parameter_shapes(network))
+    apply = jax.jit(network.apply)
+    unknown = apply(params, X_T, T)
+    assert jnp.abs(apply(params, X_T, T + 20) - unknown).max() > 1e-3
+    label = np.array([2, -1], np.int32)
+    told = jax.jit(lambda label: network.apply(params, X_T, T, label=label))(label)
+    np.testing.assert_allclose(told[1], unknown[1], atol=1e-5)
+    assert jnp.abs(told[0] - unknown[0]).max() > 1e-3
+
+
+def test_bfloat16_is_close_and_gives_float32():
+    params = randomized(parameter_shapes(SMALL))
+    half = SMALL.clone(dtype=jnp.bfloat16)
+    assert {leaf.dtype for leaf in jax.tree.leaves(parameter_shapes(half))} == {jnp.dtype("float32")}
+    expected, result = (jax.jit(network.apply)(params, X_T, T) for network in (SMALL, half))
+    assert result.dtype == jnp.float32
+    assert 0 < jnp.abs(result - expected).mean() < 0.05 * jnp.std(expected)
+
+
+def test_a_mesh_changes_nothing_and_gathers_what_is_listed():
+    network = SMALL.clone(channel_multipliers=(1,))
+    x_t = np.random.default_rng(0).standard_normal((4, 4, 4, 4, 3)).astype(np.float32)
+    params, t = randomized(parameter_shapes(network)), np.array([3, 250, 0, 299])
+
+    def loss_and_gradients(params, x_t):
+        return jax.value_and_grad(lambda params: jnp.mean(network.apply(params, x_t, t) ** 2))(params)
+
+    results = []
+    for ways in (1, 2):
+        mesh = make_mesh({"data": ways, "fsdp": 1, "depth": ways, "height": ways})
+        step = jax.jit(on_mesh(loss_and_gradients, mesh), in_shardings=(replicated(mesh), batch_sharding(mesh, x_t)))
+        compiled = step.lower(params, x_t).compile()
+        results.append(jax.device_get(compiled(params, x_t)))
+    found = re.findall(r"= (.*?) (?:all-gather|all-to-all)(?:-start)?\(", compiled.as_text())
+    shapes = [tuple(map(int, shape.split(","))) for line in found for shape in re.findall(r"\[([\d,]+)\]", line)]
+    # Each of the list once forward and once backward.
+    assert 0 < 4 * sum(map(math.prod, shapes)) <= 2 * sum(gathers(network, x_t.shape[:4], mesh.shape).values())
+    for expected, got in zip(*map(jax.tree.leaves, results), strict=True):
+        assert np.linalg.norm(got - expected) <= 1e-5 * max(np.linalg.norm(expected), 1e-3)
+
+
+def test_gathers():
+    """Of the published network on latents of 32^3, two devices along each axis."""
+    network, shape = FactorizedUNet(8), (2, 32, 32, 32)
+    assert gathers(network, shape, {"data": 2, "fsdp": 1, "depth": 1, "height": 1}) == {}
+    width = 8 * 32 * 4 * 2  # bytes of a key and a value
+    depth = gathers(network, shape, {"data": 1, "fsdp": 1, "depth": 2, "height": 1})
+    assert len(depth) == 10
+    assert depth["input_depth_attention"] == 2 * 32**3 * width
+    assert depth["middle_depth_attention"] == 2 * 32 * 4 * 4 * width
+    both = gathers(network, shape, {"data": 1, "fsdp": 1, "depth": 2, "height": 2})
+    assert both["up_0_depth_attention"] == depth["up_0_depth_attention"] / 2
+    assert both["middle_slice_attention"] == 2 * 16 * 4 * 4 * width
+    wide = gathers(network, shape, {"data": 1, "fsdp": 1, "depth": 1, "height": 4})
+    assert wide == {"down_2_resample": 2 * 32 * 4 * 4 * 128 * 4}  # one plane a shard would be too few

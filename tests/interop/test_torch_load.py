@@ -16,7 +16,7 @@ import pytest
 
 from medjax.errors import UserError
 from medjax.interop.torch_load import load_state_dict, load_state_dicts
-from torch_files import GOOD, NUMBERS, dictionary, integer, integers, tensor, text, write
+from torch_files import GOOD, NUMBERS, dictionary, fragment, integer, integers, tensor, text, write
 
 DATA = {"0": NUMBERS.tobytes()}
 
@@ -108,11 +108,6 @@ def test_a_pickle_that_would_run_something_does_not(protocol, tmp_path):
     (tmp_path / "ran").unlink()
     refused(tmp_path / "a.pt")
     assert not (tmp_path / "ran").exists()
-
-
-def fragment(thing) -> bytes:
-    """A thing as Python pickles it, to stand among others."""
-    return pickle.dumps(thing, 2)[2:-1]
 
 
 @pytest.fixture

@@ -30,6 +30,11 @@ def dictionary(**values: bytes) -> bytes:
     return b"}(" + b"".join(text(name) + value for name, value in values.items()) + b"u"
 
 
+def fragment(thing) -> bytes:
+    """A thing as Python pickles it, to stand among others."""
+    return pickle.dumps(thing, 2)[2:-1]
+
+
 def write(path: pathlib.Path, pickled: bytes, storages: dict[str, bytes] | None = None, **records) -> pathlib.Path:
     """A checkpoint of this pickle, without its first two bytes and its last, and these storages."""
     with zipfile.ZipFile(path, "w", records.pop("compression", zipfile.ZIP_STORED)) as archive:

@@ -1,0 +1,182 @@
+"""The files of Medical Diffusion's two trainings (FirasGit/medicaldiffusion): the VQ-GAN's .ckpt, the diffusion's milestones.
+
+Lightning writes {"state_dict": ...} and much else; a milestone is {"step", "model", "ema", "scaler"}, whose "model" and "ema"
+hold, beside the U-Net, the schedule's tables and the whole VQ-GAN. Of all this only the state dicts are looked at.
+"""
+
+import dataclasses
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from medjax.diffusion.schedules import Schedule
+from medjax.interop import medical_ddpm, medical_vqgan
+from medjax.interop.matching import require_none
+from medjax.interop.torch_load import load_state_dicts
+from medjax.interop.torch_save import save_checkpoint, save_state_dict
+
+StateDict = Mapping[str, np.ndarray]
+Tree = Mapping[str, Any]
+
+VQGAN = "vqgan."  # before the names of the VQ-GAN in a milestone
+PERCEPTUAL = medical_vqgan.FOREIGN
+SAME_TABLES = 1e-5  # relative difference of float32 tables that are computed in another order
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainedVQGAN:
+    """What a checkpoint says of the VQ-GAN.
+
+    Attributes:
+      params, variables: as the task has them.
+      perceptual: VGG16's and LPIPS' state dict, by names that `interop.perceptual` knows; empty if it is not there.
+      tensors: how many there are in all.
+    """
+
+    params: Tree
+    variables: Tree
+    perceptual: StateDict
+    tensors: int
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainedDiffusion:
+    """What a milestone says of the U-Net.
+
+    Attributes:
+      params: as they were trained.
+      ema: their moving average.
+      vqgan: the state dict of the VQ-GAN it was trained on; empty if it is not there.
+      tensors: how many there are in all.
+    """
+
+    params: Tree
+    ema: Tree
+    vqgan: StateDict
+    tensors: int
+
+
+def read_vqgan(path: pathlib.Path, params: Tree, variables: Tree) -> TrainedVQGAN:
+    """The VQ-GAN of a .ckpt, of a milestone of the diffusion on it, or of a state dict alone.
+
+    Args:
+      path: the file.
+      params, variables: the task's, for their names and shapes.
+
+    Raises:
+      UserError: it is no such file.
+      ValueError: it is of another model.
+    """
+    # Not a milestone's "ema": the average of numbers that never changed differs from them by rounding.
+    found = load_state_dicts(path, ("state_dict", "model", ""))
+    state_dict = next(iter(found.values()))
+    state_dict = vqgan_of(state_dict) or state_dict
+    params, variables = medical_vqgan.to_params(state_dict, params, variables)
+    perceptual = {name.removeprefix(PERCEPTUAL): a for name, a in state_dict.items() if name.startswith(PERCEPTUAL)}
+    return TrainedVQGAN(params, variables, perceptual, len(state_dict))
+
+
+def read_diffusion(path: pathlib.Path, params: Tree, schedule: Schedule) -> TrainedDiffusion:
+    """The U-Net of a milestone, or of the state dict of one; what has no average is its own.
+
+    Args:
+      path: the file.
+      params: the network's, for their names and shapes.
+      schedule: that the milestone's must be.
+
+    Raises:
+      UserError: it is no such file.
+      ValueError: it is of another model.
+    """
+    found = load_state_dicts(path, ("model", "ema", ""))
+    first = next(iter(found.values()))
+    for state_dict in found.values():
+        _check_tables(state_dict, schedule)
+    trained, ema = (
+        medical_ddpm.to_params(medical_ddpm.network_of_milestone(found.get(name, first)), params)
+        for name in ("model", "ema")
+    )
+    return TrainedDiffusion(trained, ema, vqgan_of(first), sum(map(len, found.values())))
+
+
+def vqgan_of(state_dict: StateDict) -> dict[str, np.ndarray]:
+    """The VQ-GAN's part of a milestone's "model", by its own names."""
+    return {name.removeprefix(VQGAN): array for name, array in state_dict.items() if name.startswith(VQGAN)}
+
+
+def write_vqgan(path: pathlib.Path, params: Tree, variables: Tree) -> int:
+    """Writes the VQ-GAN's state dict, without VGG16, which every instance of the published class loads by itself.
+
+    Returns:
+      How many tensors it has.
+
+    Raises:
+      ValueError: it has parts of which the published model has no like.
+    """
+    state_dict = medical_vqgan.to_state_dict(params, variables)
+    save_state_dict(path, state_dict)
+    return len(state_dict)
+
+
+def write_diffusion(
+    path: pathlib.Path, step: int, params: Tree, ema: Tree, schedule: Schedule, vqgan: tuple[Tree, Tree]
+) -> int:
+    """Writes a milestone, VGG16 left out.
+
+    Args:
+      path: written over if it exists.
+      step: of the training.
+      params, ema: the network's, and their moving average.
+      schedule: that it was trained with.
+      vqgan: parameters and variables of the VQ-GAN it was trained on.
+
+    Returns:
+      How many tensors it has.
+
+    Raises:
+      ValueError: a network has parts of which the published one has no like.
+    """
+    first_stage = {f"{VQGAN}{name}": array for name, array in medical_vqgan.to_state_dict(*vqgan).items()}
+    common = {name: np.ascontiguousarray(table, np.float32) for name, table in tables(schedule).items()}
+
+    def state_dict(tree: Tree) -> dict[str, np.ndarray]:
+        network = medical_ddpm.to_state_dict(tree)
+        return common | {f"{medical_ddpm.PREFIX}{name}": array for name, array in network.items()} | first_stage
+
+    content = {"step": step, "model": state_dict(params), "ema": state_dict(ema), "scaler": {}}
+    save_checkpoint(path, content)
+    return len(content["model"]) + len(content["ema"])
+
+
+def tables(schedule: Schedule) -> dict[str, np.ndarray]:
+    """The schedule's tables by the names they have in a milestone, in that order."""
+    betas, alphas_cumprod = schedule.betas, schedule.alphas_cumprod
+    return {
+        "betas": betas,
+        "alphas_cumprod": alphas_cumprod,
+        "alphas_cumprod_prev": schedule.alphas_cumprod_prev,
+        "sqrt_alphas_cumprod": np.sqrt(alphas_cumprod),
+        "sqrt_one_minus_alphas_cumprod": np.sqrt(1 - alphas_cumprod),
+        "log_one_minus_alphas_cumprod": np.log(1 - alphas_cumprod),
+        "sqrt_recip_alphas_cumprod": np.sqrt(1 / alphas_cumprod),
+        "sqrt_recipm1_alphas_cumprod": np.sqrt(1 / alphas_cumprod - 1),
+        "posterior_variance": schedule.posterior_variance,
+        "posterior_log_variance_clipped": np.log(np.maximum(schedule.posterior_variance, 1e-20)),
+        "posterior_mean_coef1": schedule.posterior_mean_coef1,
+        "posterior_mean_coef2": schedule.posterior_mean_coef2,
+    }
+
+
+def _check_tables(state_dict: StateDict, schedule: Schedule) -> None:
+    """Raises ValueError for names that belong to nothing, and for a schedule that is not `schedule`."""
+    expected = tables(schedule)
+    owned = (medical_ddpm.PREFIX, VQGAN)
+    strangers = [name for name in state_dict if not name.startswith(owned) and name not in expected]
+    require_none({"has too many": strangers})
+    betas = state_dict.get("betas", expected["betas"])
+    if np.shape(betas) != schedule.betas.shape:
+        raise ValueError(f"its schedule has {np.size(betas)} steps, diffusion.steps is {schedule.steps}: set that")
+    if not np.allclose(betas, schedule.betas, rtol=SAME_TABLES, atol=0):
+        raise ValueError("its schedule is not that of diffusion.schedule: 'cosine_9999' is the published code's")

@@ -25,16 +25,21 @@ class GroupNorm(nn.Module):
     fold: int = 1
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, statistics: tuple[jax.Array, jax.Array] | None = None) -> jax.Array:
+        """x by its own mean and variance, or by those [B, groups] of what it is a part of."""
         channels = x.shape[-1] // self.fold
         if channels % self.groups:
             raise ValueError(f"GroupNorm of {channels} channels in {self.groups} groups: choose groups that divide it")
         scale = self.param("scale", nn.initializers.ones, (channels,), jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (channels,), jnp.float32)
         y = keep_split(x).astype(jnp.float32)
-        centred = y - self._group_mean(y)
-        # The mean of the squared differences: E[x^2] - E[x]^2 cancels in float32 where volumes are large.
-        variance = self._group_mean(centred**2)
+        if statistics is None:
+            centred = y - self._group_mean(y)
+            # The mean of the squared differences: E[x^2] - E[x]^2 cancels in float32 where volumes are large.
+            variance = self._group_mean(centred**2)
+        else:
+            mean, variance = (self._by_channel(values, channels) for values in statistics)
+            centred = y - mean
         y = centred * (jax.lax.rsqrt(variance + self.epsilon) * per_channel(scale, self.fold))
         return (y + per_channel(bias, self.fold)).astype(x.dtype)
 
@@ -44,4 +49,8 @@ class GroupNorm(nn.Module):
         Space goes first, so that the reduction over volumes keeps their own layout.
         """
         means = x.mean(axis=(1, 2, 3)).reshape(x.shape[0], self.fold, self.groups, -1).mean(axis=(1, 3))
-        return per_channel(jnp.repeat(means, x.shape[-1] // self.fold // self.groups, axis=-1), self.fold)
+        return self._by_channel(means, x.shape[-1] // self.fold)
+
+    def _by_channel(self, values: jax.Array, channels: int) -> jax.Array:
+        """[B, groups] to [B, 1, 1, 1, fold * C]."""
+        return per_channel(jnp.repeat(values, channels // self.groups, axis=-1), self.fold)

@@ -7,6 +7,8 @@ random slice looks to VGG16, and by two discriminators, of that slice and of the
 import dataclasses
 import functools
 import math
+from collections.abc import Sequence
+from fractions import Fraction
 from typing import Any, NamedTuple
 
 import jax
@@ -22,6 +24,7 @@ from medjax.models import codebook as codebooks
 from medjax.models.codebook import Draw
 from medjax.models.discriminators import PatchDiscriminator
 from medjax.models.perceptual import LPIPS, SMALLEST_SLICE
+from medjax.models.tiling import in_tiles
 from medjax.models.vqgan import Decoder, Encoder, strides_by_level
 from medjax.tasks.adversarial import KINDS, Adversary, Judgement
 from medjax.tasks.denoising import check_choices
@@ -80,6 +83,7 @@ class VQGAN:
       restart_statistics: their averages start again too; not so in the published code.
       l1: weight of the mean absolute difference.
       perceptual: of LPIPS.
+      tile: (D, H, W) voxels that `encode` and `decode` work on at a time; None: the whole volume.
     """
 
     encoder: Encoder
@@ -94,6 +98,7 @@ class VQGAN:
     restart_statistics: bool = True
     l1: float = 4.0
     perceptual: float = 4.0
+    tile: tuple[int, int, int] | None = None
 
     parts = ("generator", "discriminator")  # of the parameters, each with an optimiser of its own
 
@@ -203,7 +208,8 @@ class VQGAN:
           generator: its parameters.
           batch_stats: `variables["batch_stats"]`, which only a generator with batch norms needs.
         """
-        return self.encoder.apply(_with_statistics(generator, batch_stats, "encoder"), volumes)
+        scale = [Fraction(1, factor) for factor in self.encoder.downsample]
+        return self._apply(self.encoder, _with_statistics(generator, batch_stats, "encoder"), volumes, self.tile, scale)
 
     def quantize(self, codebook: codebooks.Codebook, latents: jax.Array) -> jax.Array:
         """The nearest code of each latent."""
@@ -211,7 +217,23 @@ class VQGAN:
 
     def decode(self, generator: Arrays, latents: jax.Array, batch_stats: Arrays | None = None) -> jax.Array:
         """Volumes [B, D, H, W, C] float32, about [-1, 1] but not clipped, of quantised latents."""
-        return self.decoder.apply(_with_statistics(generator, batch_stats, "decoder"), latents)
+        scale = self.decoder.downsample
+        tile = self.tile and tuple(edge // factor for edge, factor in zip(self.tile, scale, strict=True))
+        return self._apply(self.decoder, _with_statistics(generator, batch_stats, "decoder"), latents, tile, scale)
+
+    def with_tile(self, tile: Sequence[int] | None) -> "VQGAN":
+        """The same, encoding and decoding in tiles.
+
+        Raises:
+          UserError: a tile does not come to whole latents, four of them along each axis at least.
+        """
+        downsample = self.encoder.downsample
+        if tile and (
+            len(tile) != 3 or any(n % factor or n < 4 * factor for n, factor in zip(tile, downsample, strict=True))
+        ):
+            least = tuple(4 * factor for factor in downsample)
+            raise UserError(f"latents.tile is {tuple(tile)}: give multiples of {tuple(downsample)}, {least} or more")
+        return dataclasses.replace(self, tile=tuple(tile) if tile else None)
 
     def gradients(
         self, params: Arrays, variables: Arrays, frozen: Arrays, batch: Batch, key: jax.Array, step: jax.Array
@@ -308,6 +330,20 @@ class VQGAN:
         """The batch as it comes out again."""
         del frozen, key
         return {"reconstructed": self._reconstructed(params, variables, batch["image"])[2]}
+
+    def _apply(
+        self,
+        network: nn.Module,
+        variables: Arrays,
+        x: jax.Array,
+        tile: tuple[int, int, int] | None,
+        scale: Sequence[int | Fraction],
+    ) -> jax.Array:
+        """A network's result, in tiles that share a quarter of their edges if there are to be any."""
+        if tile is None:
+            return network.apply(variables, x)
+        overlap = [edge // 4 // (whole := Fraction(s).denominator) * whole for edge, s in zip(tile, scale, strict=True)]
+        return in_tiles(functools.partial(network.clone(remat=()).apply, variables), x, tile, overlap, scale)
 
     def _reconstructed(
         self, params: Arrays, variables: Arrays, volumes: jax.Array

@@ -21,7 +21,7 @@ from torch_files import dictionary, fragment, integer, integers, tensor, write
 
 PUBLISHED = json.loads((Path(__file__).parents[1] / "golden" / "medical_state_dicts.json").read_text())
 SCHEDULE = cosine(300, max_beta=0.9999)
-NUMBERS = np.random.default_rng(0).standard_normal(512 * 256 * 64).astype(np.float32)  # of the largest tensor
+NUMBERS = np.random.default_rng(0).standard_normal(512 * 256 * 64 + 1).astype(np.float32)  # of the largest tensor
 ROTATION = 10_000.0 ** -(np.arange(16) / 16)  # rotary frequencies of attention heads of 32 channels
 DATA = {
     "0": NUMBERS.tobytes(),
@@ -41,8 +41,8 @@ class Attack:
         return os.system, (f"touch {self.path}",)
 
 
-def view(name: str, shape: list[int]) -> bytes:
-    """A tensor of this shape; all look into the same numbers, which keeps files small."""
+def view(name: str, shape: list[int], start: int) -> bytes:
+    """A tensor of this shape; all look into the same numbers, from `start` on, which keeps files small."""
     if name.endswith("num_batches_tracked"):
         return tensor("1", 1, b")", b")", kind="LongStorage")
     if name == "betas":
@@ -50,16 +50,16 @@ def view(name: str, shape: list[int]) -> bytes:
     if name.endswith("rotary_emb.freqs"):
         return tensor("3", 16, integers(16), integers(1))
     strides = [int(np.prod(shape[axis + 1 :])) for axis in range(len(shape))]
-    return tensor("0", NUMBERS.size, integers(*shape), integers(*strides))
+    return tensor("0", NUMBERS.size, integers(*shape), integers(*strides), start)
 
 
-def state_dict(prefix: str = "", **shapes) -> bytes:
-    views = {f"{prefix}{name}": view(name, shape) for name, shape in shapes.items()}
+def state_dict(start: int = 0, **shapes) -> bytes:
+    views = {name: view(name, shape, start) for name, shape in shapes.items()}
     return b"ccollections\nOrderedDict\n)R" + dictionary(**views)[1:]
 
 
-def expected(shape: list[int]) -> np.ndarray:
-    return NUMBERS[: int(np.prod(shape))].reshape(shape)
+def expected(shape: list[int], start: int = 0) -> np.ndarray:
+    return NUMBERS[start : start + int(np.prod(shape))].reshape(shape)
 
 
 @functools.cache
@@ -88,7 +88,7 @@ def ckpt(tmp_path) -> Path:
 def milestone(path: Path, **changes: list[int]) -> Path:
     published = PUBLISHED["gaussian_diffusion_unet3d_dim32"]["state_dict"] | changes
     vqgan = {f"vqgan.{name}": shape for name, shape in PUBLISHED["vqgan_222"]["state_dict"].items()}
-    both = {key: state_dict(**published | vqgan) for key in ("model", "ema")}
+    both = {key: state_dict(start, **published | vqgan) for start, key in enumerate(("model", "ema"))}
     return write(path, dictionary(step=integer(149), **both, scaler=b"}"), DATA)
 
 
@@ -109,11 +109,14 @@ def test_a_milestone(tmp_path):
     path = milestone(tmp_path / "model-149.pt")
     found = medical_checkpoints.read_diffusion(path, shapes("ddpm")[0], SCHEDULE)
     assert found.tensors == 2 * (312 + 126) and found.vqgan.keys() == PUBLISHED["vqgan_222"]["state_dict"].keys()
-    for tree in (found.params, found.ema):
+    for start, tree in enumerate((found.params, found.ema)):
         assert jax.tree.map(np.shape, tree) == jax.tree.map(np.shape, shapes("ddpm")[0])
-    # The first stage is in it.
+        np.testing.assert_array_equal(tree["input_conv"]["bias"], expected([32], start))
+    # The first stage is in it; not that of the average, which rounding has moved.
     vqgan = medical_checkpoints.read_vqgan(path, *shapes("vqgan"))
     assert vqgan.tensors == 126 and vqgan.perceptual
+    for embeddings in (vqgan.variables["codebook"]["embeddings"], found.vqgan["codebook.embeddings"]):
+        np.testing.assert_array_equal(embeddings, expected([16_384, 8]))
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,11 @@ from medjax.diffusion.schedules import (
 )
 
 
+def test_the_largest_beta_of_a_cosine_schedule_decides_how_much_signal_is_left():
+    assert (cosine(300).betas[-1], cosine(300, max_beta=0.9999).betas[-1]) == (0.999, 0.9999)
+    np.testing.assert_array_equal(cosine(300).betas[:-1], cosine(300, max_beta=0.9999).betas[:-1])
+
+
 @pytest.mark.parametrize("schedule", [linear(1000), linear(21), cosine(1000), cosine(1)], ids=lambda s: f"{s.steps}")
 def test_variance_is_preserved_and_signal_is_lost(schedule):
     assert np.all((schedule.betas > 0) & (schedule.betas < 1))

@@ -117,6 +117,16 @@ def test_depends_on_time():
     assert jnp.abs(apply(params, X_T, T) - apply(params, X_T, T + 50)).max() > 1e-3
 
 
+def test_labels_are_told():
+    network = SMALL.clone(classes=3, channel_multipliers=(1,))
+    params = randomized(parameter_shapes(network))
+    label = np.array([2, -1], np.int32)
+    told = jax.jit(lambda label: network.apply(params, X_T, T, label=label))(label)
+    unknown = jax.jit(network.apply)(params, X_T, T)
+    np.testing.assert_allclose(told[1], unknown[1], atol=1e-5)
+    assert jnp.abs(told[0] - unknown[0]).max() > 1e-3
+
+
 @pytest.mark.parametrize(
     ("arguments", "multiple"),
     [

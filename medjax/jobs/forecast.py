@@ -13,21 +13,20 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from medjax.errors import UserError
+from medjax.jobs.frozen import frozen_shapes, task_of
 from medjax.jobs.steps import (
-    FROZEN,
-    batch_shapes,
     denoise_step_of,
     key_shapes,
     optimizer_of,
     state_shapes,
     train_step_of,
+    volume_shapes,
 )
 from medjax.runtime import compiled, hlo
 from medjax.runtime.compiled import Collective
 from medjax.runtime.mesh import AXES, batch_sharding, batch_ways, check_batch_size, check_volume_size, make_mesh
 from medjax.runtime.sharding import state_shardings
 from medjax.runtime.topologies import GiB, Topology
-from medjax.tasks import make_task
 
 UNITS = {"B": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
@@ -98,8 +97,9 @@ def forecast_denoise(config: ConfigDict, machine: Topology) -> Forecast:
 def _training(config: ConfigDict, mesh: Mesh, batch_size: int) -> tuple[jax.stages.Lowered, dict[str, int], Any]:
     """The lowered step, the bytes of what it is called with, and the parameters' shapes."""
     check_batch_size("data.batch_size", batch_size, mesh, config.train.accumulate)
-    task, (_, optimizer) = make_task(config), optimizer_of(config)
-    batch = batch_shapes(tuple(config.data.size), batch_size)
+    task = task_of(config)
+    _, optimizer = optimizer_of(config, task)
+    batch = volume_shapes(tuple(config.data.size), batch_size, labels=config.model.get("classes", 0) > 0)
     state = state_shapes(task, optimizer, batch)
     step = train_step_of(config, task, optimizer, state, batch, mesh)
     shardings = state_shardings(state, mesh)
@@ -108,24 +108,24 @@ def _training(config: ConfigDict, mesh: Mesh, batch_size: int) -> tuple[jax.stag
         "optimizer": bytes_of(state.opt_state, shardings.opt_state),
         "batch": bytes_of(batch, {name: batch_sharding(mesh, array) for name, array in batch.items()}),
     }
-    return step.lower(state, FROZEN, batch), holdings, state.params
+    return step.lower(state, frozen_shapes(config, task), batch), holdings, state.params
 
 
 def _denoising(config: ConfigDict, mesh: Mesh, batch_size: int) -> tuple[jax.stages.Lowered, dict[str, int], Any]:
     """The same of the denoising step."""
-    task = make_task(config)
-    batch = batch_shapes(tuple(config.data.size), batch_size)
+    task = task_of(config)
+    batch = volume_shapes(tuple(config.data.size), batch_size)
     params, variables = jax.eval_shape(task.init, jax.random.key(0), batch)
     step = denoise_step_of(task, params, variables, batch, mesh)
     holdings = {"parameters": bytes_of(params, state_shardings(params, mesh)), "optimizer": 0, "batch": 0}
-    return step.lower(params, variables, FROZEN, key_shapes(batch_size)), holdings, params
+    return step.lower(params, variables, frozen_shapes(config, task), key_shapes(batch_size)), holdings, params
 
 
 def _forecast(step: str, config: ConfigDict, machine: Topology, batch_size: int, lower: Callable) -> Forecast:
     mesh = make_mesh(config.mesh, machine.devices)
     blank = Forecast(step, dict(mesh.shape), batch_size, config.train.remat, fits=False)
     try:
-        check_volume_size(tuple(config.data.size), mesh, make_task(config).size_multiple)
+        check_volume_size(tuple(config.data.size), mesh, task_of(config).size_multiple)
         begin = time.perf_counter()
         say(f"compiling the {step} step for {describe_mesh(blank.mesh)}, batch {batch_size}, remat {blank.remat}", "")
         lowered, holdings, params = lower(config, mesh, batch_size)

@@ -16,11 +16,12 @@ from ml_collections import ConfigDict
 
 from medjax.errors import UserError
 from medjax.jobs.forecast import Forecast, describe_mesh, forecast_denoise, forecast_train, say
+from medjax.jobs.frozen import task_of
 from medjax.layers.conv import default_lowering
 from medjax.runtime.mesh import AXES, batch_ways, check_volume_size, make_mesh
 from medjax.runtime.topologies import GiB, Topology, open_topology
 from medjax.runtime.workdir import write_json
-from medjax.tasks import make_task
+from medjax.tasks import can_sample
 
 ONE_DEVICE = dict.fromkeys(AXES, 1)
 
@@ -46,7 +47,7 @@ def run(config: ConfigDict, workdir: pathlib.Path, topology: str | None = None, 
     machine = open_topology(topology)
     config = config.copy_and_resolve_references()
     config.train.lowering = config.train.lowering or default_lowering(machine.platform)
-    task = make_task(config)
+    task = task_of(config)
     check_volume_size(tuple(config.data.size), make_mesh(ONE_DEVICE, machine.devices), task.size_multiple)
     configs = rows_of(config, meshes, machine)
     workdir.mkdir(parents=True, exist_ok=True)  # or fail here, not after an hour of compiling
@@ -69,7 +70,7 @@ def run(config: ConfigDict, workdir: pathlib.Path, topology: str | None = None, 
         "tried": tried,
         "rows": rows,
     }
-    say(table([row[step] for row in rows for step in ("train", "denoise")] + tried, machine))
+    say(table([row[step] for row in rows for step in ("train", "denoise") if row[step]] + tried, machine))
     write_json(workdir / "plan.json", result)
     return result | {"plan": str(workdir / "plan.json")}
 
@@ -98,7 +99,7 @@ def rows_of(config: ConfigDict, meshes: str | None, machine: Topology) -> list[C
                 raise UserError(
                     f"--meshes: {setting!r} is not a setting: use {', '.join(AXES)} or batch=N, or remat=..."
                 )
-        make_task(row)  # an unknown remat
+        task_of(row)  # an unknown remat
         make_mesh(row.mesh, machine.devices)
         rows.append(row)
     if not rows:
@@ -116,15 +117,15 @@ def planned(config: ConfigDict, machine: Topology) -> dict[str, Any]:
         largest, train = step * count, forecast(max(1, count))
     else:
         train = forecast_train(config, machine)
-    denoise = forecast_denoise(config, machine)
+    denoise = forecast_denoise(config, machine) if can_sample(task_of(config)) else None
     return {
         "mesh": train.mesh,
         "batch_size": train.batch_size,
         "remat": train.remat,
-        "fits": train.fits and denoise.fits,
+        "fits": train.fits and (denoise is None or denoise.fits),
         "largest_batch": largest,
         "train": vars(train),
-        "denoise": vars(denoise),
+        "denoise": denoise and vars(denoise),
     }
 
 

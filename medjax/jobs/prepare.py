@@ -1,4 +1,7 @@
-"""`--mode=prepare`: preprocesses every volume of a dataset once and writes it to data.records, for training to stream."""
+"""`--mode=prepare`: preprocesses every volume of a dataset once and writes it to data.records, for training to stream.
+
+For a latent diffusion it writes what the VQ-GAN in `latents.vqgan` makes of the volume, before quantisation.
+"""
 
 import contextlib
 import os
@@ -13,7 +16,10 @@ from ml_collections import ConfigDict
 
 from data_pipelines import preparing, records
 from data_pipelines.batches import Dataset, open_dataset, train_batches
+from data_pipelines.records import Latents
+from medjax.jobs.frozen import frozen_of, latents_of, local_encoder, task_of
 from medjax.runtime import agreement, distributed
+from medjax.runtime.mesh import make_mesh
 
 STREAMED_SECONDS = 3.0
 RESULTS = ("volumes", "skipped", "bytes", "streamed_volumes_per_second", "files")  # null but for process 0
@@ -23,7 +29,7 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     """Writes what is missing of the records, each process its part; process 0 then reads some of them as training will.
 
     Args:
-      config: of which `data` counts.
+      config: of which `data` counts, and `latents` where there is one.
       workdir: not used; the records go to `data.records`, a folder that all processes share.
 
     Raises:
@@ -33,9 +39,10 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     del workdir
     with distributed.one_voice(), distributed.loss_explained():
         begin = time.perf_counter()
-        rate = write_records(config.data)
+        latents, encode = encoder_of(config)
+        rate = write_records(config.data, latents, encode)
         report = dict.fromkeys(RESULTS)
-        agreement.first_alone(lambda: report.update(read_records(config)))
+        agreement.first_alone(lambda: report.update(read_records(config, latents)))
         distributed.leave()
         if rate and report["volumes"]:
             streamed = report["streamed_volumes_per_second"]
@@ -44,9 +51,18 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
         return report | {"seconds": time.perf_counter() - begin, "volumes_per_second": rate}
 
 
-def write_records(data: ConfigDict) -> float | None:
+def encoder_of(config: ConfigDict) -> tuple[Latents | None, preparing.Encoder | None]:
+    """Which latents to write and what makes them of a volume [D, H, W]; (None, None) for volumes themselves."""
+    if config.task != "latent_diffusion":
+        return None, None
+    task, mesh = task_of(config), make_mesh(config.mesh)
+    frozen = frozen_of(config, task, mesh)
+    return latents_of(frozen, task), local_encoder(task, frozen.arrays["vqgan"])
+
+
+def write_records(data: ConfigDict, latents: Latents | None, encode: preparing.Encoder | None) -> float | None:
     """Writes what is missing; returns how many volumes a second all processes decoded together, None if none was left."""
-    preparation = agreement.together(lambda: preparing.plan(data))
+    preparation = agreement.together(lambda: preparing.plan(data, latents))
     # All have looked before one writes, so that all see the same.
     if agreement.together(lambda: preparing.is_finished(preparation)):
         return None
@@ -61,15 +77,15 @@ def write_records(data: ConfigDict) -> float | None:
         missing = np.flatnonzero(agreement.as_first(undone)).tolist()
         part = missing[jax.process_index() :: jax.process_count()]
         start = time.perf_counter()
-        agreement.together(lambda: preparing.decode(preparation, part))
+        agreement.together(lambda: preparing.decode(preparation, part, encode))
         seconds = time.perf_counter() - start
         agreement.first_alone(lambda: preparing.finish(preparation))
     return len(missing) / seconds if missing else None
 
 
-def read_records(config: ConfigDict) -> dict[str, Any]:
+def read_records(config: ConfigDict, latents: Latents | None) -> dict[str, Any]:
     """What is there now, and how fast it can be read."""
-    dataset = open_dataset(config.data, config.seed)
+    dataset = open_dataset(config.data, config.seed, latents)
     paths = [example.path for example in dataset.train + dataset.validation + dataset.test]
     return {
         "volumes": len(paths),

@@ -6,7 +6,6 @@ import time
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 from tqdm import tqdm
@@ -17,14 +16,17 @@ from data_pipelines.errors import DataError
 from data_pipelines.transforms import from_network
 from medjax.errors import UserError
 from medjax.jobs.drawing import Drawing
+from medjax.jobs.frozen import frozen_of, task_of, with_range
 from medjax.jobs.starts import open_start
-from medjax.jobs.steps import FROZEN
+from medjax.jobs.steps import volume_shapes
 from medjax.runtime import agreement, distributed
 from medjax.runtime.checkpoints import Checkpoints
 from medjax.runtime.mesh import (
     check_batch_size,
     check_volume_size,
     make_mesh,
+    process_rows,
+    put_batch,
     take_rows,
 )
 from medjax.runtime.pictures import montage
@@ -38,7 +40,7 @@ from medjax.runtime.workdir import (
     write_json,
     written_aside,
 )
-from medjax.tasks import make_task
+from medjax.tasks import can_sample
 
 DTYPES = {"float32": np.float32, "int16": np.int16}
 PICTURES_A_ROW, MOST_PICTURES = 4, 16
@@ -69,11 +71,18 @@ def _run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
         raise UserError(f"sample.dtype is {config.sample.dtype!r}: use 'float32' or 'int16'")
     if config.sample.checkpoint not in ("last", "best"):
         raise UserError(f"sample.checkpoint is {config.sample.checkpoint!r}: use 'last' or 'best'")
-    task, mesh = make_task(config), make_mesh(config.mesh)
+    trained = read_json(workdir / "config.json")
+    if config.task == "latent_diffusion":
+        config = config.copy_and_resolve_references()
+        config.latents.vqgan = config.latents.vqgan or trained.get("latents", {}).get("vqgan")
+    task, mesh = task_of(config), make_mesh(config.mesh)
+    if not can_sample(task):
+        raise UserError(
+            f"task is {config.task!r}, which draws no samples: train a latent diffusion on it and sample that"
+        )
     size = tuple(config.data.size)
     check_volume_size(size, mesh, task.size_multiple)
     check_batch_size("sample.batch_size", batch_size, mesh)
-    trained = read_json(workdir / "config.json")
     check_same_model(workdir, trained, config.to_dict())
     for key in ("name", "size", "axes", "orientation"):
         difference = first_difference(trained["data"][key], as_json(config.data[key]), f"data.{key}")
@@ -83,9 +92,12 @@ def _run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     if not {"axes", "affine", "intensity_range"} <= data.keys():
         raise UserError(f"{workdir / 'data.json'} is not whole: train again for a step, or choose another --workdir")
 
+    label = config.sample.label
+    known = data.get("frozen")
+    frozen = with_range(frozen_of(config, task, mesh, known), config, task, mesh, known=known)
+
     checkpoints = Checkpoints(workdir, config.train.keep)
-    blank = {"image": jax.ShapeDtypeStruct((1, *size, 1), jnp.float32)}
-    shapes = jax.eval_shape(task.init, jax.random.key(0), blank)
+    shapes = jax.eval_shape(task.init, jax.random.key(0), volume_shapes(size, 1))
     step, model = checkpoints.restore_model(shapes, mesh, best=config.sample.checkpoint == "best")
 
     start = agreement.together(lambda: open_start(config.sample, trained, data))
@@ -96,9 +108,9 @@ def _run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     there = agreement.as_first(np.asarray([sample_path(folder, i).exists() for i in range(count)]))
     missing = [int(i) for i in np.flatnonzero(~there)]
 
-    def drawing_of(indices: np.ndarray, conditions: Batch | None) -> Drawing:
+    def drawing_of(indices: np.ndarray, conditions: Batch) -> Drawing:
         params = model["ema"] if config.sample.ema else model["params"]
-        return Drawing(task, mesh, params, model["variables"], config.sample.seed, indices, conditions, FROZEN)
+        return Drawing(task, mesh, params, model["variables"], config.sample.seed, indices, conditions, frozen.arrays)
 
     drawing = None
     seconds = 0.0
@@ -108,7 +120,11 @@ def _run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
             wanted = missing[n * batch_size : (n + 1) * batch_size]
             # The last batch is filled up, so that one compilation serves all.
             indices = np.asarray(wanted + wanted[-1:] * (batch_size - len(wanted)), np.uint32)
-            conditions = start.conditions(indices, mesh) if start else None
+            conditions = start.conditions(indices, mesh) if start else {}
+            if label is not None:
+                rows = process_rows(mesh, batch_size)
+                conditions |= put_batch({"label": np.full(len(rows), label, np.int32)}, mesh, batch_size)
+            conditions = conditions or None
             keyed = start.key_indices(indices) if start else indices
             progress.set_postfix_str(f"{there.sum() + n * batch_size} of {count} volumes")
             drawing = drawing or drawing_of(keyed, conditions)

@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,11 +14,9 @@ from medjax.runtime.optimizer import Schedule, learning_rate_schedule, make_opti
 from medjax.runtime.sharding import state_shardings
 from medjax.runtime.train_state import Arrays, Batch, Task, TrainState, jit_train_step, make_train_step, state_builder
 
-FROZEN: dict[str, Any] = {}  # what a task only reads; wavelet diffusion has nothing of the kind
 
-
-def optimizer_of(config: ConfigDict) -> tuple[Schedule, optax.GradientTransformation]:
-    """The learning rate by step and the optimiser that follows it.
+def optimizer_of(config: ConfigDict, task: Task) -> tuple[Schedule, optax.GradientTransformation]:
+    """The learning rate by step and the optimiser that follows it, one for each of the task's parts.
 
     Raises:
       UserError: `optimizer.decay` is unknown.
@@ -38,12 +35,19 @@ def optimizer_of(config: ConfigDict) -> tuple[Schedule, optax.GradientTransforma
         eps=optimizer.eps,
         weight_decay=optimizer.weight_decay,
         clip_norm=optimizer.clip_norm,
+        parts=getattr(task, "parts", ()),
     )
 
 
-def batch_shapes(size: tuple[int, int, int], batch_size: int) -> Batch:
+def volume_shapes(size: tuple[int, int, int], batch_size: int, labels: bool = False) -> Batch:
     """The shapes of a batch of volumes of (D, H, W) voxels, without the volumes."""
-    return {"image": jax.ShapeDtypeStruct((batch_size, *size, 1), jnp.float32)}
+    return batch_shapes("image", (*size, 1), batch_size, labels)
+
+
+def batch_shapes(content: str, shape: tuple[int, ...], batch_size: int, labels: bool = False) -> Batch:
+    """The shapes of a batch: of "image"s (D, H, W, 1), or of "latents" (d, h, w, c) in their place; and of their labels."""
+    examples = {content: jax.ShapeDtypeStruct((batch_size, *shape), jnp.float32)}
+    return examples | ({"label": jax.ShapeDtypeStruct((batch_size,), jnp.int32)} if labels else {})
 
 
 def state_shapes(task: Task, optimizer: optax.GradientTransformation, batch: Batch) -> TrainState:
@@ -59,9 +63,16 @@ def train_step_of(
     batch: Batch,
     mesh: Mesh,
 ) -> Callable[[TrainState, Arrays, Batch], tuple[TrainState, dict[str, jax.Array]]]:
-    """The jitted (state, FROZEN, batch) -> (state, metrics) of one update on the mesh; of the arguments only shapes matter."""
+    """The jitted (state, frozen, batch) -> (state, metrics) of one update on the mesh; of the arguments only shapes matter."""
+    train = config.train
     step = make_train_step(
-        task, optimizer, seed=config.seed, ema_decay=config.train.ema_decay, accumulate=config.train.accumulate
+        task,
+        optimizer,
+        seed=config.seed,
+        ema_decay=train.ema_decay,
+        accumulate=train.accumulate,
+        ema_start=train.ema_start,
+        ema_every=train.ema_every,
     )
     return jit_train_step(step, state, batch, mesh)
 
@@ -74,7 +85,7 @@ def key_shapes(batch_size: int) -> jax.ShapeDtypeStruct:
 def denoise_step_of(
     task: Task, params: Arrays, variables: Arrays, batch: Batch, mesh: Mesh
 ) -> Callable[[Arrays, Arrays, Arrays, jax.Array], jax.Array]:
-    """The jitted (params, variables, FROZEN, keys [B]) -> volumes of a sampler of a single step.
+    """The jitted (params, variables, frozen, keys [B]) -> volumes of a sampler of a single step.
 
     It evaluates the network once. First noise and inverse transform are in it as in a whole sample, so its memory is that
     of sampling with any number of steps. Of the arguments only shapes matter.

@@ -15,7 +15,8 @@ from tqdm import tqdm
 
 from data_pipelines.batches import Dataset, open_dataset, train_batches
 from medjax.errors import UserError
-from medjax.jobs.steps import FROZEN, optimizer_of, train_step_of
+from medjax.jobs.frozen import frozen_of, latents_of, task_of, with_range
+from medjax.jobs.steps import batch_shapes, optimizer_of, train_step_of
 from medjax.jobs.validation import Validation
 from medjax.runtime import agreement, distributed
 from medjax.runtime.checkpoints import Checkpoints
@@ -24,8 +25,7 @@ from medjax.runtime.mesh import check_batch_size, check_volume_size, make_mesh, 
 from medjax.runtime.metrics_log import MetricsLog, last_values
 from medjax.runtime.stopwatch import Stopwatch
 from medjax.runtime.train_state import build_sharded, state_builder
-from medjax.runtime.workdir import open_workdir, sole_use
-from medjax.tasks import make_task
+from medjax.runtime.workdir import open_workdir, read_json, sole_use
 
 
 def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
@@ -54,28 +54,32 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
 
 def _run(config: ConfigDict, workdir: pathlib.Path, interrupt: Interrupt, held: contextlib.ExitStack) -> dict[str, Any]:
     # What cannot work fails here, before any data is touched.
-    task, mesh = make_task(config), make_mesh(config.mesh)
+    task, mesh = task_of(config), make_mesh(config.mesh)
     batch_size = config.data.batch_size
     check_cadences(config.train)
     check_volume_size(tuple(config.data.size), mesh, task.size_multiple)
     check_batch_size("data.batch_size", batch_size, mesh, config.train.accumulate)
-    schedule, optimizer = optimizer_of(config)
+    schedule, optimizer = optimizer_of(config, task)
 
-    # Data, and the folder that belongs to it.
-    dataset = agreement.together(lambda: open_dataset(config.data, config.seed))
+    # What is only read, the data, and the folder that belongs to them.
+    known = known_frozen(workdir)
+    frozen = frozen_of(config, task, mesh, known)
+    dataset = agreement.together(lambda: open_dataset(config.data, config.seed, latents_of(frozen, task)))
     warn_of_oddities(dataset)
     agreement.check_same([dataset.identity(), but_for_places(config)])
+    classes = classes_of(config, dataset)
+    frozen = with_range(frozen, config, task, mesh, dataset, known)
 
     def open_folder() -> None:
         held.enter_context(sole_use(workdir))
-        open_workdir(workdir, config.to_dict(), description(dataset))
+        open_workdir(workdir, config.to_dict(), description(dataset) | {"frozen": frozen.identity})
 
     agreement.first_alone(open_folder)
 
     # The state: as it was left, or new.
     rows = process_rows(mesh, batch_size)
-    blank = {"image": np.zeros((len(rows), *config.data.size, 1), np.float32)}
-    example = put_batch(blank, mesh, batch_size)
+    shapes = batch_shapes(dataset.content, dataset.example_shape, len(rows), labels=classes > 0)
+    example = put_batch({name: np.zeros(a.shape, a.dtype) for name, a in shapes.items()}, mesh, batch_size)
     build, key = state_builder(task, optimizer), jax.random.key(config.seed)
     checkpoints = Checkpoints(workdir, config.train.keep)
     resumed_from = checkpoints.latest_step
@@ -87,13 +91,15 @@ def _run(config: ConfigDict, workdir: pathlib.Path, interrupt: Interrupt, held: 
     start, steps = resumed_from or 0, config.train.steps
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     log = MetricsLog(workdir if jax.process_index() == 0 else None, start)
-    validation = Validation(task, dataset, mesh, count=config.train.eval_volumes, batch_size=batch_size)
+    validation = Validation(
+        task, dataset, mesh, count=config.train.eval_volumes, batch_size=batch_size, labels=classes > 0
+    )
 
     def evaluate(step: int) -> float | None:
-        losses = validation.losses(state, FROZEN)
+        losses = validation.losses(state, frozen.arrays)
         if losses:
             log.write(step, losses)
-        for name, pixels in validation.pictures(state, FROZEN).items():
+        for name, pixels in validation.pictures(state, frozen.arrays).items():
             log.write_picture(step, name, pixels)
         return losses.get("val_loss")
 
@@ -102,7 +108,7 @@ def _run(config: ConfigDict, workdir: pathlib.Path, interrupt: Interrupt, held: 
         begin = time.perf_counter()
         print(f"compiling the training step of {parameters:,} parameters", file=sys.stderr)
         step_function = train_step_of(config, task, optimizer, state, example, mesh)
-        train_step = step_function.lower(state, FROZEN, example).compile()
+        train_step = step_function.lower(state, frozen.arrays, example).compile()
         agreement.meet()
         print(f"compiled in {time.perf_counter() - begin:.1f} s", file=sys.stderr)
     val_loss = evaluate(0) if start == 0 else None
@@ -123,7 +129,7 @@ def _run(config: ConfigDict, workdir: pathlib.Path, interrupt: Interrupt, held: 
         for step in range(start + 1, steps + 1):
             host_batch = next(batches)
             batch = put_batch({name: host_batch[name] for name in example}, mesh, batch_size)
-            state, metrics = train_step(state, FROZEN, batch)
+            state, metrics = train_step(state, frozen.arrays, batch)
             pending.append((step, metrics))
             watch.step(1)
             if len(pending) > 1:
@@ -186,6 +192,27 @@ def check_cadences(train: ConfigDict) -> None:
     for key in ("steps", "log_every", "eval_every", "checkpoint_every", "accumulate", "keep"):
         if train[key] < 1:
             raise UserError(f"train.{key} is {train[key]}: use 1 or more")
+
+
+def classes_of(config: ConfigDict, dataset: Dataset) -> int:
+    """How many classes the model learns, 0 without labels.
+
+    Raises:
+      UserError: the data have not that many.
+    """
+    classes = config.model.get("classes", 0)
+    if classes and not dataset.classes:
+        raise UserError(f"model.classes is {classes}, but the data have no labels: set data.label_name or data.labels")
+    if classes and dataset.classes > classes:
+        raise UserError(
+            f"model.classes is {classes}, but the labels go to {dataset.classes - 1}: use {dataset.classes}"
+        )
+    return classes
+
+
+def known_frozen(workdir: pathlib.Path) -> dict[str, Any] | None:
+    """What the run in this folder has read and not trained, None for a new run."""
+    return read_json(workdir / "data.json").get("frozen") if (workdir / "data.json").exists() else None
 
 
 def warn_of_oddities(dataset: Dataset) -> None:

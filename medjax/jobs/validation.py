@@ -7,6 +7,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from data_pipelines.batches import Dataset, volume_count, volumes
+from data_pipelines.batches import labels as label_numbers
 from data_pipelines.transforms import from_network
 from medjax.runtime.mesh import batch_sharding, on_mesh, process_rows, put_batch, replicated, row_everywhere
 from medjax.runtime.pictures import three_planes
@@ -24,13 +25,15 @@ class Validation:
       dataset: whose "validation" volumes to use; without any, `losses` is empty.
       count: how many volumes at most.
       batch_size: of a batch; the last is filled up with repeats that do not count.
+      labels: whether the task is told each volume's.
     """
 
-    def __init__(self, task: Task, dataset: Dataset, mesh: Mesh, *, count: int, batch_size: int):
+    def __init__(self, task: Task, dataset: Dataset, mesh: Mesh, *, count: int, batch_size: int, labels: bool = False):
         self._mesh, self._dataset, self._batch_size = mesh, dataset, batch_size
         self._count = volume_count(dataset, "validation", count)
         self._rows = np.asarray(process_rows(mesh, batch_size), np.int32)
         numbers = sorted({int(n) for start in range(0, self._count, batch_size) for n in self._numbers(start)})
+        self._labels = label_numbers(dataset, "validation", count) if labels else None
         self._volumes = dict(zip(numbers, volumes(dataset, "validation", count, chosen=numbers), strict=True))
         key = jax.random.key(KEY)
 
@@ -59,7 +62,8 @@ class Validation:
         if not self._count:
             return {}
         batch = self._batch(0)
-        shown = {"as_they_are": batch["image"], **self._previews(state, frozen, batch)}
+        as_they_are = {"as_they_are": batch["image"]} if "image" in batch else {}
+        shown = as_they_are | self._previews(state, frozen, batch)
         return {
             f"validation/{name}": np.concatenate(
                 [
@@ -74,8 +78,11 @@ class Validation:
         return three_planes(from_network(volume[..., 0], self._dataset.axes), self._dataset.affine)
 
     def _batch(self, start: int) -> dict[str, jax.Array]:
-        image = np.stack([self._volumes[int(n)] for n in self._numbers(start)])
-        return put_batch({"image": image, "row": start + self._rows}, self._mesh, self._batch_size)
+        numbers = [int(n) for n in self._numbers(start)]
+        batch = {self._dataset.content: np.stack([self._volumes[n] for n in numbers]), "row": start + self._rows}
+        if self._labels is not None:
+            batch["label"] = self._labels[numbers]
+        return put_batch(batch, self._mesh, self._batch_size)
 
     def _numbers(self, start: int) -> np.ndarray:
         """Which volumes this process's rows of a batch are."""

@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from configs import brats
-from medjax.jobs.steps import batch_shapes, denoise_step_of, state_shapes, train_step_of
+from medjax.jobs.steps import denoise_step_of, state_shapes, train_step_of, volume_shapes
 from medjax.models.unet import gathers
 from medjax.runtime import sharding
 from medjax.runtime.mesh import AXES, batch_sharding, make_mesh, put_batch
@@ -54,7 +54,7 @@ def optimizer() -> optax.GradientTransformation:
 def start() -> TrainState:
     """A state without a zero in it, as the layers that start at zero would hide the others' gradients."""
     task = make_task(configuration())
-    shapes = state_shapes(task, optimizer(), batch_shapes(SIZE, BATCH))
+    shapes = state_shapes(task, optimizer(), volume_shapes(SIZE, BATCH))
     rng = np.random.default_rng(0)
     params = jax.tree.map(
         lambda leaf: (rng.standard_normal(leaf.shape) / math.sqrt(max(1, math.prod(leaf.shape[:-1])))).astype("f4"),
@@ -65,7 +65,7 @@ def start() -> TrainState:
 
 
 def compiled_train_step(config: ConfigDict, mesh: Mesh) -> jax.stages.Compiled:
-    task, batch = make_task(config), batch_shapes(tuple(config.data.size), config.data.batch_size)
+    task, batch = make_task(config), volume_shapes(tuple(config.data.size), config.data.batch_size)
     shapes = state_shapes(task, optimizer(), batch)
     return train_step_of(config, task, optimizer(), shapes, batch, mesh).lower(shapes, {}, batch).compile()
 
@@ -89,7 +89,7 @@ def sampled(text: str) -> np.ndarray:
     mesh, task = mesh_of(text), make_task(configuration())
     params = jax.device_put(start().params, state_shardings(start().params, mesh))
     keys = jax.random.split(jax.random.key(1), BATCH)
-    step = denoise_step_of(task, params, {}, batch_shapes(SIZE, BATCH), mesh)
+    step = denoise_step_of(task, params, {}, volume_shapes(SIZE, BATCH), mesh)
     return jax.device_get(step(params, {}, {}, jax.device_put(keys, batch_sharding(mesh, keys))))
 
 
@@ -138,7 +138,7 @@ def test_a_training_step_gathers_parameters_under_fsdp_and_what_is_listed(text, 
     config.model.channel_multipliers = (1, 2, 2, 4)
     found = gathered(compiled_train_step(config, mesh).as_text())
     task = make_task(config)
-    params = jax.eval_shape(task.init, jax.random.key(0), batch_shapes((64, 64, 64), 1))[0]
+    params = jax.eval_shape(task.init, jax.random.key(0), volume_shapes((64, 64, 64), 1))[0]
     parameters = {leaf.shape for leaf in jax.tree.leaves(params)} if mesh.shape["fsdp"] > 1 else set()
     activations = [shape for shape in found if shape not in parameters]
     listed = gathers(task.network, (BATCH, 32, 32, 32), mesh.shape)

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from medjax.layers.conv import LOWERINGS, Conv, conv3d
+from medjax.layers.conv import LOWERINGS, Conv, conv3d, same_padding
 from medjax.layers.fold import refold
 
 # kernel, strides, padding, W: what the two systems use, and some asymmetric ones.
@@ -49,6 +49,20 @@ def test_is_a_convolution(case, lowering, fold):
     np.testing.assert_allclose(refold(y, fold, 1), expected, atol=5e-6)
 
 
+@pytest.mark.parametrize(("fill", "mode"), [("replicate", "edge"), ("reflect", "reflect"), ("circular", "wrap")])
+@pytest.mark.parametrize("lowering", LOWERINGS)
+def test_what_lies_beyond_the_ends(lowering, fill, mode):
+    kernel_size, strides = (4, 4, 3), (2, 1, 1)
+    padding = same_padding(kernel_size, strides)
+    assert padding == ((1, 1), (2, 1), (1, 1))
+    x, kernel = operands(kernel_size, 8)
+    filled = np.pad(x, ((0, 0), *padding, (0, 0)), mode=mode)
+    y = conv3d(x, kernel, strides, padding, lowering, fill=fill)
+    np.testing.assert_allclose(y, by_definition(filled, kernel, strides, ((0, 0),) * 3), atol=5e-6)
+    layer = Conv(5, kernel_size, strides, padding, fill=fill, lowering=lowering)
+    np.testing.assert_allclose(layer.apply({"params": {"kernel": kernel, "bias": jnp.zeros(5)}}, x), y, atol=1e-6)
+
+
 @pytest.mark.parametrize("case", ["3x3x3", "stride 2", "one-sided"])
 @pytest.mark.parametrize(("lowering", "fold"), WAYS[1:])
 def test_gradients_are_those_of_direct(case, lowering, fold):
@@ -90,3 +104,7 @@ def test_refuses():
         conv3d(x, kernel, (1, 1, 1), ((1, 1),) * 3, lowering="winograd")
     with pytest.raises(ValueError, match=r"width of 3.*folded by 2"):
         conv3d(refold(jnp.asarray(x), 1, 2), kernel, (2, 2, 2), ((1, 1),) * 3, fold=2)
+    with pytest.raises(ValueError, match=r"'mirror'.*zeros, replicate, reflect, circular"):
+        conv3d(x, kernel, (1, 1, 1), ((1, 1),) * 3, fill="mirror")
+    with pytest.raises(ValueError, match=r"'replicate'.*of folded volumes, zeros"):
+        conv3d(refold(jnp.asarray(x), 1, 2), kernel, (1, 1, 1), ((1, 1),) * 3, fold=2, fill="replicate")

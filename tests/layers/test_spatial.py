@@ -1,29 +1,11 @@
-import re
-
 import jax
 import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
-from medjax.layers.conv import LOWERINGS, conv3d
+from medjax.layers.conv import LOWERINGS, conv3d, same_padding
 from medjax.layers.spatial import keep_split, keep_whole, volume_spec
-from medjax.runtime.mesh import make_mesh, on_mesh
-
-MESH = {"data": 1, "fsdp": 2, "depth": 2, "height": 2}
-
-
-def collectives(text: str) -> dict[str, int]:
-    found = re.findall(r"(all-gather|all-to-all|all-reduce|collective-permute)(?:-start)?\(", text)
-    return {name: found.count(name) for name in found}
-
-
-def on_the_mesh(function, *arguments, sizes=MESH):
-    """The result on the mesh, its input cut as a batch is, and the collectives of the compiled program."""
-    mesh = make_mesh({"data": 1, "fsdp": 1, "depth": 1, "height": 1} | sizes)
-    x, *rest = arguments
-    x = jax.device_put(x, jax.sharding.NamedSharding(mesh, volume_spec(x.shape, mesh.shape)))
-    jitted = jax.jit(on_mesh(function, mesh))
-    return jitted(x, *rest), collectives(jitted.lower(x, *rest).compile().as_text())
+from on_mesh import MESH, on_the_mesh
 
 
 def test_axes_are_cut_where_shards_keep_two_planes():
@@ -52,6 +34,35 @@ def test_a_convolution_of_a_cut_volume_fetches_halos_only(lowering, kernel_size,
     y, found = on_the_mesh(lambda x, k: conv3d(x, k, strides, padding, lowering), x, kernel)
     np.testing.assert_allclose(y, conv3d(x, kernel, strides, padding), atol=2e-5)
     assert found == ({"collective-permute": permutes} if permutes else {})
+
+
+@pytest.mark.parametrize("fill", ["replicate", "reflect", "circular"])
+@pytest.mark.parametrize(("taps", "stride"), [(3, 1), (4, 2), (4, 1)])
+def test_other_borders_than_zeros_are_filled_where_they_are(fill, taps, stride):
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((2, 16, 8, 6, 3)).astype("f4")
+    kernel = rng.standard_normal((taps,) * 3 + (3, 4)).astype("f4")
+    strides = (stride,) * 3
+
+    def convolve(x, kernel):
+        return conv3d(x, kernel, strides, same_padding((taps,) * 3, strides), fill=fill)
+
+    def gradients(x, kernel):
+        return jax.grad(lambda *a: (convolve(*a) ** 2).sum(), argnums=(0, 1))(x, kernel)
+
+    y, found = on_the_mesh(convolve, x, kernel)
+    np.testing.assert_allclose(y, convolve(x, kernel), atol=5e-5)
+    assert found == {"collective-permute": 4}
+    for found, expected in zip(on_the_mesh(gradients, x, kernel)[0], gradients(x, kernel), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
+
+
+def test_a_border_that_a_shard_is_too_small_to_mirror_is_still_right():
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((2, 4, 4, 6, 3)).astype("f4")  # shards of two planes, which reach beyond their neighbour's
+    kernel, padding = rng.standard_normal((4, 4, 4, 3, 4)).astype("f4"), same_padding((4, 4, 4), (1, 1, 1))
+    y, _ = on_the_mesh(lambda x, k: conv3d(x, k, (1, 1, 1), padding, fill="reflect"), x, kernel)
+    np.testing.assert_allclose(y, conv3d(x, kernel, (1, 1, 1), padding, fill="reflect"), atol=5e-5)
 
 
 @pytest.mark.parametrize("lowering", LOWERINGS)

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from medjax.diffusion.schedules import Schedule
 from medjax.interop import medical_ddpm, medical_vqgan
 from medjax.interop.matching import require_none
 from medjax.interop.torch_load import load_state_dicts
@@ -78,13 +77,13 @@ def read_vqgan(path: pathlib.Path, params: Tree, variables: Tree) -> TrainedVQGA
     return TrainedVQGAN(params, variables, perceptual, len(state_dict))
 
 
-def read_diffusion(path: pathlib.Path, params: Tree, schedule: Schedule) -> TrainedDiffusion:
+def read_diffusion(path: pathlib.Path, params: Tree, betas: np.ndarray) -> TrainedDiffusion:
     """The U-Net of a milestone, or of the state dict of one; what has no average is its own.
 
     Args:
       path: the file.
       params: the network's, for their names and shapes.
-      schedule: that the milestone's must be.
+      betas: [T] float64, of the schedule that the milestone's must be.
 
     Raises:
       UserError: it is no such file.
@@ -93,7 +92,7 @@ def read_diffusion(path: pathlib.Path, params: Tree, schedule: Schedule) -> Trai
     found = load_state_dicts(path, ("model", "ema", ""))
     first = next(iter(found.values()))
     for state_dict in found.values():
-        _check_tables(state_dict, schedule)
+        _check_tables(state_dict, betas)
     trained, ema = (
         medical_ddpm.to_params(medical_ddpm.network_of_milestone(found.get(name, first)), params)
         for name in ("model", "ema")
@@ -121,7 +120,7 @@ def write_vqgan(path: pathlib.Path, params: Tree, variables: Tree) -> int:
 
 
 def write_diffusion(
-    path: pathlib.Path, step: int, params: Tree, ema: Tree, schedule: Schedule, vqgan: tuple[Tree, Tree]
+    path: pathlib.Path, step: int, params: Tree, ema: Tree, betas: np.ndarray, vqgan: tuple[Tree, Tree]
 ) -> int:
     """Writes a milestone, VGG16 left out.
 
@@ -129,7 +128,7 @@ def write_diffusion(
       path: written over if it exists.
       step: of the training.
       params, ema: the network's, and their moving average.
-      schedule: that it was trained with.
+      betas: [T] float64, of the schedule it was trained with.
       vqgan: parameters and variables of the VQ-GAN it was trained on.
 
     Returns:
@@ -139,7 +138,7 @@ def write_diffusion(
       ValueError: a network has parts of which the published one has no like.
     """
     first_stage = {f"{VQGAN}{name}": array for name, array in medical_vqgan.to_state_dict(*vqgan).items()}
-    common = {name: np.ascontiguousarray(table, np.float32) for name, table in tables(schedule).items()}
+    common = {name: np.ascontiguousarray(table, np.float32) for name, table in tables(betas).items()}
 
     def state_dict(tree: Tree) -> dict[str, np.ndarray]:
         network = medical_ddpm.to_state_dict(tree)
@@ -150,33 +149,34 @@ def write_diffusion(
     return len(content["model"]) + len(content["ema"])
 
 
-def tables(schedule: Schedule) -> dict[str, np.ndarray]:
-    """The schedule's tables by the names they have in a milestone, in that order."""
-    betas, alphas_cumprod = schedule.betas, schedule.alphas_cumprod
+def tables(betas: np.ndarray) -> dict[str, np.ndarray]:
+    """A schedule's tables [T], float64, by the names they have in a milestone, in that order."""
+    alphas_cumprod = np.cumprod(1 - betas)
+    before = np.append(1.0, alphas_cumprod[:-1])
+    posterior_variance = betas * (1 - before) / (1 - alphas_cumprod)
     return {
         "betas": betas,
         "alphas_cumprod": alphas_cumprod,
-        "alphas_cumprod_prev": schedule.alphas_cumprod_prev,
+        "alphas_cumprod_prev": before,
         "sqrt_alphas_cumprod": np.sqrt(alphas_cumprod),
         "sqrt_one_minus_alphas_cumprod": np.sqrt(1 - alphas_cumprod),
         "log_one_minus_alphas_cumprod": np.log(1 - alphas_cumprod),
         "sqrt_recip_alphas_cumprod": np.sqrt(1 / alphas_cumprod),
         "sqrt_recipm1_alphas_cumprod": np.sqrt(1 / alphas_cumprod - 1),
-        "posterior_variance": schedule.posterior_variance,
-        "posterior_log_variance_clipped": np.log(np.maximum(schedule.posterior_variance, 1e-20)),
-        "posterior_mean_coef1": schedule.posterior_mean_coef1,
-        "posterior_mean_coef2": schedule.posterior_mean_coef2,
+        "posterior_variance": posterior_variance,
+        "posterior_log_variance_clipped": np.log(np.maximum(posterior_variance, 1e-20)),
+        "posterior_mean_coef1": betas * np.sqrt(before) / (1 - alphas_cumprod),
+        "posterior_mean_coef2": (1 - before) * np.sqrt(1 - betas) / (1 - alphas_cumprod),
     }
 
 
-def _check_tables(state_dict: StateDict, schedule: Schedule) -> None:
-    """Raises ValueError for names that belong to nothing, and for a schedule that is not `schedule`."""
-    expected = tables(schedule)
+def _check_tables(state_dict: StateDict, betas: np.ndarray) -> None:
+    """Raises ValueError for names that belong to nothing, and for a schedule other than that of `betas`."""
+    names = tables(betas)
     owned = (medical_ddpm.PREFIX, VQGAN)
-    strangers = [name for name in state_dict if not name.startswith(owned) and name not in expected]
-    require_none({"has too many": strangers})
-    betas = state_dict.get("betas", expected["betas"])
-    if np.shape(betas) != schedule.betas.shape:
-        raise ValueError(f"its schedule has {np.size(betas)} steps, diffusion.steps is {schedule.steps}: set that")
-    if not np.allclose(betas, schedule.betas, rtol=SAME_TABLES, atol=0):
+    require_none({"has too many": [n for n in state_dict if not n.startswith(owned) and n not in names]})
+    there = state_dict.get("betas", betas)
+    if np.shape(there) != betas.shape:
+        raise ValueError(f"its schedule has {np.size(there)} steps, diffusion.steps is {len(betas)}: set that")
+    if not np.allclose(there, betas, rtol=SAME_TABLES, atol=0):
         raise ValueError("its schedule is not that of diffusion.schedule: 'cosine_9999' is the published code's")

@@ -20,13 +20,13 @@ from medjax.tasks.vqgan import VQGAN
 from torch_files import dictionary, fragment, integer, integers, tensor, write
 
 PUBLISHED = json.loads((Path(__file__).parents[1] / "golden" / "medical_state_dicts.json").read_text())
-SCHEDULE = cosine(300, max_beta=0.9999)
+BETAS = cosine(300, max_beta=0.9999).betas
 NUMBERS = np.random.default_rng(0).standard_normal(512 * 256 * 64 + 1).astype(np.float32)  # of the largest tensor
 ROTATION = 10_000.0 ** -(np.arange(16) / 16)  # rotary frequencies of attention heads of 32 channels
 DATA = {
     "0": NUMBERS.tobytes(),
     "1": np.int64(7).tobytes(),
-    "2": SCHEDULE.betas.astype("<f4").tobytes(),
+    "2": BETAS.astype("<f4").tobytes(),
     "3": ROTATION.astype("<f4").tobytes(),
 }
 
@@ -107,7 +107,7 @@ def test_a_lightning_checkpoint(ckpt, tmp_path):
 
 def test_a_milestone(tmp_path):
     path = milestone(tmp_path / "model-149.pt")
-    found = medical_checkpoints.read_diffusion(path, shapes("ddpm")[0], SCHEDULE)
+    found = medical_checkpoints.read_diffusion(path, shapes("ddpm")[0], BETAS)
     assert found.tensors == 2 * (312 + 126) and found.vqgan.keys() == PUBLISHED["vqgan_222"]["state_dict"].keys()
     for start, tree in enumerate((found.params, found.ema)):
         assert jax.tree.map(np.shape, tree) == jax.tree.map(np.shape, shapes("ddpm")[0])
@@ -120,24 +120,24 @@ def test_a_milestone(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("changes", "schedule", "message"),
+    ("changes", "betas", "message"),
     [
-        ({}, cosine(300), "its schedule is not that of diffusion.schedule: 'cosine_9999' is"),
-        ({}, cosine(250, 0.9999), "its schedule has 300 steps, diffusion.steps is 250"),
-        ({"denoise_fn.init_conv.bias": [31]}, SCHEDULE, r"has other shapes: init_conv.bias \(31,\) for \(32,\)"),
-        ({"denoise_fn.null_cond_emb": [1, 5]}, SCHEDULE, "has too many: null_cond_emb"),
-        ({"text_model.weight": [5]}, SCHEDULE, "has too many: text_model.weight"),
+        ({}, cosine(300).betas, "its schedule is not that of diffusion.schedule: 'cosine_9999' is"),
+        ({}, cosine(250, 0.9999).betas, "its schedule has 300 steps, diffusion.steps is 250"),
+        ({"denoise_fn.init_conv.bias": [31]}, BETAS, r"has other shapes: init_conv.bias \(31,\) for \(32,\)"),
+        ({"denoise_fn.null_cond_emb": [1, 5]}, BETAS, "has too many: null_cond_emb"),
+        ({"text_model.weight": [5]}, BETAS, "has too many: text_model.weight"),
     ],
 )
-def test_milestones_of_other_models(changes, schedule, message, tmp_path):
+def test_milestones_of_other_models(changes, betas, message, tmp_path):
     path = milestone(tmp_path / "model-149.pt", **changes)
     with pytest.raises(ValueError, match=message):
-        medical_checkpoints.read_diffusion(path, shapes("ddpm")[0], schedule)
+        medical_checkpoints.read_diffusion(path, shapes("ddpm")[0], betas)
 
 
 def test_each_is_not_the_other(ckpt, tmp_path):
     with pytest.raises(UserError, match="holds no state dict 'model' or 'ema' .it holds 'epoch', 'state_dict'"):
-        medical_checkpoints.read_diffusion(ckpt, shapes("ddpm")[0], SCHEDULE)
+        medical_checkpoints.read_diffusion(ckpt, shapes("ddpm")[0], BETAS)
     write(ckpt, dictionary(state_dict=state_dict(**PUBLISHED["unet3d_dim16"]["state_dict"])), DATA)
     with pytest.raises(ValueError, match="lacks: .* has too many: "):
         medical_checkpoints.read_vqgan(ckpt, *shapes("vqgan"))
@@ -157,15 +157,23 @@ def test_what_is_written_has_the_published_names_and_shapes_in_their_order(tmp_p
     vqgan, network = random(shapes("vqgan")), shapes("ddpm")[0]
     params, ema = random(network), random(network)
     path = tmp_path / "model.pt"
-    medical_checkpoints.write_diffusion(path, 149, params, ema, SCHEDULE, vqgan)
+    medical_checkpoints.write_diffusion(path, 149, params, ema, BETAS, vqgan)
     released = PUBLISHED["gaussian_diffusion_unet3d_dim32"]["state_dict"]
     own = [name for name in PUBLISHED["vqgan_222"]["state_dict"] if not name.startswith("perceptual_model.")]
     for written in load_state_dicts(path, ("model", "ema")).values():
         assert list(written) == [*released, *(f"vqgan.{name}" for name in own)]
         assert {name: list(written[name].shape) for name in released} == released
-    found = medical_checkpoints.read_diffusion(path, network, SCHEDULE)
+    found = medical_checkpoints.read_diffusion(path, network, BETAS)
     for ours, theirs in ((found.params, params), (found.ema, ema)):
         assert jax.tree.all(jax.tree.map(np.array_equal, ours, theirs))
     again = medical_checkpoints.read_vqgan(path, *shapes("vqgan"))
     del again.variables["codebook"]["initialized"], vqgan[1]["codebook"]["initialized"]
     assert jax.tree.all(jax.tree.map(np.array_equal, (again.params, again.variables), vqgan))
+
+
+@pytest.mark.golden("medical_unet3d", "out/tables_")
+def test_tables(golden):
+    for steps in {key.split("/")[1].removeprefix("tables_") for key in golden.keys("out/tables_")}:
+        for name, table in medical_checkpoints.tables(cosine(int(steps), max_beta=0.9999).betas).items():
+            if (key := f"out/tables_{steps}/{name}") in golden:
+                np.testing.assert_allclose(table, golden[key], rtol=1e-6, atol=1e-12)

@@ -14,6 +14,7 @@ from medjax.runtime.mesh import batch_sharding, make_mesh, on_mesh, replicated
 X_T = np.random.default_rng(0).standard_normal((2, 3, 4, 8, 3)).astype(np.float32)
 T = np.array([3, 250])
 SMALL = FactorizedUNet(5, 4, (1, 2), groups=2, attention_heads=2, attention_head_channels=4, first_kernel=3)
+ONE_LEVEL = SMALL.clone(channel_multipliers=(2,))
 PUBLISHED = json.loads((Path(__file__).parents[1] / "golden" / "medical_state_dicts.json").read_text())
 
 
@@ -40,39 +41,46 @@ def test_published_sizes(width):
     assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == published
 
 
-def test_lowering_and_remat_change_neither_parameters_nor_gradients():
-    network = SMALL.clone(channel_multipliers=(2,))
-    other = network.clone(lowering="stacked", remat=True)
-    assert jax.tree.map(jnp.shape, parameter_shapes(other)) == jax.tree.map(jnp.shape, parameter_shapes(network))
-    params = randomized(parameter_shapes(network))
-
-    def loss_of(network):
-        return jax.jit(jax.value_and_grad(lambda params: jnp.mean(network.apply(params, X_T, T) ** 2)))
-
-    (expected, gradients), (result, others) = (loss_of(each)(params) for each in (network, other))
-    assert 0.01 < expected < 100
-    np.testing.assert_allclose(result, expected, rtol=1e-5)
-    for found, wanted in zip(jax.tree.leaves(others), jax.tree.leaves(gradients), strict=True):
-        assert np.linalg.norm(found - wanted) <= 1e-4 * max(np.linalg.norm(wanted), 1e-3)
+def test_lowering_changes_no_result():
+    params = randomized(parameter_shapes(ONE_LEVEL))
+    expected, result = (
+        jax.jit(network.apply)(params, X_T, T) for network in (ONE_LEVEL, ONE_LEVEL.clone(lowering="stacked"))
+    )
+    assert 0.1 < jnp.std(expected) < 10
+    np.testing.assert_allclose(result, expected, atol=2e-5, rtol=1e-4)
 
 
-def test_only_attention_along_depth_joins_slices():
+def test_remat_is_of_the_levels_that_it_names():
+    def recomputed(remat) -> set[str]:
+        """The layers whose activations are recomputed, by the names in the gradient's program."""
+        network = SMALL.clone(remat=remat)
+        params = randomized(parameter_shapes(network))
+        loss = jax.grad(lambda params: jnp.mean(network.apply(params, X_T, T)))
+        text = jax.jit(loss).lower(params).as_text(debug_info=True)
+        return {name for name in params["params"] if f"rematted_computation/{name}/" in text}
+
+    layers = {name for name in parameter_shapes(SMALL)["params"] if "block" in name or "attention" in name}
+    lowest = {name for name in layers if name.startswith(("down_1", "middle", "up_1"))}
+    assert recomputed(False) == set()
+    assert recomputed((True, False)) == layers - lowest
+    assert recomputed(True) == layers
+
+
+def test_attention_along_depth_joins_slices_and_convolutions_do_not():
+    """As far as the first attention: GroupNorm's statistics, too, are of all slices."""
+    params = randomized(parameter_shapes(ONE_LEVEL))
     changed = X_T.copy()
     changed[:, 2] += 1
-
-    def first_slices_differ(network):
-        params = randomized(parameter_shapes(network))
-        # GroupNorm's statistics are of all slices; with a group a channel and no time they would have to be held still.
-        apply = jax.jit(lambda x: network.apply(params, x, T, capture_intermediates=True)[1])
-        first, second = (apply(x)["intermediates"]["input_conv"]["__call__"][0] for x in (X_T, changed))
-        joined = [apply(x)["intermediates"].get("input_depth_attention") for x in (X_T, changed)]
-        assert jnp.array_equal(first[:, :2], second[:, :2])
-        return joined[0] is not None and not jnp.allclose(*(each["__call__"][0][:, :2] for each in joined))
-
-    assert first_slices_differ(SMALL)
-    without = SMALL.clone(depth_attention=False)
-    assert not first_slices_differ(without)
-    assert not any("depth" in name for name in parameter_shapes(without)["params"])
+    seen = jax.jit(lambda x: ONE_LEVEL.apply(params, x, T, capture_intermediates=True)[1]["intermediates"])
+    before, after = seen(X_T), seen(changed)
+    convolved, attended = (
+        [each[name]["__call__"][0][:, :2] for each in (before, after)]
+        for name in ("input_conv", "input_depth_attention")
+    )
+    np.testing.assert_array_equal(*convolved)
+    assert jnp.abs(attended[0] - attended[1]).max() > 1e-3
+    without = parameter_shapes(ONE_LEVEL.clone(depth_attention=False))["params"]
+    assert {name for name in params["params"] if "depth" in name} == params["params"].keys() - without.keys()
 
 
 def test_depth_is_kept_and_may_be_any_number():
@@ -90,27 +98,27 @@ def test_depth_is_kept_and_may_be_any_number():
 
 
 def test_labels_and_times_are_told():
-    network = SMALL.clone(classes=3, channel_multipliers=(1,))
+    network = ONE_LEVEL.clone(classes=3)
     params = randomized(parameter_shapes(network))
     apply = jax.jit(lambda t, label: network.apply(params, X_T, t, label=label))
-    unknown, label = network.apply(params, X_T, T), np.array([2, -1], np.int32)
+    unknown, label = apply(T, np.array([-1, -1], np.int32)), np.array([2, -1], np.int32)
     assert jnp.abs(apply(T + 20, label) - apply(T, label)).max() > 1e-3
     told = apply(T, label)
-    np.testing.assert_allclose(told[1], unknown[1], atol=1e-5)
+    np.testing.assert_allclose(told[1], unknown[1], rtol=1e-5, atol=1e-5)
     assert jnp.abs(told[0] - unknown[0]).max() > 1e-3
 
 
 def test_bfloat16_is_close_and_gives_float32():
-    params = randomized(parameter_shapes(SMALL))
-    half = SMALL.clone(dtype=jnp.bfloat16)
+    params = randomized(parameter_shapes(ONE_LEVEL))
+    half = ONE_LEVEL.clone(dtype=jnp.bfloat16)
     assert {leaf.dtype for leaf in jax.tree.leaves(parameter_shapes(half))} == {jnp.dtype("float32")}
-    expected, result = (jax.jit(network.apply)(params, X_T, T) for network in (SMALL, half))
+    expected, result = (jax.jit(network.apply)(params, X_T, T) for network in (ONE_LEVEL, half))
     assert result.dtype == jnp.float32
     assert 0 < jnp.abs(result - expected).mean() < 0.05 * jnp.std(expected)
 
 
 def test_a_mesh_changes_nothing_and_gathers_what_is_listed():
-    network = SMALL.clone(channel_multipliers=(1,))
+    network = ONE_LEVEL
     x_t = np.random.default_rng(0).standard_normal((4, 4, 4, 4, 3)).astype(np.float32)
     params, t = randomized(parameter_shapes(network)), np.array([3, 250, 0, 299])
 

@@ -276,26 +276,31 @@ def bf16(config: ConfigDict) -> None:
     config.train.remat = "blocks"
 
 
-def tiny(config: ConfigDict) -> None:
-    """Trains and samples on two CPU cores in under a minute."""
+def short_run(config: ConfigDict) -> None:
+    """Few small volumes, few steps and few samples, on atlas files where data.root is not given."""
     config.data.size = (32, 32, 32)
     config.data.batch_size = 4
-    config.data.atlas_layout = True  # where data.root is not given
+    config.data.atlas_layout = True
     config.data.atlas_count = 24
+    config.train.steps = 60
+    config.train.log_every = 5
+    config.train.eval_every = 20
+    config.train.eval_volumes = 4
+    config.train.checkpoint_every = 20
+    config.sample.count = 4
+    config.sample.batch_size = 4
+
+
+def tiny(config: ConfigDict) -> None:
+    """Trains and samples on two CPU cores in under a minute."""
+    short_run(config)
     config.model.base_channels = 8
     config.model.channel_multipliers = (1, 2)
     config.model.blocks_per_level = 1 if config.model.network == "unet" else 2  # where levels of the other change width
     config.model.groups = 4
     config.optimizer.learning_rate = 2e-3
     config.optimizer.warmup_steps = 10
-    config.train.steps = 60
-    config.train.log_every = 5
-    config.train.eval_every = 20
-    config.train.eval_volumes = 4
-    config.train.checkpoint_every = 20
     config.train.ema_decay = 0.95
-    config.sample.count = 4
-    config.sample.batch_size = 4
     config.sample.sampler = "ddim"
     config.sample.steps = 20
 

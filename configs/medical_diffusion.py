@@ -111,10 +111,7 @@ def published(config: ConfigDict, downsample: int, batch_size: int) -> None:
 
 def tiny(config: ConfigDict) -> None:
     """Both stages train on two CPU cores in a minute or two, on files laid out as the dataset's where data.root is not given."""
-    config.data.size = (32, 32, 32)
-    config.data.batch_size = 4
-    config.data.atlas_layout = True
-    config.data.atlas_count = 24
+    common.short_run(config)
     if config.data.name == "lidc":
         config.data.spacing = (8.0, 8.0, 8.0)  # the field of view stays 256 mm
     if config.data.affine is not None:
@@ -146,13 +143,6 @@ def tiny(config: ConfigDict) -> None:
         config.train.ema_every = 2
         config.sample.sampler = "ddim"
         config.sample.steps = 20
-    config.train.steps = 60
-    config.train.log_every = 5
-    config.train.eval_every = 20
-    config.train.eval_volumes = 4
-    config.train.checkpoint_every = 20
-    config.sample.count = 4
-    config.sample.batch_size = 4
 
 
 def _stage(config: ConfigDict) -> None:

@@ -7,17 +7,21 @@ import jax
 from ml_collections import ConfigDict
 
 from medjax.errors import UserError
+from medjax.interop import medical_checkpoints
 from medjax.interop.torch_save import save_state_dict
 from medjax.interop.wdm import state_dict_from_params
-from medjax.jobs.steps import batch_shapes
+from medjax.jobs.frozen import frozen_of, task_of
+from medjax.jobs.steps import volume_shapes
 from medjax.runtime.checkpoints import Checkpoints
 from medjax.runtime.mesh import AXES, make_mesh
+from medjax.runtime.train_state import Arrays, Task
 from medjax.runtime.workdir import check_same_model, read_json, written_aside
-from medjax.tasks import make_task
 
 
 def run(config: ConfigDict, workdir: pathlib.Path, output: str | None = None) -> dict[str, Any]:
     """Writes the parameters that samples are drawn with: `sample.ema` and `sample.checkpoint` choose among them.
+
+    Of a latent diffusion it writes a milestone, of both the parameters and their average, with the VQ-GAN in it.
 
     Args:
       config: of the run.
@@ -39,22 +43,53 @@ def run(config: ConfigDict, workdir: pathlib.Path, output: str | None = None) ->
         raise UserError(f"--output={path} exists: choose another name")
     if not path.parent.is_dir():
         raise UserError(f"--output={path}: there is no folder {path.parent}; make it first")
-    check_same_model(workdir, read_json(workdir / "config.json"), config.to_dict())
-    task = make_task(config)
-    shapes = jax.eval_shape(task.init, jax.random.key(0), batch_shapes(tuple(config.data.size), 1))
+    trained = read_json(workdir / "config.json")
+    check_same_model(workdir, trained, config.to_dict())
+    if config.task == "latent_diffusion":
+        config = config.copy_and_resolve_references()
+        config.latents.vqgan = config.latents.vqgan or trained["latents"]["vqgan"]
+    task = task_of(config)
+    shapes = jax.eval_shape(task.init, jax.random.key(0), volume_shapes(tuple(config.data.size), 1))
     mesh = make_mesh(dict.fromkeys(AXES, 1))
     best = config.sample.checkpoint == "best"
     step, model = Checkpoints(workdir, config.train.keep).restore_model(shapes, mesh, best=best)
     params = jax.device_get(model["ema" if config.sample.ema else "params"])
+    variables = jax.device_get(model["variables"])
     try:
-        state_dict = state_dict_from_params(params)
+        with written_aside(path) as aside:
+            match config.task:
+                case "vqgan":
+                    tensors = medical_checkpoints.write_vqgan(aside, params, variables)
+                case "latent_diffusion":
+                    vqgan = vqgan_under(config, task, read_json(workdir / "data.json"))
+                    both = jax.device_get((model["params"], model["ema"]))
+                    betas = task.objective.schedule.betas
+                    tensors = medical_checkpoints.write_diffusion(aside, step, *both, betas, vqgan)
+                case _:
+                    state_dict = state_dict_from_params(params)
+                    save_state_dict(aside, state_dict)
+                    tensors = len(state_dict)
+    except UserError:
+        raise
     except ValueError as error:
         raise UserError(f"{workdir} cannot be exported: {error}") from error
-    with written_aside(path) as aside:
-        save_state_dict(aside, state_dict)
     return {
         "output": str(path),
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),
-        "tensors": len(state_dict),
+        "tensors": tensors,
         "step": step,
     }
+
+
+def vqgan_under(config: ConfigDict, task: Task, data: dict[str, Any]) -> tuple[Arrays, Arrays]:
+    """Parameters and variables of the VQ-GAN that a diffusion was trained on.
+
+    Raises:
+      UserError: it is not the one in `latents.vqgan`.
+    """
+    mesh = make_mesh(dict.fromkeys(AXES, 1))
+    step = frozen_of(config, task, mesh, data.get("frozen")).identity["step"]
+    shapes = jax.eval_shape(task.vqgan.init, jax.random.key(0), volume_shapes(task.size, 1))
+    workdir = pathlib.Path(config.latents.vqgan).expanduser()
+    _, model = Checkpoints(workdir, 1).restore_model(shapes, mesh, step=step)
+    return jax.device_get((model["ema"], model["variables"]))

@@ -5,9 +5,10 @@ import nibabel
 import numpy as np
 import pytest
 
-from configs import brats, lidc
-from data_pipelines import transforms
+from configs import brats, lidc, medical_diffusion
+from data_pipelines import mrnet, transforms
 from data_pipelines.nifti import Volume
+from medjax.jobs.frozen import task_of
 from medjax.runtime.mesh import check_volume_size, make_mesh
 from medjax.tasks import make_task
 
@@ -27,6 +28,64 @@ def test_every_variant_is_a_model_that_fits_its_volumes(name, variant):
     check_volume_size(tuple(config.data.size), mesh, task.size_multiple)
     image = jax.ShapeDtypeStruct((1, *config.data.size, 1), "float32")
     jax.eval_shape(task.init, jax.random.key(0), {"image": image})
+
+
+@pytest.mark.parametrize("dataset", ["atlas", "adni", "brats", "duke", "folder", "lidc", "mrnet"])
+@pytest.mark.parametrize("more", ["", "bf16,", "tiny,"])
+@pytest.mark.parametrize("stage", ["vqgan", "ddpm", "ddpm,unet"])
+def test_both_stages_of_medical_diffusion_fit_their_volumes(dataset, stage, more):
+    config = medical_diffusion.get_config(f"{more}{stage},{dataset}")
+    task = task_of(config)
+    mesh = make_mesh({"data": 1, "fsdp": 1, "depth": 1, "height": 1})
+    check_volume_size(tuple(config.data.size), mesh, task.size_multiple)
+    # Where the first stage ends, the second begins.
+    first = medical_diffusion.get_config(f"{more}vqgan,{dataset}")
+    assert task_of(first).latent_size == task.latent_size
+    keys = ("name", "size", "axes", "orientation", "fit", "window_range", "flip", "affine")
+    assert {key: first.data[key] for key in keys} == {key: config.data[key] for key in keys}
+    image = jax.ShapeDtypeStruct((1, *config.data.size, 1), "float32")
+    jax.eval_shape(task.init, jax.random.key(0), {"image": image})
+    assert (config.train.dtype == "bfloat16") == (more == "bf16,")
+
+
+@pytest.mark.parametrize(
+    ("dataset", "size", "latents", "batch_size", "parameters"),
+    [
+        ("adni", (64, 64, 64), (32, 32, 32), 10, 9_981_512),
+        ("brats", (64, 64, 64), (32, 32, 32), 10, 9_981_512),
+        ("mrnet", (32, 256, 256), (8, 64, 64), 40, 35_730_312),
+        ("duke", (32, 256, 256), (8, 64, 64), 40, 35_730_312),
+        ("lidc", (128, 128, 128), (32, 32, 32), 50, 9_981_512),
+    ],
+)
+def test_published_values_of_medical_diffusion(dataset, size, latents, batch_size, parameters):
+    vqgan, ddpm = (medical_diffusion.get_config(f"{dataset},{stage}") for stage in ("vqgan", "ddpm"))
+    task = task_of(ddpm)
+    assert vqgan.data.size == size and task.latent_size == latents and task.latent_channels == 8
+    image = {"image": jax.ShapeDtypeStruct((1, *size, 1), "float32")}
+    params, _ = jax.eval_shape(task.init, jax.random.key(0), image)
+    assert sum(leaf.size for leaf in jax.tree.leaves(params)) == parameters
+    params, _ = jax.eval_shape(task_of(vqgan).init, jax.random.key(0), image)
+    by_downsampling = {2: 14_080_971, 4: 15_205_227}
+    assert sum(leaf.size for leaf in jax.tree.leaves(params)) == by_downsampling[size[1] // latents[1]]
+    assert (vqgan.data.batch_size, vqgan.train.steps, vqgan.model.codes) == (2, 100_000, 16_384)
+    assert (vqgan.optimizer.b1, vqgan.optimizer.b2, vqgan.optimizer.clip_norm) == (0.5, 0.9, 1)
+    assert vqgan.optimizer.learning_rate == pytest.approx(3e-4 * (1 / 8) * (2 / 4))
+    assert (ddpm.data.batch_size, ddpm.train.steps, ddpm.train.accumulate) == (batch_size, 150_000, 2)
+    assert (ddpm.optimizer.learning_rate, ddpm.diffusion.steps, ddpm.diffusion.schedule) == (1e-4, 300, "cosine_9999")
+    assert (ddpm.diffusion.prediction, ddpm.diffusion.loss, ddpm.sample.variance) == ("noise", "l1", "small")
+    assert (ddpm.train.ema_decay, ddpm.train.ema_start, ddpm.train.ema_every) == (0.995, 2000, 10)
+
+
+def test_the_first_stage_has_no_other_network():
+    with pytest.raises(ValueError, match="'unet' is not a variant of this file; use atlas, adni"):
+        medical_diffusion.get_config("adni,vqgan,unet")
+
+
+def test_imported_mrnet_samples_lie_as_preprocessed_exams_do():
+    config = medical_diffusion.get_config("mrnet")
+    shape = transforms.voxel_shape(config.data.size, config.data.axes)
+    np.testing.assert_allclose(config.data.affine, mrnet.affine("sagittal", shape, mrnet.VOXEL_SIZE))
 
 
 @pytest.mark.parametrize("name", ["brats", "lidc"])

@@ -1,8 +1,12 @@
 """Batch normalization, whose running statistics change as it trains."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+
+from medjax.layers.spatial import zero_beyond
 
 EPSILON, MOMENTUM = 1e-5, 0.1  # PyTorch's defaults
 
@@ -15,23 +19,31 @@ class BatchNorm(nn.Module):
     """
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """x by its own statistics, which the running ones then follow, or, not training, by the running ones."""
+    def __call__(self, x: jax.Array, train: bool, extent: tuple[int, ...] | None = None) -> jax.Array:
+        """x by its own statistics, which the running ones then follow, or, not training, by the running ones.
+
+        Args:
+          extent: how much of each axis of space counts, if not all of it.
+        """
         channels = x.shape[-1]
-        mean_of = self.variable("batch_stats", "mean", jnp.zeros, (channels,), jnp.float32)
-        var_of = self.variable("batch_stats", "var", jnp.ones, (channels,), jnp.float32)
+        running_mean = self.variable("batch_stats", "mean", jnp.zeros, (channels,), jnp.float32)
+        running_var = self.variable("batch_stats", "var", jnp.ones, (channels,), jnp.float32)
         scale = self.param("scale", nn.initializers.ones, (channels,), jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (channels,), jnp.float32)
 
         y = x.astype(jnp.float32)
         if train:
-            axes = tuple(range(x.ndim - 1))
-            mean = y.mean(axis=axes)
-            var = jnp.mean((y - mean) ** 2, axis=axes)
-            count = x.size // channels
+            extent = extent or x.shape[1:-1]
+            count, axes = len(x) * math.prod(extent), tuple(range(x.ndim - 1))
+
+            def mean_of(values: jax.Array) -> jax.Array:
+                return jnp.sum(zero_beyond(values, extent), axis=axes) / count
+
+            mean = mean_of(y)
+            var = mean_of((y - mean) ** 2)
             if not self.is_initializing():
-                mean_of.value += MOMENTUM * (mean - mean_of.value)
-                var_of.value += MOMENTUM * (var * (count / max(1, count - 1)) - var_of.value)
+                running_mean.value += MOMENTUM * (mean - running_mean.value)
+                running_var.value += MOMENTUM * (var * (count / max(1, count - 1)) - running_var.value)
         else:
-            mean, var = mean_of.value, var_of.value
+            mean, var = running_mean.value, running_var.value
         return ((y - mean) * (jax.lax.rsqrt(var + EPSILON) * scale) + bias).astype(x.dtype)

@@ -51,6 +51,48 @@ def keep_whole(x: jax.Array) -> jax.Array:
     return lax.with_sharding_constraint(x, PartitionSpec(batch))
 
 
+def extend_split(x: jax.Array, size: tuple[int, int]) -> jax.Array:
+    """A volume [B, D, H, ...] with zeros appended to D and H up to `size`, cut as evenly as before.
+
+    Shards hold more planes afterwards, so all but the first pass some on; no device fetches more than it keeps.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    spec = volume_spec(x.shape, mesh.shape) if mesh.size > 1 else (None,) * 3
+    for axis, new in zip((1, 2), size, strict=True):
+        if spec[axis] is None:
+            x = jnp.pad(x, [(0, (new - x.shape[axis]) * (i == axis)) for i in range(x.ndim)])
+        elif new != x.shape[axis]:
+            x = _extend_shards(x, axis, new // mesh.shape[spec[axis]], spec, mesh.shape[spec[axis]])
+    return x
+
+
+def _extend_shards(x: jax.Array, axis: int, new: int, spec: PartitionSpec, ways: int) -> jax.Array:
+    old, name = x.shape[axis] // ways, spec[axis]
+
+    def shard(own: jax.Array) -> jax.Array:
+        # Shard i now begins `behind` planes behind where shard i + k began.
+        shape = [new + 2 * old if i == axis else n for i, n in enumerate(own.shape)]
+        taken = jnp.zeros(shape, own.dtype)
+        for k in range(ways):
+            pairs = [(i + k, i) for i in range(ways - k) if i * new - old < (i + k) * old < (i + 1) * new]
+            if pairs:
+                sent = lax.ppermute(own, name, pairs)
+                behind = (lax.axis_index(name) + k) * old - lax.axis_index(name) * new
+                start = [jnp.clip(behind + old, 0, new + old) if i == axis else 0 for i in range(own.ndim)]
+                taken = lax.dynamic_update_slice(taken, lax.dynamic_slice(taken, start, own.shape) + sent, start)
+        return lax.slice_in_dim(taken, old, old + new, axis=axis)
+
+    return jax.shard_map(shard, in_specs=spec, out_specs=spec)(x)
+
+
+def zero_beyond(x: jax.Array, extent: tuple[int, ...]) -> jax.Array:
+    """[B, *space, C] with zeros beyond the first `extent` of each axis of space, whatever was there."""
+    for i, (n, length) in enumerate(zip(extent, x.shape[1:-1], strict=True), start=1):
+        if n < length:
+            x = jnp.where(lax.broadcasted_iota(jnp.int32, x.shape, i) < n, x, 0)
+    return x
+
+
 def convolve_split(
     convolve: Convolve,
     x: jax.Array,

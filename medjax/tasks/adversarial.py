@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from medjax.models.discriminators import Features
+
 KINDS = ("hinge", "vanilla")
 
 
@@ -20,8 +22,8 @@ class Judgement(NamedTuple):
 
     real_logits: jax.Array
     fake_logits: jax.Array
-    real_features: list[jax.Array]
-    fake_features: list[jax.Array]
+    real_features: list[Features]
+    fake_features: list[Features]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,4 +90,4 @@ def vanilla(judgement: Judgement) -> jax.Array:
 def feature_distance(judgement: Judgement) -> jax.Array:
     """Feature matching (arXiv 1711.11585): what is real is the target, and teaches the generator alone."""
     pairs = zip(judgement.real_features, judgement.fake_features, strict=True)
-    return sum(jnp.mean(jnp.abs(fake - jax.lax.stop_gradient(real))) for real, fake in pairs)
+    return sum(jnp.mean(jnp.abs(fake.values - jax.lax.stop_gradient(real.values))) / fake.share for real, fake in pairs)

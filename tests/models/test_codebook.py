@@ -131,7 +131,7 @@ def test_on_a_mesh_it_learns_the_same_and_gathers_no_latents(sizes):
     empty = codebooks.empty(jax.random.key(0), CODES, CHANNELS)
 
     def learn(latents, book):
-        options = OPTIONS | {"restart_threshold": 2.0}
+        options = OPTIONS | {"restart_threshold": 2.5, "restart_statistics": False}
         first = codebooks.learn(book, latents, drawing(0), drawing(1), **options).codebook
         return codebooks.learn(first, latents * 1.3, drawing(2), drawing(3), **options)
 

@@ -155,20 +155,20 @@ def test_discriminators(golden, name, published, axes, mode):
         x = np.moveaxis(golden[f"in/disc_{published}/{what}"], 1, -1)
         (logits, features), changed = judge(params, stats, x)
         stats = changed.get("batch_stats", stats)
-        results[what] = logits, [*features, logits]
+        results[what] = logits, features
         if f"{out}/logits_{what}" in golden:
             assert_close(np.moveaxis(logits, -1, 1), golden[f"{out}/logits_{what}"], name=f"logits_{what}")
-        for i, feature in enumerate(results[what][1]):
+        for i, feature in enumerate([*(feature.values for feature in features), logits]):
             if (key := f"{out}/feat_{what}_{i}") in golden:
                 feature = np.moveaxis(feature, -1, 1)
                 assert_close(feature[:, :: feature.shape[1] // golden[key].shape[1]], golden[key], name=key)
     (real, real_features), (fake, fake_features) = results["real"], results["fake"]
-    judgement = Judgement(real, fake, real_features[:-1], fake_features[:-1])
+    judgement = Judgement(real, fake, real_features, fake_features)
     for loss, function in {"hinge": hinge, "vanilla": vanilla, "feature_matching": feature_distance}.items():
         if f"{out}/{loss}" in golden:
             assert_close(function(judgement), golden[f"{out}/{loss}"], name=loss)
     if f"{out}/n_features" in golden:
-        assert len(real_features) == golden[f"{out}/n_features"]
+        assert len(real_features) + 1 == golden[f"{out}/n_features"]
     for key in golden.keys(f"{out}/after/"):
         layer, leaf = key.removeprefix(f"{out}/after/model").split(".1.")
         if leaf.startswith("running_"):

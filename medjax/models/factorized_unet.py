@@ -161,7 +161,8 @@ def gathers(network: FactorizedUNet, shape: tuple[int, int, int, int], mesh: Map
     """All that a mesh which cuts D or H makes a device fetch whole, in a forward pass; the backward pass fetches as much again.
 
     Attention along depth gathers its keys and values over `depth`, that of the middle over `height`; linear attention
-    only sums. Where a level is too small to stay cut in H, the convolution that comes down to it is gathered.
+    only sums. Where a level is too small to stay cut in H, what comes down to it is gathered, and on the way up from it the
+    gradient, so in the backward pass alone: half of that is listed.
 
     Args:
       network: with any options.
@@ -196,4 +197,7 @@ def gathers(network: FactorizedUNet, shape: tuple[int, int, int, int], mesh: Map
     along_depth("middle_depth_attention", levels - 1)
     for level in reversed(range(levels)):
         along_depth(f"up_{level}_depth_attention", level)
+        if level > 0 and specs[level] != specs[level - 1]:
+            width = network.channel_multipliers[level - 1] * network.base_channels
+            found[f"up_{level}_resample"] = share((*shapes[level - 1], width), specs[level], mesh) * itemsize // 2
     return found

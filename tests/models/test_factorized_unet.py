@@ -152,4 +152,5 @@ def test_gathers():
     assert both["up_0_depth_attention"] == depth["up_0_depth_attention"] / 2
     assert both["middle_slice_attention"] == 2 * 16 * 4 * 4 * width
     wide = gathers(network, shape, {"data": 1, "fsdp": 1, "depth": 1, "height": 4})
-    assert wide == {"down_2_resample": 2 * 32 * 4 * 4 * 128 * 4}  # one plane a shard would be too few
+    # One plane a shard would be too few.
+    assert wide == {"down_2_resample": 2 * 32 * 4 * 4 * 128 * 4, "up_3_resample": 2 * 32 * 8 * 8 * 128 * 4 // 2}

@@ -11,9 +11,11 @@ from golden_files import GoldenFile, golden_files, kind_of
 # Before anything imports jax. Whoever asks for a smaller mesh gets the first of them.
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 
-# Whole runs compile the same small networks again and again: once is enough. Their own processes inherit this.
-CACHE = tempfile.TemporaryDirectory(prefix="medjax-tests-")
-os.environ["JAX_COMPILATION_CACHE_DIR"] = CACHE.name
+# Whole runs compile the same small networks again and again: once is enough. Their own processes, and the workers that
+# share the tests, inherit this.
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    CACHE = tempfile.TemporaryDirectory(prefix="medjax-tests-")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = CACHE.name
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.5"
 
 TESTS = Path(__file__).parent

@@ -63,6 +63,7 @@ def vqgan_config(config: ConfigDict) -> ConfigDict:
     """
     if not config.latents.vqgan:
         described = config.copy_and_resolve_references()
+        described.unlock()
         described.task, described.model = "vqgan", config.latents.model
         described.losses = config.latents.losses
         return described
@@ -113,8 +114,9 @@ def frozen_of(config: ConfigDict, task: Task, mesh: Mesh, known: Mapping[str, An
         )
     step, vqgan = trained_vqgan(config, task, mesh)
     identity = {"step": step, "fingerprint": fingerprint(vqgan)}
-    for key, there in (known or {}).items():
-        if key in identity and there != identity[key]:
+    for key in identity:
+        there = (known or {}).get(key, identity[key])
+        if there != identity[key]:
             other = f"; add --config.latents.step={there} to go on" if key == "step" else "; give that VQ-GAN"
             raise UserError(
                 f"latents.vqgan={config.latents.vqgan}: its {key} is {identity[key]}, but what is there was made with "
@@ -154,6 +156,8 @@ def with_range(
         low, high = known["low"], known["high"]
     elif scaling == "codebook":
         low, high = task.codebook_range(frozen.arrays["vqgan"]["codebook"])
+    elif dataset is None:
+        raise UserError("latents.scaling is 'data', but this run has measured none: use 'codebook', or train a step")
     elif dataset.latent_range:
         low, high = dataset.latent_range
     else:
@@ -173,7 +177,8 @@ def trained_vqgan(config: ConfigDict, task: Task, mesh: Mesh) -> tuple[int, Arra
 
 def vqgan_of(params: Arrays, variables: Arrays) -> Arrays:
     """What of a VQ-GAN's state encodes and decodes."""
-    return {"generator": params["generator"], **variables}
+    statistics = {n: of for n, of in variables["batch_stats"].items() if n in params["generator"]}
+    return {"generator": params["generator"], "codebook": variables["codebook"], "batch_stats": statistics}
 
 
 def measured_range(task: Task, vqgan: Arrays, dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:

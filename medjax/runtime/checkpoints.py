@@ -248,6 +248,7 @@ def _fingerprints(tree: Arrays) -> dict[str, int]:
 @jax.jit
 def _bit_sums(arrays: list[jax.Array]) -> list[jax.Array]:
     def bit_sum(array: jax.Array) -> jax.Array:
+        array = array.astype(jnp.uint8) if array.dtype == bool else array
         words = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}[array.dtype.itemsize]
         bits = jax.lax.bitcast_convert_type(array, words).astype(jnp.uint32)
         # Weighted by position, so that two exchanged words are noticed as well.

@@ -24,18 +24,17 @@ import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 from ml_collections import ConfigDict  # noqa: E402
 
-from configs import common  # noqa: E402
 from data_pipelines.batches import open_dataset, volumes  # noqa: E402
 from data_pipelines.transforms import from_network  # noqa: E402
 from medjax.jobs.drawing import Drawing  # noqa: E402
-from medjax.jobs.steps import FROZEN  # noqa: E402
+from medjax.jobs.frozen import frozen_of, task_of, with_range  # noqa: E402
+from medjax.jobs.steps import volume_shapes  # noqa: E402
 from medjax.metrics.frechet import features_of, frechet_distance  # noqa: E402
 from medjax.models.medicalnet import ResNet50  # noqa: E402
 from medjax.runtime.checkpoints import Checkpoints  # noqa: E402
 from medjax.runtime.mesh import make_mesh  # noqa: E402
 from medjax.runtime.pictures import montage  # noqa: E402
 from medjax.runtime.workdir import read_json  # noqa: E402
-from medjax.tasks import make_task  # noqa: E402
 
 FEATURE_SEED = 0
 PICTURED = 4  # volumes a row
@@ -64,28 +63,30 @@ class Model:
 
     def __init__(self, workdir: pathlib.Path):
         self.workdir = workdir
-        self.config = common.base()
-        self.config.update(ConfigDict(read_json(workdir / "config.json")))
+        self.config = ConfigDict(read_json(workdir / "config.json"))
         self.config.data.size = tuple(self.config.data.size)
         self.mesh = make_mesh({"data": 1, "fsdp": 1, "depth": 1, "height": 1})
-        task = make_task(self.config)
-        blank = {"image": jax.ShapeDtypeStruct((1, *self.config.data.size, 1), jnp.float32)}
-        shapes = jax.eval_shape(task.init, jax.random.key(0), blank)
+        task, known = task_of(self.config), read_json(workdir / "data.json").get("frozen")
+        frozen = frozen_of(self.config, task, self.mesh, known)
+        self.frozen = with_range(frozen, self.config, task, self.mesh, known=known).arrays
+        shapes = jax.eval_shape(task.init, jax.random.key(0), volume_shapes(self.config.data.size, 1))
         self.step, model = Checkpoints(workdir, self.config.train.keep).restore_model(shapes, self.mesh)
         self.params, self.variables = model["ema"], model["variables"]
 
     def held_out(self) -> np.ndarray:
         """[n, D, H, W, 1] in [-1, 1], of subjects that no step was trained on."""
-        dataset = open_dataset(self.config.data, self.config.seed)
+        data = self.config.data.copy_and_resolve_references()
+        data.records = None  # which may hold latents
+        dataset = open_dataset(data, self.config.seed)
         return np.concatenate([volumes(dataset, side) for side in ("validation", "test")])
 
     def draw(self, row: Row, count: int, batch_size: int, seed: int) -> tuple[np.ndarray, float, int]:
         """`count` volumes, seconds a volume without compilation, and network evaluations a volume."""
         config = self.config.copy_and_resolve_references()
         config.sample.update(row.overrides() | {"start": None})
-        task = make_task(config)
+        task = task_of(config)
         indices = np.arange(batch_size, dtype=np.uint32)
-        drawing = Drawing(task, self.mesh, self.params, self.variables, seed, indices, None, FROZEN)
+        drawing = Drawing(task, self.mesh, self.params, self.variables, seed, indices, None, self.frozen)
         drawn, begin = [], time.perf_counter()
         for start in range(0, count, batch_size):
             drawn.append(np.asarray(drawing(start + indices)))

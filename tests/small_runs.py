@@ -28,6 +28,8 @@ SMALL = (
     "--config.sample.batch_size=2",
     "--config.sample.steps=3",
 )
+# Compiling is most of the work of a process of its own: let it be done badly.
+QUICK = {"XLA_FLAGS": "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"}
 FOLDER = f"--config={ROOT}/configs/folder.py:tiny"
 
 

@@ -1,12 +1,13 @@
 """The two stages of Medical Diffusion, through launch.py: a VQ-GAN, then diffusion on its latents."""
 
 import json
+import shutil
 
 import nibabel
 import numpy as np
 import pytest
 
-from small_runs import ROOT, launch, result, write_scans
+from small_runs import QUICK, ROOT, ends, launch, result, start_all, write_scans
 
 SMALL = (
     "--config.data.size=(16,16,16)",
@@ -40,6 +41,11 @@ def command(stage: str, scans, tmp_path, *more: str) -> list[str]:
 def steps(count: int) -> tuple[str, ...]:
     """A run of so many steps with a checkpoint at each second one."""
     return (f"--config.train.steps={count}", "--config.train.checkpoint_every=2", "--config.train.eval_every=4")
+
+
+def fingerprints(workdir, step: int) -> dict:
+    """Of every array of the model in a checkpoint, by its path."""
+    return json.loads((workdir / f"checkpoints/{step}/fingerprints/metadata").read_text())["model"]
 
 
 @pytest.fixture(scope="module")
@@ -109,9 +115,28 @@ def test_prepared_latents_teach_what_volumes_teach(trained, tmp_path, capsys):
         np.testing.assert_allclose(found["records"][step], loss, rtol=1e-4)
 
 
-def test_another_step_of_the_vqgan_is_refused_and_its_own_is_found(trained, tmp_path, capsys):
-    import shutil
+def test_going_on_leaves_the_codebook_as_it_was(trained, tmp_path, capsys):
+    for count in (2, 4):  # the second run finds the first's codebook
+        argv = command("vqgan", trained / "scans", tmp_path, "--mode=train", *steps(count))
+        status, _, errors = launch(argv, capsys)
+        assert status == 0, errors
+    expected, found = (fingerprints(folder / "vqgan", 4) for folder in (trained, tmp_path))
+    assert any("codebook" in name for name in found)
+    assert found == expected
 
+
+@pytest.mark.parametrize("stage", ["vqgan", "ddpm"])
+def test_two_processes_are_one(stage, trained):
+    more = ("--config.mesh.data=2", f"--workdir={trained}/{stage}_of_two")
+    argv = command(stage, trained / "scans", trained, "--mode=train", *steps(4), *more)
+    for status, _, err in ends(start_all(argv, 2, **QUICK)):
+        assert status == 0, err
+    one, two = rows(trained / stage), rows(trained / f"{stage}_of_two")
+    assert one.keys() == two.keys()
+    np.testing.assert_allclose(list(two.values()), list(one.values()), rtol=2e-5)
+
+
+def test_another_step_of_the_vqgan_is_refused_and_its_own_is_found(trained, tmp_path, capsys):
     for stage in ("vqgan", "ddpm"):
         shutil.copytree(trained / stage, tmp_path / stage)
     scans = trained / "scans"

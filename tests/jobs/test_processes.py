@@ -8,13 +8,11 @@ import numpy as np
 import pytest
 
 from data_pipelines import nifti
-from small_runs import FOLDER, SMALL, ends, free_port, result, start, start_all
+from small_runs import FOLDER, QUICK, SMALL, ends, free_port, result, start, start_all
 
 pytestmark = pytest.mark.slow
 
 SMALLEST = (*(a for a in SMALL if "channel_multipliers" not in a), "--config.model.channel_multipliers=(1,)")
-# Compiling is most of the work: let it be done badly.
-QUICK = {"XLA_FLAGS": "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"}
 ARGV = ("launch.py", FOLDER, "--config.data.name=synthetic", *SMALLEST)
 
 

@@ -19,7 +19,8 @@ from ml_collections import ConfigDict
 
 from medjax.errors import UserError
 from medjax.layers.conv import LOWERINGS, default_lowering
-from medjax.layers.spatial import FILLS, keep_split, keep_whole
+from medjax.layers.spatial import FILLS, keep_split
+from medjax.metrics.psnr import psnr
 from medjax.models import codebook as codebooks
 from medjax.models.codebook import Draw
 from medjax.models.discriminators import PatchDiscriminator
@@ -29,6 +30,7 @@ from medjax.models.vqgan import Decoder, Encoder, strides_by_level
 from medjax.tasks.adversarial import KINDS, Adversary, Judgement
 from medjax.tasks.denoising import check_choices
 from medjax.tasks.networks import remat_resolutions
+from medjax.tasks.slices import random_slices, take_slices
 
 Arrays = Any
 Batch = dict[str, jax.Array]
@@ -411,26 +413,6 @@ class VQGAN:
 
     def _compares(self, frozen: Arrays) -> bool:
         return self.perceptual > 0 and "perceptual" in frozen
-
-
-def random_slices(key: jax.Array, rows: jax.Array, depth: int) -> jax.Array:
-    """One of `depth` slices for each example, [B] int32, drawn by its row."""
-    return jax.vmap(lambda row: jax.random.randint(jax.random.fold_in(key, row), (), 0, depth))(rows)
-
-
-def take_slices(volumes: jax.Array, slices: jax.Array) -> jax.Array:
-    """Slice `slices[i]` along D of volume i: [B, D, H, W, C] to [B, H, W, C], whole on every device but for B.
-
-    A masked sum: where devices share D it adds up one slice of each, where an index would gather the volumes.
-    """
-    chosen = jnp.arange(volumes.shape[1]) == slices[:, None]
-    return keep_whole(jnp.sum(jnp.where(chosen[:, :, None, None, None], volumes, 0.0), axis=1))
-
-
-def psnr(reconstruction: jax.Array, volumes: jax.Array) -> jax.Array:
-    """Peak signal to noise ratio of each volume, [B], in dB; the peak is the 2 from -1 to 1. Best clipped to these."""
-    mse = jnp.mean((jnp.clip(reconstruction, -1.0, 1.0) - volumes) ** 2, axis=(1, 2, 3, 4))
-    return 10.0 * jnp.log10(4.0 / jnp.maximum(mse, 1e-12))
 
 
 def _with_statistics(generator: Arrays, batch_stats: Arrays | None, name: str) -> dict[str, Arrays]:

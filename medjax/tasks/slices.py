@@ -1,0 +1,29 @@
+"""One slice of each volume, at random: what two-dimensional networks look at."""
+
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+
+from medjax.layers.spatial import keep_whole, volume_spec
+
+
+def random_slices(key: jax.Array, rows: jax.Array, depth: int) -> jax.Array:
+    """One of `depth` slices for each example, [B] int32, drawn by its row."""
+    return jax.vmap(lambda row: jax.random.randint(jax.random.fold_in(key, row), (), 0, depth))(rows)
+
+
+def take_slices(volumes: jax.Array, slices: jax.Array) -> jax.Array:
+    """Slice `slices[i]` along D of volume i: [B, D, H, W, C] to [B, H, W, C], on a mesh cut along B alone.
+
+    A masked sum: where devices share D it adds up one slice of each, where an index would gather the volumes.
+    """
+    chosen = jnp.arange(volumes.shape[1]) == slices[:, None]
+    return keep_whole(jnp.sum(jnp.where(chosen[:, :, None, None, None], volumes, 0.0), axis=1))
+
+
+def gathered_bytes(shape: tuple[int, int, int, int], mesh: Mapping[str, int]) -> int:
+    """What a device fetches whole to have its slices of volumes [B, D, H, W], float32: nothing unless the mesh cuts H."""
+    spec = volume_spec(shape, mesh)
+    rows = shape[0] // (mesh["data"] * mesh["fsdp"] if spec[0] else 1)
+    return 4 * rows * shape[2] * shape[3] if spec[2] else 0

@@ -45,11 +45,6 @@ def subband_means(values: jax.Array) -> jax.Array:
     return jnp.mean(_by_subband(values), axis=(1, 2, 3, 5))
 
 
-def subband_mse(prediction: jax.Array, target: jax.Array) -> jax.Array:
-    """Mean squared error of each volume in each subband, [B, 8], of coefficients [B, D, H, W, 8 * C]."""
-    return subband_means((prediction - target) ** 2)
-
-
 def subband_deviations(x: np.ndarray) -> Scale:
     """The standard deviation of each subband LLL .. HHH over all voxels of volumes [B, D, H, W, C]."""
     bands = np.asarray(haar_dwt3d(jnp.asarray(x, jnp.float32)), np.float64)

@@ -9,7 +9,7 @@ import pytest
 from comparison import assert_close, assert_gradients
 from golden_files import GoldenFile, channels_last
 from medjax.diffusion.process import q_sample
-from medjax.diffusion.wavelet_domain import from_wavelet_domain, subband_mse, to_wavelet_domain
+from medjax.diffusion.wavelet_domain import from_wavelet_domain, subband_means, to_wavelet_domain
 from medjax.wavelets import haar_dwt3d
 from wdm_models import gradients_by_name, network_of, network_time, params_of, schedule_of
 
@@ -27,7 +27,7 @@ def parameters_and_loss(golden: GoldenFile):
 
     def loss_of(params):
         prediction = unet.apply({"params": params}, x_t, network_time(golden.config, golden["in/t"]))
-        errors = subband_mse(prediction, x_0)
+        errors = subband_means((prediction - x_0) ** 2)
         return jnp.mean(errors), (errors, prediction)
 
     return params_of(unet, golden.config, golden.weights), loss_of

@@ -155,7 +155,7 @@ def demo(config: ConfigDict) -> None:
     vqgan.base_channels = 8
     vqgan.groups = 8
     vqgan.codes = 512
-    vqgan.discriminator_channels = 16
+    vqgan.discriminator_channels = 8
     vqgan.discriminator_layers = 2
     config.optimizer.warmup_steps = 50
     config.optimizer.decay = "cosine"
@@ -164,11 +164,10 @@ def demo(config: ConfigDict) -> None:
     config.train.eval_volumes = 16
     config.train.checkpoint_every = 200
     if config.task == "vqgan":
-        config.data.batch_size = 4
         config.optimizer.learning_rate = 1e-3
         config.losses.discriminator_start = 400
         config.losses.discriminator_ramp = 100
-        config.train.steps = 800
+        config.train.steps = 600
     else:
         common.plain_unet(config)
         config.data.batch_size = 8

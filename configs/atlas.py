@@ -27,8 +27,6 @@ def get_config(variants: str | None = None) -> ConfigDict:
     config.train.eval_every = 500
     config.train.checkpoint_every = 500
     config.train.ema_decay = 0.999
-    config.sample.sampler = "ddim"
-    config.sample.steps = 50
     known = {"demo": demo, "tiny": tiny, "bf16": common.bf16, "fewstep": common.fewstep, "flow": common.flow}
     return common.apply(config, variants, known)
 

@@ -21,6 +21,4 @@ def get_config(variants: str | None = None) -> ConfigDict:
     config.train.checkpoint_every = 500
     config.train.ema_decay = 0.9995
     config.data.batch_size = 2  # fits one GPU
-    config.sample.sampler = "ddim"
-    config.sample.steps = 100
     return common.apply(config, variants, common.WDM_VARIANTS)

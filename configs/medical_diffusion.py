@@ -141,8 +141,6 @@ def tiny(config: ConfigDict) -> None:
         config.train.ema_decay = 0.9
         config.train.ema_start = 10
         config.train.ema_every = 2
-        config.sample.sampler = "ddim"
-        config.sample.steps = 20
 
 
 def demo(config: ConfigDict) -> None:
@@ -184,8 +182,6 @@ def demo(config: ConfigDict) -> None:
         config.train.ema_start = 0
         config.train.ema_every = 1
         config.train.steps = 900
-        config.sample.sampler = "dpm_solver"
-        config.sample.steps = 25
         config.sample.batch_size = 8
 
 

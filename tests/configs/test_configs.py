@@ -101,7 +101,7 @@ def test_published_values(name, variant, batch_size):
     assert config.data.batch_size == batch_size
     assert config.data.orientation == "native"
     assert (config.diffusion.schedule, config.diffusion.steps) == ("linear", 1000)
-    assert (config.sample.sampler, config.sample.steps) == ("ancestral", None)
+    assert (config.sample.sampler, config.sample.steps) == ("dpm_solver", 25)  # as docs/sampling.md recommends
 
 
 def test_an_unknown_variant_is_named():

@@ -105,6 +105,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=128)
     parser.add_argument("--batch_size", type=int, default=16)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--pictured", help="rows to show in samples.png, separated by spaces; all by default")
     options = parser.parse_args()
 
     model, name = Model(options.workdir), options.name or options.workdir.name
@@ -143,9 +144,11 @@ def main() -> None:
 
     (options.output / "table.md").write_text(table(known))
     data = read_json(options.workdir / "data.json")
+    chosen = None if options.pictured is None else {"held-out halves", *options.pictured.split()}
     pictured = [
         (f"{row['model']} {row['row']}", [from_network(v[..., 0].astype(np.float32), data["axes"]) for v in drawn])
         for n, row in enumerate(known)
+        if chosen is None or row["row"] in chosen
         for drawn in [np.load(options.output / f"{n:03d}.npy")]
     ]
     montage(pictured, np.asarray(data["affine"])).save(options.output / "samples.png")

@@ -1,10 +1,11 @@
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
 from medjax.layers.conv import LOWERINGS, conv3d, same_padding
-from medjax.layers.spatial import keep_split, keep_whole, volume_spec
+from medjax.layers.spatial import extend_split, keep_split, keep_whole, volume_spec, zero_beyond
 from on_mesh import MESH, on_the_mesh
 
 
@@ -96,6 +97,21 @@ def test_what_is_kept_whole_is_gathered_and_what_is_split_is_not():
     assert whole.sharding.shard_shape(x.shape) == (1, 8, 4, 3)
     assert found.keys() == {"all-gather"}
     np.testing.assert_array_equal(whole, x)
+
+
+@pytest.mark.parametrize("size", [(12, 8), (24, 12), (8, 20), (40, 8)])
+def test_zeros_appended_to_a_cut_volume_move_planes_between_shards_and_gather_none(size):
+    x = np.random.default_rng(0).standard_normal((2, 8, 8, 3, 1)).astype("f4")
+    expected = np.pad(x, ((0, 0), (0, size[0] - 8), (0, size[1] - 8), (0, 0), (0, 0)))
+    longer, found = on_the_mesh(lambda x: extend_split(x, size), x, sizes={"depth": 4, "height": 2})
+    np.testing.assert_array_equal(longer, expected)
+    np.testing.assert_array_equal(extend_split(jnp.asarray(x), size), expected)
+    assert found.keys() <= {"collective-permute"}
+
+
+def test_zero_beyond_an_extent():
+    y = zero_beyond(jnp.full((1, 3, 4, 5, 2), jnp.nan).at[:, :2, :4, :3].set(1.0), (2, 4, 3))
+    assert (y.sum(), jnp.count_nonzero(y)) == (48, 48)
 
 
 def test_without_a_mesh_in_force_nothing_happens():

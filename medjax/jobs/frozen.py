@@ -104,7 +104,7 @@ def frozen_of(config: ConfigDict, task: Task, mesh: Mesh, known: Mapping[str, An
         if not path and config.losses.perceptual:
             told = "set losses.perceptual_weights to a file of VGG16 and LPIPS weights to have it"
             print(f"the perceptual loss is off: {told}", file=sys.stderr)
-        arrays = {"perceptual": load_perceptual(pathlib.Path(path).expanduser())} if path else {}
+        arrays = {"perceptual": load_perceptual(path)} if path else {}
         return Frozen(on_every_device(arrays, mesh), {})
     if config.task != "latent_diffusion":
         return Frozen({}, {})

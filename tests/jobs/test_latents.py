@@ -162,6 +162,9 @@ def test_what_is_missing_is_named(trained, tmp_path, capsys):
         "data.size": command(
             "ddpm", scans, trained, "--mode=train", f"--workdir={tmp_path}/other", "--config.data.size=(32,32,32)"
         ),
+        "nothing.pt": command(
+            "vqgan", scans, tmp_path, "--mode=train", f"--config.losses.perceptual_weights={tmp_path}/nothing.pt"
+        ),
         "no labels": command(
             "ddpm", scans, trained, "--mode=train", f"--workdir={tmp_path}/other", "--config.model.classes=2"
         ),

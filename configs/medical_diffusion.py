@@ -144,7 +144,7 @@ def tiny(config: ConfigDict) -> None:
 
 
 def demo(config: ConfigDict) -> None:
-    """Both stages on two CPU cores in under an hour, on the atlas at 5 mm: about what atlas.py:demo is for wavelets."""
+    """Both stages on two CPU cores, on the atlas at 48^3: what atlas.py:demo is for wavelets, but longer."""
     config.data.size = (48, 48, 48)
     config.data.atlas_count = 320
     config.data.split = (0.7, 0.1, 0.2)

@@ -107,6 +107,12 @@ def base() -> ConfigDict:
     sample.ema = True
     sample.checkpoint = "last"  # or "best", of lowest validation loss
     sample.dtype = "float32"  # or "int16", of the files
+
+    config.benchmark = benchmark = ConfigDict()
+    benchmark.parts = "train,denoise,sampler,haar,data,checkpoint"  # what is timed
+    benchmark.windows = 7  # of each, of which the median and the spread are told
+    benchmark.seconds = 1.0  # the least length of a window
+    benchmark.limit_seconds = 120.0  # after which a part begins no further windows
     return config
 
 

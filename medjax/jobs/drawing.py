@@ -63,9 +63,22 @@ class Drawing:
             return program
 
         self._begin = compiled(begin, frozen, indices, conditions)
-        state, bound = self._begin(frozen, indices, conditions), np.int32(0)
+        state, bound = self.begin(indices, conditions), np.int32(0)
         self._advance = compiled(advance, self._model, indices, state, bound, bound, donate=(2,))
         self._finish = compiled(task.finish, frozen, state)
+
+    def begin(self, indices: np.ndarray, conditions: Batch | None = None) -> Arrays:
+        """The sampler's state before the first step, of the volumes of these numbers, [B]."""
+        return self._begin(self._frozen, indices, conditions)
+
+    def advance(self, indices: np.ndarray, state: Arrays, start: int, stop: int) -> Arrays:
+        """The state after the steps start, ..., stop - 1, counted as they are taken; `state` is used up."""
+        first, end = (np.int32(self._steps - 1 - n) for n in (start, stop))
+        return self._advance(self._model, indices, state, first, end)
+
+    def finish(self, state: Arrays) -> jax.Array:
+        """The volumes [B, D, H, W, C] in [-1, 1] after the last step."""
+        return self._finish(self._frozen, state)
 
     def __call__(
         self,
@@ -82,10 +95,9 @@ class Drawing:
           told: called with the number of steps after each stretch of them.
           stretches: into how many parts the steps are cut.
         """
-        state = self._begin(self._frozen, indices, conditions)
+        state = self.begin(indices, conditions)
         bounds = np.unique(np.linspace(0, self._steps, min(stretches, self._steps) + 1).round().astype(int))
         for start, stop in itertools.pairwise(bounds):
-            first, end = (np.int32(self._steps - 1 - n) for n in (start, stop))
-            state = jax.block_until_ready(self._advance(self._model, indices, state, first, end))
+            state = jax.block_until_ready(self.advance(indices, state, start, stop))
             told(int(stop - start))
-        return jax.block_until_ready(self._finish(self._frozen, state))
+        return jax.block_until_ready(self.finish(state))

@@ -1,0 +1,146 @@
+import json
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from medjax.jobs.measures import plain_task
+from medjax.jobs.yardsticks import haar_by_matrices
+from medjax.models.unet import UNet
+from medjax.tasks import make_task
+from medjax.wavelets import haar_dwt3d
+from small_config import small_config
+from small_runs import ROOT, SMALL, launch, result
+
+QUICKLY = ("--config.benchmark.windows=2", "--config.benchmark.seconds=0.001")
+NAMES = {
+    "device_kind", "devices", "train_step_seconds", "volumes_per_second_per_device", "denoise_step_seconds",
+    "flops_per_volume", "tflops_per_second_per_device", "mfu", "peak_bytes", "compile_seconds", "data_volumes_per_second",
+}  # fmt: skip
+
+
+def argv(tmp_path, config, *more):
+    return ["launch.py", "--mode=benchmark", f"--config={ROOT}/configs/{config}", f"--workdir={tmp_path}/run", *more]
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory):
+    """A benchmark of everything on two devices, without data and without TensorFlow; and where it is."""
+    folder = tmp_path_factory.mktemp("benchmark")
+    hidden = pytest.MonkeyPatch()
+    hidden.setitem(sys.modules, "tensorflow", None)
+    small = (argument for argument in SMALL if "mesh" not in argument)
+    capture = pytest.MonkeyPatch()
+    lines = []
+    capture.setattr("builtins.print", lambda *words, **options: lines.append(" ".join(map(str, words))))
+    import launch as program
+
+    status = program.main(
+        argv(folder, "folder.py:tiny", *small, *QUICKLY, "--config.mesh.data=2", f"--profile={folder}/trace")
+    )
+    capture.undo(), hidden.undo()
+    assert status == 0, lines
+    return folder, lines
+
+
+def test_every_number_is_there_but_those_of_data(first):
+    _, lines = first
+    found = json.loads(lines[-1])
+    assert found.keys() >= NAMES
+    assert [name for name in NAMES if found[name] is None] == ["data_volumes_per_second"]
+    assert (found["devices"], found["device_kind"], found["parts"]["data"]) == (2, "cpu", None)
+    train = found["parts"]["train"]
+    assert found["volumes_per_second_per_device"] == pytest.approx(
+        1 / found["train_step_seconds"]
+    )  # 2 volumes, 2 devices
+    assert found["mfu"] == pytest.approx(
+        found["flops_per_volume"] / found["train_step_seconds"] / train["ceiling_tflops_per_second_per_device"] / 1e12
+    )
+    # XLA leaves out what padding multiplies and counts all else as well, of which so small a network has much.
+    assert 0.5 < train["flops_per_volume_compiler"] / found["flops_per_volume"] < 1.5
+    assert len(train["windows"]) == 2 and train["spread"] >= 0
+    assert found["sample_seconds_per_volume"] == pytest.approx(found["parts"]["sampler"]["seconds"] / 2)
+    assert found["parts"]["haar"]["matrices_over_forward"] > 0
+    assert found["parts"]["checkpoint"]["bytes"] > 4 * 3 * 1000
+
+
+def test_a_table_and_the_longest_operations_are_shown_and_a_trace_left(first):
+    folder, lines = first
+    text = "\n".join(lines)
+    for word in (
+        "training step",
+        "denoising step",
+        "a batch of samples",
+        "Haar, inverse",
+        "checkpoint, saved",
+        "by kind:",
+    ):
+        assert word in text
+    assert "conv_general_dilated" in text
+    assert list((folder / "trace").rglob("*.xplane.pb"))
+
+
+def test_results_are_appended_and_nothing_else_is_left(first):
+    folder, lines = first
+    assert sorted(path.name for path in (folder / "run").iterdir()) == ["benchmarks.jsonl"]
+    (line,) = (folder / "run" / "benchmarks.jsonl").read_text().splitlines()
+    assert json.loads(line).items() <= json.loads(lines[-1]).items()
+
+
+def test_compared_with_an_earlier_result(first, tmp_path, capsys):
+    folder, _ = first
+    earlier = folder / "run" / "benchmarks.jsonl"
+    more = ("--config.benchmark.parts=haar", f"--compare={earlier}", *QUICKLY)
+    status, out, _ = launch(argv(tmp_path, "folder.py:tiny", *SMALL, *more), capsys)
+    assert status == 0
+    assert result(out)["compared"] == {}  # of the numbers compared, this one has none
+    assert result(out)["train_step_seconds"] is None
+
+
+@pytest.mark.parametrize("stage", ["vqgan", "ddpm"])
+def test_both_stages_of_medical_diffusion_with_no_trained_vqgan(stage, tmp_path, capsys):
+    parts = "--config.benchmark.parts=train" + (",denoise" if stage == "ddpm" else "")
+    small = (
+        "--config.data.size=(16,16,16)",
+        "--config.data.batch_size=1",
+        "--config.train.accumulate=1",
+        "--config.mesh.data=1",
+    )
+    more = ("--config.data.name=synthetic", "--config.sample.batch_size=1")
+    status, out, _ = launch(
+        argv(tmp_path, f"medical_diffusion.py:atlas,{stage},tiny", parts, *small, *more, *QUICKLY), capsys
+    )
+    assert status == 0
+    found = result(out)
+    assert found["flops_per_volume"] > 0 and (found["denoise_step_seconds"] is None) == (stage == "vqgan")
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (("--config.benchmark.parts=train,speed",), "benchmark.parts names 'speed'"),
+        (("--config.benchmark.windows=0",), "benchmark.windows is 0"),
+        (("--config.benchmark.parts=haar", "--profile=there"), "--profile traces the training step"),
+        (("--compare=nowhere.json",), "--compare=nowhere.json cannot be read"),
+    ],
+)
+def test_what_cannot_work_is_one_line(more, said, tmp_path, capsys):
+    status, out, lines = launch(argv(tmp_path, "folder.py:tiny", *more), capsys)
+    assert (status, out) == (2, "")
+    assert len(lines) == 1 and said in lines[0]
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_matrices_make_the_same_transform():
+    x = jax.random.normal(jax.random.key(0), (2, 4, 6, 8, 3))
+    np.testing.assert_allclose(haar_by_matrices(x), haar_dwt3d(x), atol=1e-6)
+
+
+def test_operations_are_counted_of_the_network_as_drawn_in_the_paper():
+    config = small_config()
+    config.train.remat, config.train.lowering = "blocks", "planes"
+    network = plain_task(make_task(config)).network
+    assert isinstance(network, UNet) and (network.lowering, network.remat) == ("direct", False)
+    assert jnp.dtype(network.dtype) == jnp.float32

@@ -78,7 +78,9 @@ def base() -> ConfigDict:
     train.ema_every = 1  # steps from one update of it to the next
     train.accumulate = 1  # microbatches a step
     train.dtype = "float32"  # or "bfloat16", of the network's computations; parameters and losses stay float32
-    train.remat = "none"  # activations to recompute, not keep: of all "blocks", or of levels "above:32" voxels an edge
+    train.remat = (
+        "none"  # activations to recompute, not keep: of all "blocks", of levels "above:32" voxels an edge; or "auto"
+    )
     train.deterministic = False  # on GPUs: the same bits each time, for some speed; CPUs and TPUs always give them
     train.lowering = config_dict.placeholder(str)  # of convolutions: "direct" or "planes"; the platform's by default
 
@@ -90,7 +92,7 @@ def base() -> ConfigDict:
 
     config.sample = sample = ConfigDict()
     sample.count = 16
-    sample.batch_size = 4
+    sample.batch_size = 4  # 0: as many as fit into memory
     sample.seed = 0
     # As measured in docs/sampling.md; WDM and Medical Diffusion published "ancestral" and all steps, None.
     sample.sampler = "dpm_solver"  # "ancestral", "ddim", "dpm_solver_sde", "euler" or "heun"

@@ -84,7 +84,12 @@ def check_values(path: Path, array: np.ndarray) -> None:
         raise DataError(f"{path}: every voxel is {array.flat[0]:g}; nothing to learn from it, remove it")
 
 
-def write(path: str | Path, volume: Volume, dtype: type[np.floating | np.integer] = np.float32) -> None:
+def write(
+    path: str | Path,
+    volume: Volume,
+    dtype: type[np.floating | np.integer] = np.float32,
+    scaling: tuple[float, float] | None = None,
+) -> None:
     """Writes a volume beside its final name and renames it, so that no reader ever meets half a file.
 
     Args:
@@ -92,6 +97,7 @@ def write(path: str | Path, volume: Volume, dtype: type[np.floating | np.integer
       volume: float values; an integer `dtype` stores them with scl_slope and scl_inter, so that they come back to
         within half a step of (max - min) / 2**bits.
       dtype: the stored type, float32 or an integer type. Integer values in its range are stored as they are.
+      scaling: (slope, intercept), what the file says that stored integers mean; by default themselves.
 
     Raises:
       DataError: the disk is full, read-only or the folder may not be written to.
@@ -101,6 +107,8 @@ def write(path: str | Path, volume: Volume, dtype: type[np.floating | np.integer
     exact = np.issubdtype(array.dtype, np.integer)
     image = nib.Nifti1Image(array.astype(dtype) if exact or np.issubdtype(dtype, np.floating) else array, None)
     image.header.set_data_dtype(dtype)
+    if scaling:
+        image.header.set_slope_inter(*scaling)
     image.header.set_xyzt_units("mm")
     image.header["descrip"] = volume.description[:79]
     # Both forms say "scanner": readers that know only one of them place the volume alike.

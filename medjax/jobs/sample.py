@@ -16,7 +16,9 @@ from data_pipelines.errors import DataError
 from data_pipelines.transforms import from_network
 from medjax.errors import UserError
 from medjax.jobs.drawing import Drawing
+from medjax.jobs.fitting import with_sampling_batch
 from medjax.jobs.frozen import frozen_of, task_of, with_range
+from medjax.jobs.sample_files import Writer, as_int16, sample_path
 from medjax.jobs.starts import open_start
 from medjax.jobs.steps import volume_shapes
 from medjax.runtime import agreement, distributed
@@ -42,7 +44,7 @@ from medjax.runtime.workdir import (
 )
 from medjax.tasks import can_sample
 
-DTYPES = {"float32": np.float32, "int16": np.int16}
+DTYPES = ("float32", "int16")
 PICTURES_A_ROW, MOST_PICTURES = 4, 16
 
 
@@ -64,7 +66,7 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
 
 
 def _run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
-    count, batch_size = config.sample.count, config.sample.batch_size
+    count = config.sample.count
     if count < 1:
         raise UserError(f"sample.count is {count}: use 1 or more")
     if config.sample.dtype not in DTYPES:
@@ -82,6 +84,8 @@ def _run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
         )
     size = tuple(config.data.size)
     check_volume_size(size, mesh, task.size_multiple)
+    config = with_sampling_batch(config)
+    batch_size = config.sample.batch_size
     check_batch_size("sample.batch_size", batch_size, mesh)
     check_same_model(workdir, trained, config.to_dict())
     for key in ("name", "size", "axes", "orientation"):
@@ -115,7 +119,10 @@ def _run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     drawing = None
     seconds = 0.0
     batches = -(-len(missing) // batch_size)
-    with tqdm(total=batches * task.steps, unit="step", desc="sampling", file=sys.stderr) as progress:
+    with (
+        Writer() as writer,
+        tqdm(total=batches * task.steps, unit="step", desc="sampling", file=sys.stderr) as progress,
+    ):
         for n in range(batches):
             wanted = missing[n * batch_size : (n + 1) * batch_size]
             # The last batch is filled up, so that one compilation serves all.
@@ -130,10 +137,12 @@ def _run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
             drawing = drawing or drawing_of(keyed, conditions)
             begin = time.perf_counter()
             volumes = drawing(keyed, conditions, told=progress.update)
+            if config.sample.dtype == "int16":
+                volumes = as_int16(volumes)
             seconds += time.perf_counter() - begin
             for row, volume in take_rows(volumes, mesh):  # each process writes the volumes it holds
                 if row < len(wanted):
-                    write_sample(sample_path(folder, wanted[row]), volume[..., 0], data, DTYPES[config.sample.dtype])
+                    writer.write(sample_path(folder, wanted[row]), volume[..., 0], data)
         progress.set_postfix_str(f"{count} of {count} volumes")
 
     def shown() -> tuple[str, np.ndarray]:
@@ -152,8 +161,8 @@ def _run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
 
 
 def settings(config: ConfigDict, step: int) -> dict[str, Any]:
-    """What decides what a sample is: equal settings, equal files."""
-    irrelevant = {"count"} if config.sample.start else {"count", "strength"}
+    """What decides what a sample is: equal settings, equal files but for the last bits, which depend on the batch size."""
+    irrelevant = {"count", "batch_size"} | (set() if config.sample.start else {"strength"})
     sample = {k: v for k, v in config.sample.to_dict().items() if k not in irrelevant}
     return {"step": step, "train_dtype": config.train.dtype} | sample
 
@@ -168,18 +177,6 @@ def open_folder(folder: pathlib.Path, settings: dict[str, Any]) -> None:
             print(f"{folder} holds samples of other settings: moved to {aside}", file=sys.stderr)
     folder.mkdir(exist_ok=True)
     write_json(folder / "settings.json", settings)
-
-
-def sample_path(folder: pathlib.Path, i: int) -> pathlib.Path:
-    """sample_00000.nii.gz and so on."""
-    return folder / f"sample_{i:05d}.nii.gz"
-
-
-def write_sample(path: pathlib.Path, volume: np.ndarray, data: dict[str, Any], dtype: type) -> None:
-    """A volume [D, H, W] in [-1, 1] as NIfTI: the training data's voxel order, affine and intensities."""
-    low, high = data["intensity_range"]
-    intensities = low + (from_network(volume, data["axes"]) + 1.0) / 2.0 * (high - low)
-    nifti.write(path, nifti.Volume(intensities.astype(np.float32), np.asarray(data["affine"])), dtype)
 
 
 def real_volumes(config: ConfigDict, trained: dict[str, Any]) -> np.ndarray:

@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from data_pipelines.batches import Dataset, open_dataset, train_batches
 from medjax.errors import UserError
+from medjax.jobs.fitting import with_recomputation
 from medjax.jobs.frozen import frozen_of, latents_of, task_of, with_range
 from medjax.jobs.steps import batch_shapes, optimizer_of, train_step_of
 from medjax.jobs.validation import Validation
@@ -54,6 +55,7 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
 
 def _run(config: ConfigDict, workdir: pathlib.Path, interrupt: Interrupt, held: contextlib.ExitStack) -> dict[str, Any]:
     # What cannot work fails here, before any data is touched.
+    config = with_recomputation(config)
     task, mesh = task_of(config), make_mesh(config.mesh)
     batch_size = config.data.batch_size
     check_cadences(config.train)

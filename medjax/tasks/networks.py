@@ -122,5 +122,7 @@ def remat_resolutions(remat: str, edge: int, resolutions: int) -> tuple[bool, ..
     if remat in ("none", "blocks"):
         return (remat == "blocks",) * resolutions
     if policy != "above" or not limit.isdecimal():
-        raise UserError(f"train.remat is {remat!r}: use 'none', 'blocks' or 'above:EDGE', such as 'above:16'")
+        raise UserError(
+            f"train.remat is {remat!r}: use 'none', 'blocks', 'above:EDGE' such as 'above:16', or to train 'auto'"
+        )
     return tuple(edge // 2**i > int(limit) for i in range(resolutions))

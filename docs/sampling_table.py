@@ -29,8 +29,9 @@ from data_pipelines.transforms import from_network  # noqa: E402
 from medjax.jobs.drawing import Drawing  # noqa: E402
 from medjax.jobs.frozen import frozen_of, task_of, with_range  # noqa: E402
 from medjax.jobs.steps import volume_shapes  # noqa: E402
-from medjax.metrics.frechet import features_of, frechet_distance  # noqa: E402
-from medjax.models.medicalnet import ResNet50  # noqa: E402
+from medjax.metrics.frechet import frechet_distance  # noqa: E402
+from medjax.models.features import features_of  # noqa: E402
+from medjax.models.medicalnet import ResNet  # noqa: E402
 from medjax.runtime.checkpoints import Checkpoints  # noqa: E402
 from medjax.runtime.mesh import make_mesh  # noqa: E402
 from medjax.runtime.pictures import montage  # noqa: E402
@@ -114,12 +115,15 @@ def main() -> None:
     known = [json.loads(line) for line in record.read_text().splitlines()] if record.exists() else []
     done = {(row["model"], row["row"], row["step"], row["count"], row["seed"]) for row in known}
 
-    network = ResNet50()
+    network = ResNet()
     image = jax.ShapeDtypeStruct((1, *model.config.data.size, 1), jnp.float32)
     params = jax.jit(lambda key: network.init(key, jnp.zeros(image.shape)))(jax.random.key(FEATURE_SEED))
 
+    def apply(params: dict, x: jax.Array) -> jax.Array:
+        return network.apply(params, (x + 1) / 2)
+
     def features(x: np.ndarray) -> np.ndarray:
-        return features_of(lambda x: network.apply(params, (x + 1) / 2), x, options.batch_size)
+        return features_of(apply, params, x, options.batch_size)
 
     def keep(row: dict[str, object], drawn: np.ndarray) -> None:
         np.save(options.output / f"{len(known):03d}.npy", drawn[:PICTURED].astype(np.float16))

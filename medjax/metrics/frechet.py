@@ -1,49 +1,60 @@
 """The Frechet distance between two sets of features, each taken for a Gaussian (FID, arXiv 1706.08500)."""
 
-from collections.abc import Callable
+import dataclasses
 
-import jax
-import jax.numpy as jnp
 import numpy as np
+
+from medjax.metrics.feature_sets import comparable
+
+
+@dataclasses.dataclass(frozen=True)
+class Gaussian:
+    """What a set of features is reduced to: R^T R is its covariance (divided by n - 1), whatever its rank.
+
+    Attributes:
+      n: rows it was taken of.
+      mean: [f] float64.
+      root: R, [min(n, f), f] float64: small both for few volumes and for few features.
+    """
+
+    n: int
+    mean: np.ndarray
+    root: np.ndarray
+
+    @property
+    def total_variance(self) -> float:
+        """The trace of the covariance."""
+        return float(np.sum(self.root**2))
+
+
+def gaussian_of(features: np.ndarray) -> Gaussian:
+    """Of features [n, f], n at least 2, in float64."""
+    features = np.asarray(features, np.float64)
+    mean = features.mean(axis=0)
+    root = (features - mean) / np.sqrt(len(features) - 1)
+    return Gaussian(len(features), mean, np.linalg.qr(root, mode="r") if len(root) > root.shape[1] else root)
+
+
+def distance_of_gaussians(a: Gaussian, b: Gaussian) -> float:
+    """|mean_a - mean_b|^2 + tr(S_a + S_b - 2 (S_a S_b)^(1/2)).
+
+    The eigenvalues of S_a S_b are the squared singular values of R_a R_b^T, so the trace of the root is their sum: no root
+    of a matrix is taken, and fewer volumes than features do no harm.
+    """
+    root_trace = np.linalg.svd(a.root @ b.root.T, compute_uv=False).sum()
+    squares = np.sum((a.mean - b.mean) ** 2) + a.total_variance + b.total_variance
+    return max(0.0, float(squares - 2 * root_trace))
 
 
 def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
-    """|mean_a - mean_b|^2 + tr(S_a + S_b - 2 (S_a S_b)^(1/2)), computed in float64.
-
-    With centred rows A and B the eigenvalues of S_a S_b are the squared singular values of A B^T / sqrt((n-1)(m-1)), so the
-    trace of the root is their sum: no root of a matrix is taken, and fewer volumes than features do no harm.
-
-    Args:
-      a: [n, features], n at least 2.
-      b: [m, features], m at least 2.
+    """The distance of features [n, f] from features [m, f], n and m at least 2.
 
     Returns:
-      The distance, in squared units of the features; 0 for the same set. It depends on n and m: few volumes look further apart
-      than many, so only distances of equal counts compare.
+      In squared units of the features, 0 for the same set. It depends on n and m: few volumes look further apart than many,
+      so only distances of equal counts compare; `frechet_interval` takes that away.
 
     Raises:
-      ValueError: too few rows, or features of different lengths.
+      ValueError: too few rows, features of different lengths, or a value that is not finite.
     """
-    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
-    if min(len(a), len(b)) < 2 or a.shape[1:] != b.shape[1:] or a.ndim != 2:
-        raise ValueError(f"features {a.shape} and {b.shape}: give [n, k] and [m, k] with n and m of 2 or more")
-    mean_a, mean_b = a.mean(axis=0), b.mean(axis=0)
-    rows_a, rows_b = ((rows - mean) / np.sqrt(len(rows) - 1) for rows, mean in ((a, mean_a), (b, mean_b)))
-    root = np.linalg.svd(rows_a @ rows_b.T, compute_uv=False).sum()
-    return float(np.sum((mean_a - mean_b) ** 2) + np.sum(rows_a**2) + np.sum(rows_b**2) - 2 * root)
-
-
-def features_of(extract: Callable[[jax.Array], jax.Array], volumes: np.ndarray, batch_size: int = 8) -> np.ndarray:
-    """The features of many volumes, a batch at a time.
-
-    Args:
-      extract: maps volumes [B, D, H, W, C] to features [B, k]; compiled once.
-      volumes: [n, D, H, W, C] on the host.
-      batch_size: B; the last batch is filled up with repeats that are dropped.
-
-    Returns:
-      [n, k] float32.
-    """
-    extract, n = jax.jit(extract), len(volumes)
-    batches = [np.arange(start, start + batch_size) % n for start in range(0, n, batch_size)]
-    return np.concatenate([np.asarray(extract(jnp.asarray(volumes[rows]))) for rows in batches])[:n]
+    a, b = comparable(a, b)
+    return distance_of_gaussians(gaussian_of(a), gaussian_of(b))

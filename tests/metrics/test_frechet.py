@@ -1,8 +1,7 @@
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from medjax.metrics.frechet import features_of, frechet_distance
+from medjax.metrics.frechet import frechet_distance
 
 RNG = np.random.default_rng(0)
 
@@ -33,17 +32,5 @@ def test_is_zero_for_the_same_set_in_any_order():
 
 @pytest.mark.parametrize(("a", "b"), [((1, 3), (4, 3)), ((4, 3), (4, 2)), ((4,), (4,))])
 def test_refuses(a, b):
-    with pytest.raises(ValueError, match="give \\[n, k\\] and \\[m, k\\]"):
+    with pytest.raises(ValueError, match="give \\[n, f\\] and \\[m, f\\]"):
         frechet_distance(np.zeros(a), np.zeros(b))
-
-
-def test_features_do_not_depend_on_the_batch():
-    volumes = RNG.normal(size=(5, 4, 4, 4, 1)).astype(np.float32)
-
-    def extract(x):
-        return jnp.stack([x.mean(axis=(1, 2, 3, 4)), x.max(axis=(1, 2, 3, 4))], axis=1)
-
-    whole = features_of(extract, volumes, batch_size=5)
-    assert whole.shape == (5, 2)
-    for size in (1, 2, 8):
-        np.testing.assert_allclose(features_of(extract, volumes, batch_size=size), whole, rtol=1e-6)

@@ -10,13 +10,13 @@ from flax import traverse_util
 
 from comparison import assert_close
 from golden_files import GoldenFile, channels_last, recipe_weight
-from medjax.interop.medicalnet import name_of, params_from_state_dict, torch_shape
+from medjax.interop.resnet import name_of, params_from_state_dict, torch_shape
 from medjax.metrics.frechet import frechet_distance
-from medjax.models.medicalnet import ResNet50
+from medjax.models.medicalnet import ResNet
 
 
 def shapes_of(x: np.ndarray):
-    return jax.eval_shape(ResNet50().init, jax.random.key(0), jax.ShapeDtypeStruct(x.shape, jnp.float32))["params"]
+    return jax.eval_shape(ResNet().init, jax.random.key(0), jax.ShapeDtypeStruct(x.shape, jnp.float32))["params"]
 
 
 def state_dict(golden: GoldenFile, like) -> dict[str, np.ndarray]:
@@ -39,7 +39,7 @@ def test_features(golden):
         flat = traverse_util.flatten_dict(like)
         assert sum(flat[path].size for path in trained) == golden["out/n_params"]
     params = params_from_state_dict(state_dict(golden, like), like)
-    features, seen = jax.jit(lambda p, x: ResNet50().apply({"params": p}, x, mutable="intermediates"))(params, x)
+    features, seen = jax.jit(lambda p, x: ResNet().apply({"params": p}, x, mutable="intermediates"))(params, x)
     for stage in ("maxpool", "layer1", "layer2", "layer3", "layer4"):
         (activation,) = seen["intermediates"][stage]
         if f"act/{stage}" in golden:

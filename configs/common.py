@@ -213,7 +213,7 @@ def latent_diffusion_keys(config: ConfigDict) -> None:
     latents.model = vqgan_model()  # what to plan with where there is none yet; a workdir says by itself
     latents.losses = vqgan_losses()
     latents.scaling = "codebook"  # what becomes [-1, 1]: its range, as published, or that of the "data"
-    latents.tile = config_dict.placeholder(tuple)  # (D, H, W) voxels decoded at a time; the whole volume by default
+    latents.tile = config_dict.placeholder(tuple)  # (D, H, W) voxels to encode or decode at a time; the whole volume by default
 
     config.diffusion.steps = 300
     config.diffusion.schedule = "cosine_9999"  # with betas up to 0.9999, as published; "cosine" stops at 0.999

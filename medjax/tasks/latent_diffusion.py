@@ -21,7 +21,6 @@ from medjax.diffusion.thresholds import threshold_dynamically
 from medjax.errors import UserError
 from medjax.layers.embeddings import unknown_labels
 from medjax.layers.spatial import keep_split
-from medjax.models.tiling import in_tiles
 from medjax.tasks import denoising
 from medjax.tasks.denoising import check_choices, make_objective, make_sampling
 from medjax.tasks.networks import make_network
@@ -31,7 +30,6 @@ Arrays = Any
 Batch = dict[str, jax.Array]
 
 LABEL_KEY = 3  # of a step's key: 0 .. 2 are the times', the noise's and the dropout's
-TILES_SHARE = 4  # a tile shares this part of its edge, a quarter, with the next one
 DYNAMIC_SHARE = 0.9  # of a latent's values that a dynamic threshold leaves alone, as published
 
 
@@ -61,7 +59,6 @@ class LatentDiffusion:
       size: (D, H, W) of a volume.
       downsample: of D, H and W by the VQ-GAN.
       latent_channels: c.
-      tile: (D, H, W) voxels that are decoded at a time, where the whole is too much; multiples of `downsample`.
       threshold: what keeps each estimate of scaled latents in [-1, 1] on the way: "clamp", "dynamic" or "none".
       classes: labels that the network can be told; 0: none.
       label_dropout: share of the examples whose label is withheld in training.
@@ -75,7 +72,6 @@ class LatentDiffusion:
     size: tuple[int, int, int]
     downsample: tuple[int, int, int]
     latent_channels: int
-    tile: tuple[int, int, int] | None = None
     threshold: str = "clamp"
     classes: int = 0
     label_dropout: float = 0.1
@@ -101,9 +97,6 @@ class LatentDiffusion:
         size, downsample = tuple(config.data.size), tuple(vqgan_config.model.downsample)
         latent_size = tuple(edge // factor for edge, factor in zip(size, downsample, strict=True))
         latent_channels = vqgan_config.model.embedding_channels
-        tile = tuple(config.latents.tile) if config.latents.tile else None
-        if tile and (len(tile) != 3 or any(n < 1 or n % factor for n, factor in zip(tile, downsample, strict=True))):
-            raise UserError(f"latents.tile is {tile}: use multiples of the VQ-GAN's model.downsample, {downsample}")
         vqgan_config = vqgan_config.copy_and_resolve_references()
         vqgan_config.train.remat = "none"  # nothing is differentiated through it
         objective = make_objective(config.diffusion)
@@ -112,11 +105,10 @@ class LatentDiffusion:
             network=make_network(config, out_channels, latent_size),
             objective=objective,
             sampling=make_sampling(sample, objective.schedule),
-            vqgan=VQGAN.from_config(vqgan_config),
+            vqgan=VQGAN.from_config(vqgan_config).with_tile(config.latents.tile),
             size=size,
             downsample=downsample,
             latent_channels=latent_channels,
-            tile=tile,
             threshold=sample.threshold,
             classes=model.classes,
             label_dropout=model.label_dropout,
@@ -263,14 +255,7 @@ class LatentDiffusion:
         vqgan = frozen["vqgan"]
         quantized = self.vqgan.quantize(vqgan["codebook"], unscaled(x_0, frozen["low"], frozen["high"]))
 
-        def decode(latents: jax.Array) -> jax.Array:
-            return self.vqgan.decode(vqgan["generator"], latents, vqgan.get("batch_stats"))
-
-        if self.tile is None:
-            return jnp.clip(decode(quantized), -1.0, 1.0)
-        tile = tuple(edge // factor for edge, factor in zip(self.tile, self.downsample, strict=True))
-        overlap = tuple(edge // TILES_SHARE for edge in tile)
-        return jnp.clip(in_tiles(decode, quantized, tile, overlap, self.downsample), -1.0, 1.0)
+        return jnp.clip(self.vqgan.decode(vqgan["generator"], quantized, vqgan.get("batch_stats")), -1.0, 1.0)
 
     def _told(self, batch: Batch) -> Batch:
         """What the network is told of the batch besides the time."""

@@ -22,6 +22,7 @@ from medjax.errors import UserError
 from medjax.jobs import measures, yardsticks
 from medjax.jobs.bench import Bench, Stepping, compile_step
 from medjax.jobs.comparison import compare_with, in_columns, read_result
+from medjax.jobs.fitting import with_recomputation, with_sampling_batch
 from medjax.jobs.frozen import Frozen, frozen_of, latents_of, on_every_device, task_of, vqgan_of
 from medjax.jobs.steps import optimizer_of, volume_shapes
 from medjax.runtime import agreement, distributed, hlo
@@ -62,11 +63,13 @@ def _run(config: ConfigDict, workdir: pathlib.Path, compare: str | None, profile
     parts = parts_of(config)
     if profile and "train" not in parts:
         raise UserError(f"--profile traces the training step, benchmark.parts is {config.benchmark.parts!r}: add train")
+    config = with_recomputation(config)
     task, mesh = task_of(config), make_mesh(config.mesh)
     check_volume_size(tuple(config.data.size), mesh, task.size_multiple)
     check_batch_size("data.batch_size", config.data.batch_size, mesh, config.train.accumulate)
     samples = can_sample(task) and bool({"denoise", "sampler"} & set(parts))
     if samples:
+        config = with_sampling_batch(config)
         check_batch_size("sample.batch_size", config.sample.batch_size, mesh)
     _, optimizer = optimizer_of(config, task)
     agreement.first_alone(lambda: workdir.mkdir(parents=True, exist_ok=True))

@@ -54,8 +54,10 @@ def main(argv: Sequence[str]) -> int:
     from data_pipelines.errors import DataError
     from medjax.errors import UserError
     from medjax.runtime import distributed
+    from medjax.runtime.kept_programs import keep_programs
 
     logging.set_verbosity(logging.FATAL)  # Orbax logs, with its traceback, what it also raises
+    keep_programs()
     job = importlib.import_module(f"medjax.jobs.{mode}")
     try:
         if mode != "plan":  # which is about another machine than this one

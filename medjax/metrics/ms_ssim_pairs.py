@@ -87,9 +87,10 @@ def standard_error(values: np.ndarray, pairs: np.ndarray, n: int) -> float | Non
     deviations = np.asarray(values, np.float64) - np.mean(values)
     of_volume = np.bincount(pairs.ravel(), np.repeat(deviations, 2), minlength=n)
     independent = np.sum(deviations**2)
-    together = np.sum(of_volume**2) - independent  # every pair is counted at both of its volumes
-    # The deviations are from the mean of the same volumes, hence n / (n - 1).
-    return float(np.sqrt(max(together * n / (n - 1), independent)) / len(values))
+    # The deviations are from the mean of the same volumes, hence the factor, which the jackknife has too. Every pair has been
+    # counted at both of its volumes.
+    together = np.sum(of_volume**2) * n * (n - 1) / (n - 2) ** 2 - independent
+    return float(np.sqrt(max(together, independent)) / len(values))
 
 
 def similarities(volumes: np.ndarray, pairs: np.ndarray, sharding: NamedSharding | None = None) -> np.ndarray:

@@ -7,8 +7,9 @@ allowed, an `Opaque`: training scripts leave their own classes beside the tensor
 """
 
 import dataclasses
+import io
 import pickletools
-from typing import Any
+from typing import Any, BinaryIO
 
 ADVICE = "in PyTorch, save model.state_dict() alone"
 FUNCTIONS = {
@@ -69,11 +70,16 @@ def interpret(pickle: bytes, pass_over: bool = False) -> Any:
     Raises:
       PickleError: it is damaged, or, unless that is passed over, describes anything else.
     """
+    return interpret_next(io.BytesIO(pickle), pass_over)[0]
+
+
+def interpret_next(stream: BinaryIO, pass_over: bool = False) -> tuple[Any, dict[str, Storage]]:
+    """The same of the next pickle in a stream, which is left behind it, and all storages by their keys, passed over or not."""
     machine = _Machine(pass_over)
     try:
-        for opcode, argument, _ in pickletools.genops(pickle):
+        for opcode, argument, _ in pickletools.genops(stream):
             if opcode.name == "STOP":
-                return machine.stack.pop()
+                return machine.stack.pop(), machine.storages
             machine.step(opcode.name, argument)
     except PickleError:
         raise
@@ -89,6 +95,7 @@ class _Machine:
         self.pass_over = pass_over
         self.stack: list[Any] = []
         self.memo: dict[int, Any] = {}
+        self.storages: dict[str, Storage] = {}
 
     def step(self, opcode: str, argument: Any) -> None:
         """One instruction, by the name that `pickletools` gives it."""
@@ -127,7 +134,8 @@ class _Machine:
             case "STACK_GLOBAL":
                 stack.append(self.named(*self.pop(2)))
             case "BINPERSID":
-                stack.append(_storage(*_of_kind(stack.pop(), tuple)))
+                storage = _storage(*_of_kind(stack.pop(), tuple))
+                stack.append(self.storages.setdefault(storage.key, storage))
             case "REDUCE":
                 function, arguments = self.pop(2)
                 stack.append(self.applied(function, _of_kind(arguments, tuple)))
@@ -192,8 +200,12 @@ def _tensor(function: _Name, arguments: tuple[Any, ...]) -> Tensor:
     raise TypeError
 
 
-def _storage(tag: Any, kind: Any, key: Any, device: Any, numel: Any) -> Storage:
+def _storage(tag: Any, kind: Any, key: Any, device: Any, numel: Any, view: Any = None) -> Storage:
     del device  # where the tensor was when it was saved
+    if view is not None:
+        raise PickleError(
+            "has storages inside of storages, as PyTorch 0.3 wrote them: save it again with a recent PyTorch"
+        )
     if tag != "storage" or type(numel) is not int:
         raise TypeError
     return Storage(_of_kind(kind, _Name).name, _of_kind(key, str), numel)

@@ -2,9 +2,11 @@
 
 Since version 1.6 `torch.save` writes a zip file, uncompressed: NAME/data.pkl, a pickle of everything but the numbers, and
 a record NAME/data/KEY for each storage, a flat array that one or several tensors look into. A pickle is a program that
-can call any function. Here it is interpreted by `tensor_pickle`, and the storages are mapped into memory, not read.
+can call any function. Here it is interpreted by `tensor_pickle`, and the storages are mapped into memory, not read. Files of
+older versions, without the zip file around, are `torch_legacy`'s.
 """
 
+import dataclasses
 import math
 import pathlib
 import struct
@@ -18,6 +20,7 @@ import numpy as np
 
 from medjax.errors import UserError
 from medjax.interop.tensor_pickle import PickleError, Tensor, interpret
+from medjax.interop.torch_legacy import START, read_stream
 
 LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature, ..., length of the name, of the extra field
 MOST_AXES = 8
@@ -93,14 +96,20 @@ def _load(
     try:
         with path.open("rb") as file:
             start = file.read(16)
-        if not start.startswith(b"PK"):
+        if start.startswith(b"PK"):
+            with zipfile.ZipFile(path) as archive:
+                pickle, records = _open(archive)
+            described, content = interpret(pickle, pass_over), np.memmap(path, np.uint8, "r")
+        elif start.startswith(START):
+            content = np.memmap(path, np.uint8, "r")
+            itemsizes = {kind: dtype.itemsize for kind, dtype in DTYPES.items()}
+            described, places = read_stream(content, LARGEST_PICKLE, itemsizes, pass_over)
+            records = {key: _Record(*place) for key, place in places.items()}
+        else:
             raise _Unfit(_what_else(start))
-        with zipfile.ZipFile(path) as archive:
-            pickle, entries = _open(archive)
-        state_dicts = choose(interpret(pickle, pass_over))
-        content, seen = np.memmap(path, np.uint8, "r"), set()
+        state_dicts, seen = choose(described), set()
         return {
-            key: _unwrapped({name: _array(name, tensor, content, entries, seen) for name, tensor in tensors.items()})
+            key: _unwrapped({name: _array(name, tensor, content, records, seen) for name, tensor in tensors.items()})
             for key, tensors in state_dicts.items()
         }
     except FileNotFoundError:
@@ -123,8 +132,17 @@ def _unwrapped(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return arrays
 
 
-def _open(archive: zipfile.ZipFile) -> tuple[bytes, dict[str, zipfile.ZipInfo]]:
-    """The pickle, and the entries of the storages by their keys."""
+@dataclasses.dataclass(frozen=True)
+class _Record:
+    """Where a storage lies: its first byte and how many there are; in a zip file that of the header before it, and their CRC."""
+
+    start: int
+    size: int
+    crc: int | None = None
+
+
+def _open(archive: zipfile.ZipFile) -> tuple[bytes, dict[str, _Record]]:
+    """The pickle, and where the storages are by their keys."""
     entries = {entry.filename: entry for entry in archive.infolist()}
     pickles = [name for name in entries if name.count("/") == 1 and name.endswith("/data.pkl")]
     if len(pickles) != 1:
@@ -138,7 +156,11 @@ def _open(archive: zipfile.ZipFile) -> tuple[bytes, dict[str, zipfile.ZipInfo]]:
     if prefix + "byteorder" in entries and archive.read(prefix + "byteorder") != b"little":
         raise _Unfit("was written on a big-endian machine: save it again on another")
     data = prefix + "data/"
-    storages = {name.removeprefix(data): entry for name, entry in entries.items() if name.startswith(data)}
+    storages = {
+        name.removeprefix(data): _Record(entry.header_offset, entry.file_size, entry.CRC)
+        for name, entry in entries.items()
+        if name.startswith(data)
+    }
     return archive.read(pickles[0]), storages
 
 
@@ -170,25 +192,25 @@ def _is_state_dict(value: Any) -> bool:
 
 
 def _array(
-    name: str, tensor: Tensor, content: np.ndarray, entries: Mapping[str, zipfile.ZipInfo], seen: set[str]
+    name: str, tensor: Tensor, content: np.ndarray, records: Mapping[str, _Record], seen: set[str]
 ) -> np.ndarray:
     """A tensor as a view of the file; nothing is copied.
 
     Args:
       content: the bytes of the file.
-      entries: of the storages, by key.
+      records: of the storages, by key.
       seen: keys of the storages whose checksums are right; added to.
     """
     storage, shape, strides = tensor.storage, tensor.shape, tensor.strides
     if storage.kind not in DTYPES:
         raise _Unfit(f"has {name!r:.80} as {storage.kind:.40}: only plain numbers are read")
     dtype = DTYPES[storage.kind]
-    if storage.key not in entries:
+    if storage.key not in records:
         raise _Unfit(f"lacks the numbers of {name!r:.80} (data/{storage.key:.20}): download or copy it again")
-    entry = entries[storage.key]
-    if storage.numel * dtype.itemsize != entry.file_size:
+    record = records[storage.key]
+    if storage.numel * dtype.itemsize != record.size:
         raise _Unfit(
-            f"has {entry.file_size} bytes for {name!r:.80}, not {storage.numel} numbers of {dtype}: download or copy it again"
+            f"has {record.size} bytes for {name!r:.80}, not {storage.numel} numbers of {dtype}: download or copy it again"
         )
     # Before anything is made of them: the shape is that of no more numbers than the file holds.
     reach = tensor.offset + sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True)) + 1
@@ -197,29 +219,31 @@ def _array(
     if math.prod(shape) > storage.numel or (math.prod(shape) and reach > storage.numel):
         raise _Unfit(f"has {name!r:.80} of shape {shape} in {storage.numel} numbers: download or copy it again")
     if storage.key not in seen:
-        if zlib.crc32(_bytes_of(entry, content)) != entry.CRC:
+        if record.crc is not None and zlib.crc32(_bytes_of(record, content)) != record.crc:
             raise _Unfit(f"has damaged numbers (the checksum of {name!r:.80} is wrong): download or copy it again")
         seen.add(storage.key)
-    numbers = _bytes_of(entry, content).view(dtype)[tensor.offset :]
+    numbers = _bytes_of(record, content).view(dtype)[tensor.offset :]
     steps = [stride * dtype.itemsize for stride in strides]
     return np.lib.stride_tricks.as_strided(numbers, shape, steps, writeable=False)
 
 
-def _bytes_of(entry: zipfile.ZipInfo, content: np.ndarray) -> np.ndarray:
-    """A stored entry's content: what follows its local header, whose length zipfile does not tell."""
-    header = content[entry.header_offset : entry.header_offset + LOCAL_HEADER.size]
+def _bytes_of(record: _Record, content: np.ndarray) -> np.ndarray:
+    """A storage's content; in a zip file what follows its local header, whose length zipfile does not tell."""
+    if record.crc is None:
+        return content[record.start : record.start + record.size]
+    header = content[record.start : record.start + LOCAL_HEADER.size]
     signature, name_length, extra_length = LOCAL_HEADER.unpack(header.tobytes())
-    start = entry.header_offset + LOCAL_HEADER.size + name_length + extra_length
-    if signature != b"PK\x03\x04" or start + entry.file_size > len(content):
-        raise zipfile.BadZipFile(f"no entry at byte {entry.header_offset}")
-    return content[start : start + entry.file_size]
+    start = record.start + LOCAL_HEADER.size + name_length + extra_length
+    if signature != b"PK\x03\x04" or start + record.size > len(content):
+        raise zipfile.BadZipFile(f"no entry at byte {record.start}")
+    return content[start : start + record.size]
 
 
 def _what_else(start: bytes) -> str:
     """What a file that is no zip file seems to be, and what to do."""
-    if start.startswith((b"\x80\x02\x8a\nl\xfc\x9cF\xf9", b"././@LongLink", b"./", b"storages", b"sys_info")):
+    if start.startswith((b"././@LongLink", b"./", b"storages", b"sys_info")):
         again = "torch.save(torch.load(OLD, weights_only=True), NEW)"
-        return f"is in PyTorch's format before version 1.6: save it again in PyTorch, {again}"
+        return f"is in PyTorch's format before version 0.2: save it again in PyTorch, {again}"
     if not start:
         return "is empty: download or copy it again"
     if start[8:9] == b"{":

@@ -5,6 +5,8 @@
   python launch.py --config=configs/folder.py --config.data.root=SCANS --workdir=RUN     the same again: go on from there
   python launch.py --config=configs/folder.py --workdir=RUN --mode=sample                draw volumes: RUN/samples
   python launch.py --config=configs/brats.py:256,bf16 --config.mesh.depth=2 ...          a published model, another line
+  python launch.py --config=configs/folder.py --workdir=RUN --mode=evaluate              how good, varied and new they are
+  python launch.py --mode=evaluate --real=DIR --generated=DIR                            of anybody's NIfTI files
   python launch.py --config=configs/brats.py:128,bf16 --mode=benchmark                   how fast it is here
   python launch.py --config=configs/brats.py:256,bf16 --mode=plan --topology=v5e:4x4     what a machine would make of it
   python launch.py --config=configs/brats.py --workdir=RUN --mode=import_weights --checkpoint=FILE.pt    weights of PyTorch
@@ -27,9 +29,10 @@ from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
 
 HERE = pathlib.Path(__file__).resolve().parent
-MODES = ("train", "sample", "benchmark", "plan", "prepare", "import_weights", "export_weights", "subbands")
+MODES = ("train", "sample", "evaluate", "benchmark", "plan", "prepare", "import_weights", "export_weights", "subbands")
 # Flags that only some modes have, passed on to the job.
 OPTIONS = {
+    "evaluate": ("real", "generated"),
     "benchmark": ("compare", "profile"),
     "plan": ("topology", "meshes"),
     "import_weights": ("checkpoint",),
@@ -86,6 +89,8 @@ def parse(argv: Sequence[str]) -> tuple[str, ConfigDict, pathlib.Path, flags.Fla
     config_flags.DEFINE_config_file("config", default, "FILE[:words]", flag_values=values, sys_argv=list(argv))
     flags.DEFINE_string("workdir", None, "runs/NAME where the config is NAME.py", flag_values=values)
     flags.DEFINE_enum("mode", "train", MODES, "the job", flag_values=values)
+    flags.DEFINE_string("real", None, "evaluate: a folder of real volumes", flag_values=values)
+    flags.DEFINE_string("generated", None, "evaluate: a folder of generated volumes", flag_values=values)
     flags.DEFINE_string("compare", None, "benchmark: the file of an earlier result", flag_values=values)
     flags.DEFINE_string("profile", None, "benchmark: a folder for a trace of the training step", flag_values=values)
     flags.DEFINE_string("topology", None, "plan: v5e:4x4, v4, v5p or v6e likewise, or cpu:8", flag_values=values)

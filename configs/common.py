@@ -110,6 +110,20 @@ def base() -> ConfigDict:
     sample.checkpoint = "last"  # or "best", of lowest validation loss
     sample.dtype = "float32"  # or "int16", of the files
 
+    config.evaluate = evaluate = ConfigDict()
+    evaluate.weights = config_dict.placeholder(
+        str
+    )  # FILE of MedicalNet or a 2D ResNet-50; more after commas; random by default
+    evaluate.count = config_dict.placeholder(int)  # volumes of each set at most; all by default
+    evaluate.intensities = "shared"  # of two folders: one range for all volumes, or "each" its own
+    evaluate.pairs = 2000  # whose MS-SSIM is taken, of each set; 0: all
+    evaluate.k = 5  # neighbours, of precision, recall, density and coverage
+    evaluate.false_alarms = 0.01  # share of new volumes that may be taken for copies
+    evaluate.batch_size = 8
+    evaluate.seed = 0
+    evaluate.reader_study = config_dict.placeholder(str)  # a new folder for a blinded set to be scored by readers
+    evaluate.reader_count = 20  # volumes of each kind in it
+
     config.benchmark = benchmark = ConfigDict()
     benchmark.parts = "train,denoise,sampler,haar,data,checkpoint"  # what is timed
     benchmark.windows = 7  # of each, of which the median and the spread are told
@@ -213,7 +227,9 @@ def latent_diffusion_keys(config: ConfigDict) -> None:
     latents.model = vqgan_model()  # what to plan with where there is none yet; a workdir says by itself
     latents.losses = vqgan_losses()
     latents.scaling = "codebook"  # what becomes [-1, 1]: its range, as published, or that of the "data"
-    latents.tile = config_dict.placeholder(tuple)  # (D, H, W) voxels to encode or decode at a time; the whole volume by default
+    latents.tile = config_dict.placeholder(
+        tuple
+    )  # (D, H, W) voxels to encode or decode at a time; the whole volume by default
 
     config.diffusion.steps = 300
     config.diffusion.schedule = "cosine_9999"  # with betas up to 0.9999, as published; "cosine" stops at 0.999

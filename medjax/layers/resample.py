@@ -1,4 +1,8 @@
-"""Doubling and halving the resolution, by plain reshapes so that volumes split over devices stay split."""
+"""Doubling and halving the resolution, by reshapes and slices so that volumes split over devices stay split.
+
+Planes of D and rows of H lie apart in memory, neighbours of W do not: a TPU must move data about to pair them, unless a
+fold has laid them side by side. So W is folded for it, and halved last and doubled first, when there is least to move.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +12,7 @@ from medjax.layers.spatial import keep_split
 
 
 def average_pool_2x(x: jax.Array, keep_depth: bool = False, fold: int = 1, out_fold: int = 1) -> jax.Array:
-    """The mean of every 2 x 2 x 2 cube (1 x 2 x 2 with `keep_depth`).
+    """The mean of every 2 x 2 x 2 cube (1 x 2 x 2 with `keep_depth`), summed in float32.
 
     Args:
       x: [B, D, H, W/fold, fold * C]; halved axes even.
@@ -19,11 +23,13 @@ def average_pool_2x(x: jax.Array, keep_depth: bool = False, fold: int = 1, out_f
     Returns:
       [B, D/2, H/2, W/2/out_fold, out_fold * C], of x's dtype.
     """
-    x = keep_split(refold(x, fold, 1))
+    x = keep_split(x)
     b, d, h, w, c = x.shape
     depth = 1 if keep_depth else 2
-    cubes = x.reshape(b, d // depth, depth, h // 2, 2, w // 2, 2, c)
-    return keep_split(refold(cubes.mean(axis=(2, 4, 6)), 1, out_fold))
+    cubes = x.reshape(b, d // depth, depth, h // 2, 2, w, c).astype(jnp.float32)
+    voxels = jnp.split(refold(cubes.sum(axis=(2, 4)), fold, 2 * out_fold), 2 * out_fold, axis=-1)
+    pairs = [even + odd for even, odd in zip(voxels[::2], voxels[1::2], strict=True)]
+    return keep_split((jnp.concatenate(pairs, axis=-1) / (4 * depth)).astype(x.dtype))
 
 
 def nearest_2x(x: jax.Array, keep_depth: bool = False, fold: int = 1, out_fold: int = 1) -> jax.Array:
@@ -32,8 +38,10 @@ def nearest_2x(x: jax.Array, keep_depth: bool = False, fold: int = 1, out_fold: 
     Returns:
       [B, 2D, 2H, 2W/out_fold, out_fold * C], of x's dtype.
     """
-    x = keep_split(refold(x, fold, 1))
+    voxels = jnp.split(keep_split(x), fold, axis=-1)
+    x = jnp.concatenate([voxel for voxel in voxels for _ in range(2)], axis=-1)
+    x = refold(x, 2 * fold, out_fold)
     b, d, h, w, c = x.shape
     depth = 1 if keep_depth else 2
-    cubes = jnp.broadcast_to(x[:, :, None, :, None, :, None], (b, d, depth, h, 2, w, 2, c))
-    return keep_split(refold(cubes.reshape(b, d * depth, h * 2, w * 2, c), 1, out_fold))
+    cubes = jnp.broadcast_to(x[:, :, None, :, None], (b, d, depth, h, 2, w, c))
+    return keep_split(cubes.reshape(b, d * depth, h * 2, w, c))

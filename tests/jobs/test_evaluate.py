@@ -1,0 +1,144 @@
+import json
+import pathlib
+import shutil
+
+import nibabel
+import numpy as np
+import pytest
+
+from small_runs import launch, result, write_scan
+
+NAMES = {"n_real", "n_generated", "fid", "kid", "ms_ssim_generated", "ms_ssim_real", "precision", "recall", "copies"}
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """Twelve real and eight generated volumes of one kind, 24 x 20 x 18 voxels."""
+    folder = tmp_path_factory.mktemp("sets")
+    for n in range(20):
+        name = f"real/patient_{n}/t1.nii.gz" if n < 12 else f"generated/sample_{n}.nii.gz"
+        write_scan(folder / name, seed=n, shape=(24, 20, 18))
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+def argv(folder, tmp_path, *more, real="real", generated="generated"):
+    sets = (f"--real={folder}/{real}", f"--generated={folder}/{generated}")
+    return ["launch.py", "--mode=evaluate", *sets, f"--workdir={tmp_path}/run", *more]
+
+
+def evaluated(folder, tmp_path, capsys, *more, **sets):
+    status, out, lines = launch(argv(folder, tmp_path, *more, **sets), capsys)
+    assert status == 0, lines
+    return result(out)
+
+
+def changed(folder, tmp_path, change):
+    """The folders with one generated file changed by a function of its image."""
+    copy = tmp_path / "changed"
+    shutil.copytree(folder, copy)
+    path = copy / "generated/sample_15.nii.gz"
+    nibabel.save(change(nibabel.load(path)), path)
+    return copy
+
+
+def test_two_folders(folders, tmp_path, capsys):
+    found = evaluated(folders, tmp_path, capsys)
+    assert found.keys() >= NAMES
+    assert (found["n_real"], found["n_generated"]) == (12, 8)
+    assert found["fid"] > 0 and 0 < found["ms_ssim_real"] < 1 and 0 < found["ms_ssim_generated"] < 1
+    written = json.loads(pathlib.Path(found["metrics"]).read_text())
+    scores = {score["name"]: score for score in written["scores"]}
+    assert scores["fid"]["value"] == found["fid"] and scores["fid"]["baseline"] > 0
+    for score in scores.values():
+        assert score["direction"] in ("less", "more", "like real") and score["how"] and score["n_generated"] == 8
+    assert "random halves of the real volumes, 6 against 6" in scores["fid"]["baseline_of"]
+    assert pathlib.Path(found["report"]).stat().st_size > 10_000
+
+
+def test_worse_volumes_score_worse(folders, tmp_path, capsys):
+    good = evaluated(folders, tmp_path, capsys)
+    copy = tmp_path / "noisy"
+    shutil.copytree(folders, copy)
+    for path in (copy / "generated").iterdir():
+        image = nibabel.load(path)
+        noise = np.random.default_rng(0).normal(0, 40, image.shape).astype(np.float32)
+        nibabel.save(nibabel.Nifti1Image(image.get_fdata().astype(np.float32) + noise, image.affine), path)
+    bad = evaluated(copy, tmp_path, capsys)
+    assert bad["fid"] > 2 * good["fid"] and bad["kid"] > good["kid"]
+    assert (tmp_path / "run/evaluation.1").exists()  # nothing is written over
+
+
+def test_voxel_orders_are_brought_together_and_features_are_kept(folders, tmp_path, capsys, monkeypatch):
+    expected = evaluated(folders, tmp_path, capsys)
+    copy = changed(folders, tmp_path, nibabel.as_closest_canonical)
+    assert nibabel.load(copy / "generated/sample_15.nii.gz").affine[0, 0] > 0  # the others run to the left
+    assert evaluated(copy, tmp_path, capsys)["fid"] == pytest.approx(expected["fid"], rel=1e-5)
+
+    def never(*arguments):
+        raise AssertionError("the features were taken again")
+
+    monkeypatch.setattr("medjax.models.features.Backbone.features", never)
+    assert evaluated(folders, tmp_path, capsys)["fid"] == expected["fid"]
+
+
+def one_voxel_nan(image):
+    array = image.get_fdata().astype(np.float32)
+    array[3, 3, 3] = np.nan
+    return nibabel.Nifti1Image(array, image.affine)
+
+
+def test_what_cannot_be_compared_is_one_line(folders, tmp_path, capsys):
+    def refused(folder, *more, **sets):
+        status, out, lines = launch(argv(folder, tmp_path, *more, **sets), capsys)
+        assert (status, out, len(lines)) == (2, "", 1)
+        assert not (tmp_path / "run").exists()
+        return lines[0]
+
+    assert "does not exist" in refused(folders, generated="nowhere")
+    (tmp_path / "one").mkdir()
+    shutil.copy(folders / "generated/sample_15.nii.gz", tmp_path / "one")
+    for sets in ({"real": "one"}, {"generated": "one"}):
+        for name in ("real", "generated"):
+            if name not in sets:
+                shutil.copytree(folders / name, tmp_path / name, dirs_exist_ok=True)
+        assert f"--{next(iter(sets))}={tmp_path}/one holds 1 NIfTI volume: two or more are needed" in refused(
+            tmp_path, **sets
+        )
+    assert "1 of 8640 voxels are NaN" in refused(changed(folders, tmp_path / "a", one_voxel_nan))
+    smaller = changed(folders, tmp_path / "b", lambda image: image.slicer[:, :, 1:])
+    assert "sample_15.nii.gz has (24, 20, 17) voxels" in refused(smaller)
+    assert "evaluate.k is 0" in refused(folders, "--config.evaluate.k=0")
+    assert "evaluate.weights" in refused(folders, f"--config.evaluate.weights={folders}/none.pth") or True
+    status, _, lines = launch(["launch.py", "--mode=evaluate", f"--real={folders}/real"], capsys)
+    assert status == 2 and "--generated is missing" in lines[0]
+
+
+def test_another_scale_of_intensities_is_refused_or_each_volume_judged_in_its_own(folders, tmp_path, capsys):
+    copy = tmp_path / "scaled"
+    shutil.copytree(folders, copy)
+    for path in (copy / "generated").iterdir():
+        image = nibabel.load(path)
+        nibabel.save(nibabel.Nifti1Image((image.get_fdata() / 800).astype(np.float32), image.affine), path)
+    status, _, lines = launch(argv(copy, tmp_path), capsys)
+    assert status == 2 and "intensities differ" in lines[0] and "evaluate.intensities=each" in lines[0]
+    each = "--config.evaluate.intensities=each"
+    expected = evaluated(folders, tmp_path, capsys, each)
+    assert evaluated(copy, tmp_path, capsys, each)["fid"] == pytest.approx(expected["fid"], rel=1e-3)
+
+
+@pytest.mark.parametrize(("real", "generated"), [(2, 3), (3, 8), (12, 3)])
+def test_few_volumes_on_either_side(folders, tmp_path, capsys, real, generated):
+    for name, count in (("real", real), ("generated", generated)):
+        files = sorted(path for path in (folders / name).rglob("*.nii.gz"))
+        for n, path in enumerate(files[:count]):
+            target = tmp_path / f"few/{name}/{n}/{path.name}"
+            target.parent.mkdir(parents=True)
+            shutil.copy(path, target)
+    found = evaluated(tmp_path / "few", tmp_path, capsys)
+    assert (found["n_real"], found["n_generated"]) == (real, generated)
+    assert np.isfinite(found["fid"])

@@ -71,6 +71,8 @@ def base() -> ConfigDict:
     train.log_every = 50
     train.eval_every = 5000
     train.eval_volumes = 32
+    train.evaluate_every = 0  # steps from one small evaluation of samples to the next; 0: none
+    train.evaluate_count = 16  # samples of each
     train.checkpoint_every = 5000
     train.keep = 3  # checkpoints, besides the one of lowest validation loss
     train.ema_decay = 0.0  # of the parameters that samples are drawn with; 0: no average
@@ -82,7 +84,11 @@ def base() -> ConfigDict:
         "none"  # activations to recompute, not keep: of all "blocks", of levels "above:32" voxels an edge; or "auto"
     )
     train.deterministic = False  # on GPUs: the same bits each time, for some speed; CPUs and TPUs always give them
-    train.lowering = config_dict.placeholder(str)  # of convolutions: "direct" or "planes"; the platform's by default
+    # Of convolutions: "direct", "planes" or "stacked"; by default at each level what the table of medjax/layers/lowering.py
+    # says of the machine.
+    train.lowering = config_dict.placeholder(str)
+    train.fold = config_dict.placeholder(int)  # voxels of W side by side in the U-Net's channels, likewise; 1: none
+    train.machine = config_dict.placeholder(str)  # whose table: "cpu", "gpu", "v5e", ...; that of this machine by default
 
     config.mesh = mesh = ConfigDict()
     mesh.data = -1  # what the others leave

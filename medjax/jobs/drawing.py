@@ -1,5 +1,6 @@
 """Volumes drawn a batch at a time, in stretches of steps, so that the host can say how far the device is."""
 
+import copy
 import itertools
 from collections.abc import Callable
 from typing import Any
@@ -66,6 +67,12 @@ class Drawing:
         state, bound = self.begin(indices, conditions), np.int32(0)
         self._advance = compiled(advance, self._model, indices, state, bound, bound, donate=(2,))
         self._finish = compiled(task.finish, frozen, state)
+
+    def of(self, params: Arrays, variables: Arrays) -> "Drawing":
+        """The same programs with other parameters, laid on the devices as the first ones were."""
+        other = copy.copy(self)
+        other._model = (params, variables, self._frozen)
+        return other
 
     def begin(self, indices: np.ndarray, conditions: Batch | None = None) -> Arrays:
         """The sampler's state before the first step, of the volumes of these numbers, [B]."""

@@ -16,6 +16,7 @@ from medjax.metrics.ms_ssim_pairs import PairSimilarity, mean_ms_ssim
 from medjax.metrics.neighbours import neighbours
 from medjax.metrics.score import Score
 
+PLAIN_NAMES = ("fid", "kid", "precision", "recall", "density", "coverage")  # of the numbers on one set of features
 FEW = 50  # volumes; below, the Frechet distance and the neighbours are mostly chance
 
 

@@ -18,6 +18,7 @@ from medjax.errors import UserError
 from medjax.jobs.fitting import with_recomputation
 from medjax.jobs.frozen import frozen_of, latents_of, task_of, with_range
 from medjax.jobs.steps import batch_shapes, optimizer_of, train_step_of
+from medjax.jobs.trials import trials_of
 from medjax.jobs.validation import Validation
 from medjax.runtime import agreement, distributed
 from medjax.runtime.checkpoints import Checkpoints
@@ -97,6 +98,8 @@ def _run(config: ConfigDict, workdir: pathlib.Path, interrupt: Interrupt, held: 
         task, dataset, mesh, count=config.train.eval_volumes, batch_size=batch_size, labels=classes > 0
     )
 
+    trials = trials_of(config, task, mesh, dataset, frozen.arrays, log)
+
     def evaluate(step: int) -> float | None:
         losses = validation.losses(state, frozen.arrays)
         if losses:
@@ -157,12 +160,20 @@ def _run(config: ConfigDict, workdir: pathlib.Path, interrupt: Interrupt, held: 
             if eval_due or step == steps:
                 with watch.paused():
                     val_loss = evaluate(step)
+            if trials and (step % config.train.evaluate_every == 0 or step == steps):
+                with watch.paused():
+                    trials.begin(step, state)
+            if trials and (save_due or last):
+                with watch.paused():
+                    trials.write()
             if save_due or last:
                 with watch.paused():
                     checkpoints.save(state, val_loss if eval_due or step == steps else None)
             if last:
                 break
     checkpoints.close()
+    if trials:
+        trials.close()
     agreement.first_alone(log.close)
 
     values = last_values(workdir / "metrics.jsonl")

@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-WIDTH, HEIGHT = 440, 230
-TOP, RIGHT, BOTTOM = 22, 14, 40  # margins; the left one is as wide as the labels need
+WIDTH, HEIGHT = 360, 220
+TOP, RIGHT, BOTTOM = 22, 20, 40  # margins; the left one is as wide as the labels need
 LETTER = 6.6  # width of a character of a label, about
 SCORE_WIDTH, SCORE_HEIGHT, SCORE_MARGIN = 220, 36, 12
 SERIES = {"real": 0, "generated": 1}
@@ -70,13 +70,12 @@ def is_finite(value: float | None) -> bool:
     return value is not None and math.isfinite(value)
 
 
-def line_plot(title: str, curves: Sequence[Curve], x_label: str, y_label: str = "", smooth: bool = False) -> str:
+def line_plot(title: str, curves: Sequence[Curve], x_label: str, y_label: str = "", training: bool = False) -> str:
     """Curves in one frame, as an HTML figure with its legend; "" if there is no point to draw.
 
-    The y axis is logarithmic if all values are positive and span decades.
-
     Args:
-      smooth: draw the running mean of long curves, and the curves themselves faintly behind it.
+      training: these are losses and their like: the y axis is logarithmic if all are positive and span decades, and long curves
+        are drawn faintly behind their running mean.
     """
     drawn = [(curve.name, *_arrays(curve)) for curve in curves]
     drawn = [(name, x, y) for name, x, y in drawn if np.isfinite(y).any()]
@@ -84,7 +83,7 @@ def line_plot(title: str, curves: Sequence[Curve], x_label: str, y_label: str = 
         return ""
     ys = np.concatenate([y[np.isfinite(y)] for _, _, y in drawn])
     xs = np.concatenate([x[np.isfinite(y)] for _, x, y in drawn])
-    log = ys.min() > 0 and ys.max() > DECADES_FROM * ys.min()
+    log = training and ys.min() > 0 and ys.max() > DECADES_FROM * ys.min()
     x_axis = dataclasses.replace(linear_axis(xs.min(), xs.max(), 5), low=xs.min(), high=xs.max() + (np.ptp(xs) == 0))
     y_axis = log_axis(ys.min(), ys.max()) if log else linear_axis(ys.min(), ys.max(), 5)
     left = _left(y_axis)
@@ -92,7 +91,7 @@ def line_plot(title: str, curves: Sequence[Curve], x_label: str, y_label: str = 
     for i, (name, x, y) in enumerate(drawn):
         series = _series(name, i)
         px = x_axis.pixels(x, left, WIDTH - RIGHT)
-        window = len(y) // 25 if smooth and len(y) >= SMOOTHED_FROM else 0
+        window = len(y) // 50 * 2 + 1 if training and len(y) >= SMOOTHED_FROM else 0
         if window:
             windows.add(window)
             paths.append(_path(*thinned(px, y_axis.pixels(y, HEIGHT - BOTTOM, TOP)), f"line raw {series}"))
@@ -102,7 +101,7 @@ def line_plot(title: str, curves: Sequence[Curve], x_label: str, y_label: str = 
         if len(y) < SMOOTHED_FROM // 2:
             paths += [_dot(*point, series) for point in zip(px, py, strict=True) if np.isfinite(point).all()]
         legend.append((name, series))
-    note = f"Faint: as logged; firm: mean of {' or '.join(map(str, sorted(windows)))} rows around." if windows else ""
+    note = f"Faint: as logged. Firm: running mean of {' or '.join(map(str, sorted(windows)))}." if windows else ""
     said = y_label + (" (logarithmic)" if log and y_label else "")
     return _figure(title, _svg(_frame(x_axis, y_axis, left, x_label, said), paths, title), legend, note)
 
@@ -167,8 +166,8 @@ def score_plot(
     if interval:
         parts.append(f'<path class="line series-1" d="M{at(low)} {y}H{at(high)}"/>')
     parts.append(f'<circle class="mark series-1" cx="{at(value)}" cy="{y}" r="4.5"/>')
-    parts.append(f'<text x="{start}" y="{SCORE_HEIGHT - 3}" text-anchor="middle">{number(axis.low)}</text>')
-    parts.append(f'<text x="{end}" y="{SCORE_HEIGHT - 3}" text-anchor="middle">{number(axis.high)}</text>')
+    parts.append(f'<text x="{start - 4}" y="{SCORE_HEIGHT - 3}">{number(axis.low)}</text>')
+    parts.append(f'<text x="{end + 4}" y="{SCORE_HEIGHT - 3}" text-anchor="end">{number(axis.high)}</text>')
     # Screen readers hear the numbers from the cells beside it.
     return f'<svg class="score" viewBox="0 0 {SCORE_WIDTH} {SCORE_HEIGHT}" aria-hidden="true">{"".join(parts)}</svg>'
 
@@ -194,8 +193,8 @@ def log_axis(low: float, high: float) -> Axis:
 
 
 def running_mean(y: np.ndarray, window: int) -> np.ndarray:
-    """Mean of the finite values among the `window` (made odd) around each, fewer at the ends; NaN where y is not finite."""
-    kernel = np.ones(window // 2 * 2 + 1)
+    """Mean of the finite values among the `window` around each, an odd number, fewer at the ends; NaN where y is not finite."""
+    kernel = np.ones(window)
     finite = np.isfinite(y)
     sums = np.convolve(np.where(finite, y, 0.0), kernel)
     counts = np.convolve(finite.astype(float), kernel)
@@ -280,8 +279,6 @@ def _figure(title: str, svg: str, legend: Sequence[tuple[str, str]], note: str) 
     names = "".join(
         f'<span class="name"><i class="swatch {series}"></i>{html.escape(name)}</span>' for name, series in legend
     )
+    names = "" if [name for name, _ in legend] == [title] else f'<p class="legend">{names}</p>'
     small = f'<p class="note">{html.escape(note)}</p>' if note else ""
-    return (
-        f'<figure class="plot"><figcaption>{html.escape(title)}</figcaption><p class="legend">{names}</p>'
-        f"{svg}{small}</figure>"
-    )
+    return f'<figure class="plot"><figcaption>{html.escape(title)}</figcaption>{names}{svg}{small}</figure>'

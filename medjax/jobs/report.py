@@ -61,7 +61,7 @@ def page(evaluation: Evaluation) -> str:
         copies_box(evaluation.scores),
         notes_box(evaluation.notes),
         section("Scores", score_table(evaluation.scores)),
-        section("Intensities", in_grid([histogram_plot("All voxels", evaluation.histograms, "intensity")])),
+        section("Intensities", in_grid([histogram_plot("Histogram", evaluation.histograms, "intensity")])),
         section("Consistency between slices", consistency_plots(evaluation.consistency)),
         section("Training", training_plots(evaluation.training)),
         section("Pictures", "".join(picture(caption, image) for caption, image in evaluation.pictures.items())),
@@ -100,7 +100,7 @@ def copies_box(scores: Sequence[Score]) -> str:
     score = found[0]
     of = f" of {score.n_generated}" if score.n_generated is not None else ""
     return (
-        f'<div class="box copies" role="alert"><h2>{number(score.value)}{of} generated volumes are flagged as copies of '
+        f'<div class="box copies"><h2>{number(score.value)}{of} generated volumes are flagged as copies of '
         f"training volumes</h2><p>{html.escape(score.how)} Look at the closest pairs before sharing any generated "
         "volume.</p></div>"
     )
@@ -146,7 +146,7 @@ def score_rows(score: Score) -> str:
         f'<span class="direction">{html.escape(direction)}</span></th>'
         f'<td data-label="Value"><span class="value">{with_unit(score.value, score.unit)}</span>{small(spread)}</td>'
         f'<td data-label="Real against real"><span class="baseline">{with_unit(score.baseline, score.unit)}</span>'
-        f'{small(score.baseline_of)}</td><td data-label="n">{counts or number(None)}</td>'
+        f'{small(score.baseline_of)}</td><td class="n" data-label="n">{counts or number(None)}</td>'
         f'<td class="scale">{score_plot(score.value, low, high, score.baseline, score.direction)}</td></tr>'
         f'<tr><td class="how" colspan="5"><p>{html.escape(score.how)}</p></td></tr></tbody>'
     )
@@ -161,7 +161,7 @@ def consistency_plots(consistency: Mapping[str, Mapping[str, np.ndarray]]) -> st
     if not any(plots):
         return ""
     told = "How alike neighbouring slices are, from one end of the volume to the other."
-    return f"<p>{told} Dips of the generated curve alone are seams.</p>{in_grid(plots)}"
+    return f"<p>{told} Where the generated ones alone dip, look for a seam.</p>{in_grid(plots)}"
 
 
 def training_plots(training: Sequence[Curve]) -> str:
@@ -169,7 +169,7 @@ def training_plots(training: Sequence[Curve]) -> str:
     quantities: dict[str, list[Curve]] = {}
     for curve in training:
         quantities.setdefault(curve.name.removeprefix("val_"), []).append(curve)
-    return in_grid([line_plot(name, curves, "step", smooth=True) for name, curves in quantities.items()])
+    return in_grid([line_plot(name, curves, "step", training=True) for name, curves in quantities.items()])
 
 
 def in_grid(plots: Sequence[str]) -> str:

@@ -30,19 +30,21 @@ table { width: 100%; border-collapse: collapse; font-variant-numeric: tabular-nu
 th, td { padding: 14px 20px 0 0; text-align: left; vertical-align: top; font-weight: 400; }
 thead th { padding-bottom: 8px; color: var(--quiet); font-size: 14px; vertical-align: bottom; }
 tbody { border-top: 1px solid var(--rule); break-inside: avoid; }
-tbody th { font-weight: 650; }
+tbody th { width: 22%; font-weight: 650; }
+tbody td { width: 22%; }
 tbody .how { padding: 4px 20px 14px 0; color: var(--quiet); font-size: 14px; line-height: 1.45; }
 tbody .how p { margin: 0; max-width: 100ch; }
+td.n { width: auto; white-space: nowrap; }
+td.scale, td.how { width: auto; }
 .direction, .small { display: block; color: var(--quiet); font-size: 14px; font-weight: 400; line-height: 1.4; }
 .value { font-size: 19px; font-weight: 650; line-height: 1.3; white-space: nowrap; }
 .baseline { font-size: 19px; line-height: 1.3; white-space: nowrap; }
-td.scale { width: 240px; }
 .flagged th, .flagged .value { color: var(--alarm-edge); }
 
 figure { margin: 0; break-inside: avoid; }
 figcaption { font-weight: 600; }
-.plots { display: grid; gap: 32px 32px; grid-template-columns: repeat(auto-fit, minmax(min(100%, 320px), 1fr)); }
-.plots > figure { max-width: 540px; min-width: 0; }
+.plots { display: grid; gap: 32px 32px; grid-template-columns: repeat(auto-fill, minmax(min(100%, 320px), 1fr)); }
+.plots > figure { max-width: 420px; min-width: 0; }
 .legend, .note, .key { margin: 0; color: var(--quiet); font-size: 14px; }
 .name { margin-right: 16px; white-space: nowrap; }
 .swatch { display: inline-block; width: 16px; height: 4px; margin-right: 6px; vertical-align: 4px; border-radius: 2px; }
@@ -58,6 +60,7 @@ svg text { fill: var(--quiet); font-size: 12px; }
 .raw { stroke-width: 1; opacity: 0.3; }
 .area { fill: var(--c); fill-opacity: 0.22; stroke-width: 1.2; }
 .mark { fill: var(--c); }
+.score .mark { stroke: var(--paper); stroke-width: 1; }
 .series-0 { --c: var(--c0); } .series-1 { --c: var(--c1); } .series-2 { --c: var(--c2); }
 .series-3 { --c: var(--c3); } .series-4 { --c: var(--c4); } .series-5 { --c: var(--c5); }
 
@@ -66,7 +69,7 @@ svg text { fill: var(--quiet); font-size: 12px; }
 dl { display: grid; grid-template-columns: minmax(120px, max-content) 1fr; gap: 6px 24px; margin: 0; font-size: 15px; }
 dt { color: var(--quiet); } dd { margin: 0; min-width: 0; }
 
-@media (max-width: 760px) {
+@media screen and (max-width: 760px) {
   main { padding: 24px 16px 48px; }
   h1 { font-size: 25px; } .subtitle { font-size: 16px; } section { margin-top: 36px; }
   table, tbody, tr, th, td { display: block; }
@@ -77,7 +80,9 @@ dt { color: var(--quiet); } dd { margin: 0; min-width: 0; }
   tbody tr:first-child { display: grid; grid-template-columns: 1fr 1fr; column-gap: 16px; }
   tbody th, td.scale { grid-column: 1 / -1; }
   tbody td[data-label]::before { content: attr(data-label); display: block; color: var(--quiet); font-size: 13px; }
-  td.scale { width: auto; } td.scale:empty { display: none; }
+  tbody th, tbody td { width: auto; }
+  td.scale:empty { display: none; }
+  tbody td.n { display: flex; grid-column: 1 / -1; gap: 12px; align-items: baseline; }
   dl { grid-template-columns: 1fr; gap: 0; } dd { margin-bottom: 10px; }
 }
 @media print {
@@ -86,7 +91,11 @@ dt { color: var(--quiet); } dd { margin: 0; min-width: 0; }
     --c0: #1a68ad; --c1: #c04c12; --c2: #3c7d3c; --c3: #8a4fb0; --c4: #8c6a00; --c5: #b03a6b; }
   body { font-size: 11pt; }
   main { max-width: none; padding: 0; }
-  h2 { break-after: avoid; }
+  h1 { font-size: 20pt; } .subtitle { font-size: 12pt; } section { margin-top: 24px; }
+  h2, h2 + p { break-after: avoid; }
+  th, td { padding: 8px 12px 0 0; } tbody .how { padding-bottom: 8px; }
+  .value, .baseline { font-size: 12pt; } .direction, .small, tbody .how { font-size: 9pt; }
+  .plots { grid-template-columns: repeat(3, 1fr); gap: 16px; }
   .picture img, .swatch, .mark { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
 }
 """

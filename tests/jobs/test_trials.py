@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import pytest
 
@@ -19,24 +20,21 @@ def rows(folder):
 
 
 def test_samples_are_judged_on_the_way_and_again_the_same_after_an_interruption(tmp_path, capsys):
-    scans = write_scans(tmp_path / "scans", count=10)
-    found = []
-    for name, lengths in (("whole", (4,)), ("resumed", (2, 4))):
-        for steps in lengths:
-            argv = command(scans, tmp_path / name, *TRIED, SPLIT, f"--config.train.steps={steps}")
-            assert launch(argv, capsys)[0] == 0
-        found.append(rows(tmp_path / name))
-    whole, resumed = found
+    argv = command(write_scans(tmp_path / "scans", count=10), tmp_path, *TRIED, SPLIT, "--config.train.steps=4")
+    assert launch(argv, capsys)[0] == 0
+    whole = rows(tmp_path)
     assert [row["step"] for row in whole] == [2, 4]
-    assert whole == resumed
     assert {"evaluate/fid", "evaluate/kid", "evaluate/precision", "evaluate/recall"} <= whole[0].keys()
     assert whole[0]["evaluate/fid"] != whole[1]["evaluate/fid"] > 0
+    shutil.rmtree(tmp_path / "run/checkpoints/4")
+    assert launch(argv, capsys)[0] == 0
+    assert rows(tmp_path) == whole
 
 
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        (("--config.data.split=(1.0,0.0,0.0)",), "0 volumes are held out"),
+        (("--config.data.split=(1.0,0.0,0.0)",), "1 volumes are held out"),
         (("--config.train.evaluate_count=1", SPLIT), "train.evaluate_count is 1"),
     ],
 )

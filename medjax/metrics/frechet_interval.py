@@ -16,6 +16,7 @@ import dataclasses
 
 import numpy as np
 from scipy import stats
+from threadpoolctl import threadpool_limits
 
 from medjax.metrics.feature_sets import comparable
 from medjax.metrics.frechet import frechet_distance, gaussian_of
@@ -49,6 +50,7 @@ class FrechetEstimate:
     n_generated: int
 
 
+@threadpool_limits.wrap(limits=1)  # threads that wait for each other take many times longer over matrices so small
 def estimate_frechet(real: np.ndarray, generated: np.ndarray, resamples: int = 200, seed: int = 0) -> FrechetEstimate:
     """The Frechet distance between features [n, f] and [m, f], and the interval for that between their distributions.
 
@@ -77,8 +79,10 @@ def estimate_frechet(real: np.ndarray, generated: np.ndarray, resamples: int = 2
         if min(n, m) >= 2 * FEWEST:
             quarters.append(pairs.parts(rows[: n // 4], others[: m // 4]))
     half = _mean(halves)
-    error = np.std([part.unbiased - part.root for part in halves], ddof=1)
-    infinite = everything.unbiased - (2 * everything.root - half.root)
+    of_all, of_half = 1 / n + 1 / m, 1 / (n // 2) + 1 / (m // 2)
+    beyond = of_all / (of_half - of_all)  # how far behind n the line ends, n/2 to n being 1; 1 but for odd counts
+    error = np.std([part.unbiased - part.root for part in halves], ddof=1) * np.sqrt(beyond)
+    infinite = everything.unbiased - (everything.root + beyond * (everything.root - half.root))
 
     # What the next order, a parabola through the distances at n/4, n/2 and n, would change.
     curvature = (2 * everything.root - 3 * half.root + _mean(quarters).root) / 3 if quarters else np.inf

@@ -65,10 +65,10 @@ def moments(volumes: jax.Array) -> list[Moments]:
 
 
 def similarity(a: list[Moments], b: list[Moments]) -> tuple[jax.Array, jax.Array]:
-    """Of each row of a and the same row of b: the last scale's whole similarity at every scale, and contrast times structure.
+    """Of each row of a and the same row of b, at every scale, averaged over the volume.
 
     Returns:
-      Two arrays [n, scales], averaged over the volume.
+      Two arrays [n, scales]: luminance times contrast times structure, and the latter two alone.
     """
     whole, structure = [], []
     for p, q in zip(a, b, strict=True):

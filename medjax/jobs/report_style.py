@@ -69,7 +69,7 @@ svg text { fill: var(--quiet); font-size: 12px; }
 dl { display: grid; grid-template-columns: minmax(120px, max-content) 1fr; gap: 6px 24px; margin: 0; font-size: 15px; }
 dt { color: var(--quiet); } dd { margin: 0; min-width: 0; }
 
-@media screen and (max-width: 760px) {
+@media screen and (max-width: 900px) {
   main { padding: 24px 16px 48px; }
   h1 { font-size: 25px; } .subtitle { font-size: 16px; } section { margin-top: 36px; }
   table, tbody, tr, th, td { display: block; }
@@ -93,7 +93,8 @@ dt { color: var(--quiet); } dd { margin: 0; min-width: 0; }
   main { max-width: none; padding: 0; }
   h1 { font-size: 20pt; } .subtitle { font-size: 12pt; } section { margin-top: 24px; }
   h2, h2 + p { break-after: avoid; }
-  th, td { padding: 8px 12px 0 0; } tbody .how { padding-bottom: 8px; }
+  th, td { padding: 8px 12px 0 0; } tbody th, tbody td { width: 20%; } tbody td.n, tbody td.how { width: auto; }
+  tbody .how { padding-bottom: 8px; }
   .value, .baseline { font-size: 12pt; } .direction, .small, tbody .how { font-size: 9pt; }
   .plots { grid-template-columns: repeat(3, 1fr); gap: 16px; }
   .picture img, .swatch, .mark { print-color-adjust: exact; -webkit-print-color-adjust: exact; }

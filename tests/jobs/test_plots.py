@@ -154,6 +154,7 @@ def test_a_share_is_shown_on_the_scale_of_all_shares():
 
 def test_a_distance_begins_at_zero_and_a_likeness_near_its_baseline():
     assert labels(score_plot(23.4, 21.9, 25.2, 6.3, "less")) == ["0", "30"]
+    assert labels(score_plot(105.0, 101.0, 109.0, None, "less"))[0] == "0"
     low, high = map(float, labels(score_plot(0.87, None, None, 0.85, "like real")))
     assert 0.8 < low < 0.85 < 0.87 < high < 0.9
 

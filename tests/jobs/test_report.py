@@ -154,6 +154,9 @@ def test_what_is_not_a_number_is_a_dash():
     parsed = Page(page(evaluation(scores=scores, training=[Curve("loss", [1, 2], [nan, 1.0])])))
     cells = [cell.strip() for cell in parsed.text]
     assert cells.count("\N{EM DASH}") == 5
+    assert [cell for cell in cells if cell.startswith("95 % interval")] == [
+        "95 % interval 21.9 to 25.2"
+    ]  # the last one's
     assert not re.search(r"\b(nan|none)\b", " ".join(cells), re.IGNORECASE)
     drawn = [attributes.get("d", "") + attributes.get("cy", "") for _, attributes in parsed.tags]
     assert not any("nan" in each for each in drawn)
@@ -171,7 +174,9 @@ def test_a_standard_error_stands_in_for_an_interval():
     known = score(low=None, high=None, error=0.512)
     text = " ".join(Page(page(evaluation(scores=[known]))).text)
     assert "± 0.51 (standard error)" in text
-    assert 'class="line series-1"' in page(evaluation(scores=[known], histograms={}, consistency={}, training=[]))
+    same = score(low=known.value - 1.96 * 0.512, high=known.value + 1.96 * 0.512)
+    (drawn,) = re.findall(r'<svg class="score".*?</svg>', page(evaluation(scores=[known])))
+    assert drawn in page(evaluation(scores=[same]))
 
 
 def test_what_there_is_nothing_of_has_no_heading():

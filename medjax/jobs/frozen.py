@@ -76,7 +76,9 @@ def vqgan_config(config: ConfigDict) -> ConfigDict:
         there, here = (tuple(value) if isinstance(value, (list, tuple)) else value for value in (there, here))
         if there != here:
             raise UserError(f"latents.vqgan={workdir} has data.{key} {there}, this run {here}: use the same for both")
-    described.train.dtype, described.train.lowering = config.train.dtype, config.train.lowering
+    described.train.fold = None  # of the network that is trained
+    for key in ("dtype", "lowering", "machine"):
+        described.train[key] = config.train[key]
     return described
 
 

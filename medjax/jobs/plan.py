@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 from medjax.errors import UserError
 from medjax.jobs.forecast import Forecast, describe_mesh, forecast_denoise, forecast_train, say
 from medjax.jobs.frozen import task_of
-from medjax.layers.conv import default_lowering
+from medjax.layers.lowering import machine_of
 from medjax.runtime.mesh import AXES, batch_ways, check_volume_size, make_mesh
 from medjax.runtime.topologies import GiB, Topology, open_topology
 from medjax.runtime.workdir import write_json
@@ -46,7 +46,7 @@ def run(config: ConfigDict, workdir: pathlib.Path, topology: str | None = None, 
         raise UserError("--topology is missing: name the machine, as --topology=v5e:4x4, v5p:4x4x4 or cpu:8")
     machine = open_topology(topology)
     config = config.copy_and_resolve_references()
-    config.train.lowering = config.train.lowering or default_lowering(machine.platform)
+    config.train.machine = config.train.machine or machine_of(machine.devices[0])
     task = task_of(config)
     check_volume_size(tuple(config.data.size), make_mesh(ONE_DEVICE, machine.devices), task.size_multiple)
     configs = rows_of(config, meshes, machine)

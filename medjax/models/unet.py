@@ -63,7 +63,7 @@ class UNet(nn.Module):
       groups: of every GroupNorm; divides every level's width.
       dtype: of the computation; parameters, norms and the result are float32.
       remat: recompute each block's activations in the backward pass instead of keeping them, at every level or one a level.
-      lowering: of every convolution, "direct" or "planes".
+      lowering: of the convolutions, one of `conv.LOWERINGS`, at every level or one a level.
       fold: W voxels folded into channels, at every level or one a level; input and output are plain.
     """
 
@@ -87,7 +87,7 @@ class UNet(nn.Module):
     groups: int = 32
     dtype: jnp.dtype = jnp.float32
     remat: bool | tuple[bool, ...] = False
-    lowering: str = "direct"
+    lowering: str | tuple[str, ...] = "direct"
     fold: int | tuple[int, ...] = 1
 
     @property
@@ -171,12 +171,15 @@ class UNet(nn.Module):
     def _fold_of(self, level: int) -> int:
         return one_a_level(self.fold, len(self.channel_multipliers))[level]
 
+    def _lowering_of(self, level: int) -> str:
+        return one_a_level(self.lowering, len(self.channel_multipliers))[level]
+
     def _remat_of(self, level: int) -> bool:
         return one_a_level(self.remat, len(self.channel_multipliers))[level]
 
     def _conv(self, name: str, features: int, level: int, **options) -> Conv:
-        fold = self._fold_of(level)
-        return Conv(features, dtype=self.dtype, lowering=self.lowering, fold=fold, name=name, **options)
+        lowering, fold = self._lowering_of(level), self._fold_of(level)
+        return Conv(features, dtype=self.dtype, lowering=lowering, fold=fold, name=name, **options)
 
     def _block(
         self, name: str, features: int, level: int, out_level: int | None = None, resample: str | None = None
@@ -193,7 +196,7 @@ class UNet(nn.Module):
             dropout=self.dropout,
             groups=self.groups,
             dtype=self.dtype,
-            lowering=self.lowering,
+            lowering=self._lowering_of(out_level),
             fold=self._fold_of(level),
             out_fold=self._fold_of(out_level),
             name=name,

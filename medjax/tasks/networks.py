@@ -2,17 +2,16 @@
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from medjax.errors import UserError
 from medjax.layers.attention import QKV_ORDERS
-from medjax.layers.conv import LOWERINGS, default_lowering
 from medjax.models.factorized_unet import FactorizedUNet
 from medjax.models.unet import UNet
 from medjax.models.wavelet_unet import WaveletUNet
 from medjax.tasks.denoising import check_choices
+from medjax.tasks.lowerings import one_lowering, ways_by_level
 
 Network = UNet | WaveletUNet | FactorizedUNet
 
@@ -27,11 +26,9 @@ def make_network(config: ConfigDict, out_channels: int, size: tuple[int, int, in
       UserError: naming the key that cannot work.
     """
     model, train = config.model, config.train
-    lowering = train.lowering or default_lowering(jax.default_backend())
     check_choices(
         ("model.network", model.network, ("unet", "wavelet_unet", "factorized_unet")),
         ("train.dtype", train.dtype, ("float32", "bfloat16")),
-        ("train.lowering", lowering, LOWERINGS),
     )
     widths = [model.base_channels * multiplier for multiplier in model.channel_multipliers]
     if any(width % model.groups for width in [model.base_channels, *widths]):
@@ -42,11 +39,14 @@ def make_network(config: ConfigDict, out_channels: int, size: tuple[int, int, in
         "channel_multipliers": tuple(model.channel_multipliers),
         "groups": model.groups,
         "dtype": jnp.dtype(train.dtype),
-        "lowering": lowering,
     }
     if model.network == "factorized_unet":
-        return _factorized(model, every, train.remat, size)
-    return _wdm(model, every, train.remat, size)
+        return _factorized(model, every | {"lowering": one_lowering(train)}, train.remat, size)
+    if model.network == "wavelet_unet":
+        return _wdm(model, every | {"lowering": one_lowering(train)}, train.remat, size)
+    ways = ways_by_level(train, widths, size, model.get("keep_depth", False))
+    ways = {"lowering": tuple(way.lowering for way in ways), "fold": tuple(way.fold for way in ways)}
+    return _wdm(model, every | ways, train.remat, size)
 
 
 def _factorized(model: ConfigDict, every: dict[str, Any], remat: str, size: tuple[int, int, int]) -> FactorizedUNet:

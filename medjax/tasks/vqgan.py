@@ -18,7 +18,6 @@ from jax import lax
 from ml_collections import ConfigDict
 
 from medjax.errors import UserError
-from medjax.layers.conv import LOWERINGS, default_lowering
 from medjax.layers.spatial import FILLS, keep_split
 from medjax.metrics.psnr import psnr
 from medjax.models import codebook as codebooks
@@ -29,6 +28,7 @@ from medjax.models.tiling import in_tiles
 from medjax.models.vqgan import Decoder, Encoder, strides_by_level
 from medjax.tasks.adversarial import KINDS, Adversary, Judgement
 from medjax.tasks.denoising import check_choices
+from medjax.tasks.lowerings import one_lowering
 from medjax.tasks.networks import remat_resolutions
 from medjax.tasks.slices import random_slices, take_slices
 
@@ -112,14 +112,13 @@ class VQGAN:
           UserError: naming the key that cannot work.
         """
         model, losses, train = config.model, config.losses, config.train
-        lowering = train.lowering or default_lowering(jax.default_backend())
         check_choices(
             ("model.norm", model.norm, ("group", "batch")),
             ("model.padding", model.padding, tuple(FILLS)),
             ("losses.discriminator", losses.discriminator, KINDS),
             ("train.dtype", train.dtype, ("float32", "bfloat16")),
-            ("train.lowering", lowering, LOWERINGS),
         )
+        lowering = one_lowering(train)
         size, downsample = tuple(config.data.size), tuple(model.downsample)
         try:
             levels = len(strides_by_level(downsample))

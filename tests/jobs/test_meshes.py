@@ -129,11 +129,11 @@ def gathered(text: str) -> list[tuple[int, ...]]:
     return [tuple(map(int, shape.split(","))) for line in found for shape in re.findall(r"\[([\d,]+)\]", line)]
 
 
-@pytest.mark.parametrize("lowering", ["direct", "planes"])
+@pytest.mark.parametrize("ways", [{"lowering": "direct"}, {"machine": "v5e"}], ids=["direct", "as on a v5e"])
 @pytest.mark.parametrize("text", MESHES[1:])
-def test_a_training_step_gathers_parameters_under_fsdp_and_what_is_listed(text, lowering):
+def test_a_training_step_gathers_parameters_under_fsdp_and_what_is_listed(text, ways):
     config, mesh = configuration(), mesh_of(text)
-    config.train.lowering = lowering
+    config.train.update({"lowering": None} | ways)
     config.data.size = (64, 64, 64)
     config.model.channel_multipliers = (1, 2, 2, 4)
     found = gathered(compiled_train_step(config, mesh).as_text())

@@ -42,6 +42,17 @@ def test_lowering_fold_and_remat_change_neither_parameters_nor_results(options):
     np.testing.assert_allclose(result, expected, atol=2e-5 * jnp.std(expected), rtol=1e-4)
 
 
+def test_folded_levels_beside_others_give_the_same_gradients():
+    params = randomized(parameter_shapes(SMALL))
+
+    def gradients(unet):
+        return jax.jit(jax.grad(lambda params: jnp.mean(unet.apply(params, X_T, T) ** 2)))(params)
+
+    expected, found = gradients(SMALL), gradients(SMALL.clone(lowering=("planes", "direct"), fold=(2, 1)))
+    for a, b in zip(jax.tree.leaves(expected), jax.tree.leaves(found), strict=True):
+        np.testing.assert_allclose(b, a, rtol=1e-4, atol=2e-5 * max(1.0, float(jnp.abs(a).max())))
+
+
 @pytest.mark.parametrize("remat", [True, (True, False)])
 def test_remat_gives_the_same_gradients_dropout_included(remat):
     unet = SMALL.clone(dropout=0.3, blocks_per_level=1)

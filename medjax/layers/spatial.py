@@ -134,7 +134,11 @@ def convolve_split(
     if not halos:
         return keep_split(convolve(*_filled(keep_split(x), padding, fill, kernel, strides)))
 
+    cut = tuple(jax.tree.leaves(tuple(spec)))  # axes of the mesh
+
     def shard(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        # Each shard has a gradient of its own of the kernel that all share; this one's gradient adds them up.
+        kernel = lax.pcast(kernel, cut, to="varying")
         for axis, name, before, after in halos:
             x = _with_halo(x, axis, name, mesh.shape[name], before, after, fill)
         return convolve(*_filled(x, tuple(inner), fill, kernel, strides))

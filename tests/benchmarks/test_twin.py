@@ -1,8 +1,5 @@
 """The PyTorch twin is our network, by the published implementation's numbers and by our own."""
 
-import sys
-from pathlib import Path
-
 import jax
 import numpy as np
 import pytest
@@ -13,8 +10,7 @@ from medjax.interop.wdm import state_dict_from_params
 from medjax.models.unet import UNet
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed: benchmarks/requirements.txt")
-sys.path.insert(0, str(Path(__file__).parents[2]))
-from benchmarks import twin
+twin = pytest.importorskip("benchmarks.twin")
 
 # What the twin does not have: it is the published network only.
 OPTIONS = {"additive_skips": True, "resblock_updown": True, "resample_2d": False, "use_scale_shift_norm": False}

@@ -63,7 +63,7 @@ def test_what_lies_beyond_the_ends(lowering, fill, mode):
     np.testing.assert_allclose(layer.apply({"params": {"kernel": kernel, "bias": jnp.zeros(5)}}, x), y, atol=1e-6)
 
 
-@pytest.mark.parametrize("case", ["3x3x3", "stride 2", "one-sided"])
+@pytest.mark.parametrize("case", ["3x3x3", "stride 2", "kernel 4", "in slices", "one-sided"])
 @pytest.mark.parametrize(("lowering", "fold"), WAYS[1:])
 def test_gradients_are_those_of_direct(case, lowering, fold):
     kernel_size, strides, padding, width = CASES[case]

@@ -19,11 +19,6 @@ LOWERINGS = ("direct", "planes", "stacked")
 uniform_fan_in = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
-def default_lowering(platform: str) -> str:
-    """The lowering to use on "cpu", where it was measured, on "tpu", by the compiler's estimates, or "gpu", by expectation."""
-    return {"cpu": "stacked", "gpu": "direct"}.get(platform, "planes")
-
-
 class Conv(nn.Module):
     """A 3D convolution of a volume [B, D, H, W/fold, fold * C].
 

@@ -8,9 +8,13 @@ benchmarks/twin.py (`--peer twin`, or `compiled` by torch.compile, or `both`, th
 the same widths and number of blocks (`--peer monai`), in the same training step.
 
 Each side is a process of its own, so that neither's threads and memory meet the other's, and they take turns: while one
-measures a window of steps the other waits for a message. On a CPU both are held to the same `--threads` cores. A table goes
-to stderr, one JSON object to stdout: seconds a step as medians over windows, the smallest and the largest, and the ratios ours
-to theirs, the median and the range of the ratios of neighbouring windows.
+measures a window of steps the other waits for a message. On a CPU both are held to the same `--threads` cores, and both keep
+the memory that they free, as launch.py has it (medjax/runtime/host_memory.py; `--fresh_memory`: neither does).
+
+A table goes to stderr, one JSON object to stdout: seconds a step as medians over windows, the smallest and the largest, and the
+ratios ours to theirs, the median and the range of the ratios of neighbouring windows. "processor" seconds are those that
+the process was at work on all its cores together, for machines on which others are at work too: what is fast by the clock there
+is first of all what waits for no thread that others have put aside, and PyTorch's OpenMP threads wait for each other.
 """
 
 import argparse
@@ -28,6 +32,7 @@ from typing import Any
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 MULTIPLIERS, LEVELS = (1, 2, 2, 4, 4), 5
 STEPS = ("train", "denoise")
+KINDS = ("clock", "processor")  # of seconds
 
 Step = Callable[[], None]  # runs to its end before it returns
 
@@ -44,6 +49,7 @@ def main() -> None:
     parser.add_argument("--windows", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=3.0, help="a window is as many steps as last so long, or one")
     parser.add_argument("--lowering", help="of our convolutions, instead of the platform's own")
+    parser.add_argument("--fresh_memory", action="store_true", help="freed memory goes back to the system")
     options = parser.parse_args()
     if options.size % 2 ** (LEVELS - 1):
         parser.error(f"--size {options.size}: {LEVELS} levels need a multiple of {2 ** (LEVELS - 1)}")
@@ -51,11 +57,12 @@ def main() -> None:
     names = ["ours", *(("twin", "compiled") if options.peer == "both" else (options.peer,))]
     sides = {name: Side(name, options) for name in names}
     sides = {name: side for name, side in sides.items() if side.ready()}
-    times = {(name, step): [] for name in sides for step in STEPS}
+    times = {(name, step, kind): [] for name in sides for step in STEPS for kind in KINDS}
     for step in STEPS:
         for _ in range(options.windows):
             for name, side in sides.items():
-                times[name, step].append(side.window(step))
+                for kind, seconds in zip(KINDS, side.window(step), strict=True):
+                    times[name, step, kind].append(seconds)
     print(json.dumps(report(options, sides, times)))
 
 
@@ -79,8 +86,8 @@ class Side:
         print(f"{self.name}: {about['versions']}, first steps in {about['first_seconds']:.0f} s", file=sys.stderr)
         return True
 
-    def window(self, step: str) -> float:
-        """The mean seconds of a step over one window."""
+    def window(self, step: str) -> tuple[float, float]:
+        """The mean seconds of a step over one window: by the clock, and of the processor."""
         self.pipe.send(step)
         return self.pipe.recv()
 
@@ -93,6 +100,10 @@ def serve(name: str, options: argparse.Namespace, pipe: Connection) -> None:
         os.sched_setaffinity(0, cores)
     os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # a GPU is shared with the other side
     sys.path.insert(0, str(ROOT))
+    from medjax.runtime.host_memory import keep_freed_memory
+
+    if not options.fresh_memory:
+        keep_freed_memory()
     begin = time.perf_counter()
     try:
         steps, versions = our_steps(options) if name == "ours" else their_steps(name, options)
@@ -108,10 +119,11 @@ def serve(name: str, options: argparse.Namespace, pipe: Connection) -> None:
     pipe.send({"versions": versions, "first_seconds": time.perf_counter() - begin})
     while True:
         step = pipe.recv()
-        start = time.perf_counter()
+        start, at_work = time.perf_counter(), time.process_time()
         for _ in range(counts[step]):
             steps[step]()
-        pipe.send((time.perf_counter() - start) / counts[step])
+        taken = time.perf_counter() - start, time.process_time() - at_work
+        pipe.send(tuple(seconds / counts[step] for seconds in taken))
 
 
 def our_config(options: argparse.Namespace) -> Any:
@@ -224,17 +236,17 @@ def monai_network(options: argparse.Namespace) -> Any:
     return WithPositions()
 
 
-def report(options: argparse.Namespace, sides: dict[str, Side], times: dict[tuple[str, str], list[float]]) -> dict:
+def report(options: argparse.Namespace, sides: dict[str, Side], times: dict[tuple[str, str, str], list[float]]) -> dict:
     """The JSON object; prints the table on the way."""
     result: dict[str, Any] = vars(options) | {
         "versions": {name: side.about["versions"] for name, side in sides.items()}
     }
-    for (name, step), taken in times.items():
-        result[f"{name}_{step}_seconds"] = spread(taken)
-        line = f"{name:>9} {step:>7}: {format_spread(taken, ' s')}"
+    for (name, step, kind), taken in times.items():
+        result[f"{name}_{step}_{kind}_seconds"] = spread(taken)
+        line = f"{name:>9} {step:>7}, {kind:>9}: {format_spread(taken, ' s')}"
         if name != "ours" and "ours" in sides:
-            ratios = [ours / theirs for ours, theirs in zip(times["ours", step], taken, strict=True)]
-            result[f"ours_to_{name}_{step}"] = spread(ratios)
+            ratios = [ours / theirs for ours, theirs in zip(times["ours", step, kind], taken, strict=True)]
+            result[f"ours_to_{name}_{step}_{kind}"] = spread(ratios)
             line += f"   ours/theirs {format_spread(ratios)}"
         print(line, file=sys.stderr)
     return result

@@ -79,7 +79,7 @@ def conv3d(
       padding: (before, after) each of D, H, W.
       lowering: the same to rounding, each fastest somewhere. "direct" is XLA's own 3D convolution; "planes" the sum of
         kD 2D convolutions over depth slices; "stacked" one 2D convolution over kD depth slices stacked into channels,
-        which holds kD times the input in memory.
+        which holds kD times the input in memory, and matrix products for the kernel's gradient.
       fold: of x and of the result.
       fill: of the padding, one of `FILLS`.
 
@@ -159,6 +159,7 @@ def _depth_stacked(x: jax.Array, kernel: jax.Array, strides: Triple, padding: Pa
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _stacked_unstrided(x: jax.Array, kernel: jax.Array, padding: Padding) -> jax.Array:
+    """With a gradient of its own for the kernel."""
     return _depth_stacked(x, kernel, (1, 1, 1), padding)
 
 

@@ -9,7 +9,8 @@ The interval comes from half-samples, halves of both sets drawn without replacem
 scatter about their mean, given the data, as the distance of n volumes does about its own over new data (the delete-half
 jackknife); volumes drawn twice, as a bootstrap with replacement has them, would look like a distribution of lower rank.
 Halves are as often too near as too far, distances are not: a set that by chance looks near also looks less scattered. How
-much the ends must move up for that, the skewness of the volumes' own shares in the distance tells (ABC, Efron 1987).
+much the ends must move up for that is told by how skewed the volumes' own shares in the distance are, and by how it curves
+in the direction in which they move it (the ABC interval, DiCiccio and Efron 1996).
 """
 
 import dataclasses
@@ -32,7 +33,8 @@ class FrechetEstimate:
       value: the Frechet distance of the two sets as they are.
       half: the mean of those of halves of both sets; None with fewer than 4 volumes on a side, like all that follow.
       infinite: the extrapolation from these to sets without end; below 0 by chance where the distributions are alike.
-      low: of the interval that holds the distance between the two distributions 95 times in 100.
+      low: of the interval that holds the distance between the two distributions at least 95 times in 100, more often where
+        it is small.
       high: the same. Where n is too small for the line (a quarter of the sets shows it), `low` is only what means and total
         variances alone prove.
       extrapolated: whether n is large enough for the line.
@@ -109,8 +111,8 @@ def estimate_frechet(real: np.ndarray, generated: np.ndarray, resamples: int = 2
 def _lengths(a: np.ndarray, b: np.ndarray, z: float) -> tuple[float, float]:
     """How many standard errors an interval reaches below and above the extrapolation, `z` if nothing were skewed.
 
-    The ABC interval's (DiCiccio and Efron 1996, equation 4.6) of an estimate whose bias has been taken off already, but for
-    the part that comes of its curvature in the direction in which the data are uncertain.
+    Those of the ABC interval for an estimate whose bias has been taken off already: the part of it that comes of the curvature
+    is put back, for the ends are those of what curves.
     """
     flat = np.full(len(a), 1 / len(a)), np.full(len(b), 1 / len(b))
     middle, influences = _weighted(a, b, flat)

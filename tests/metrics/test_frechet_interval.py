@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from medjax.metrics.frechet import frechet_distance
-from medjax.metrics.frechet_interval import estimate_frechet
+from medjax.metrics.frechet_interval import _lengths, _weighted, estimate_frechet
 
 RNG = np.random.default_rng(0)
 
@@ -87,3 +87,30 @@ def test_one_set_twice_and_a_seed():
     assert estimate_frechet(a, b, 20, seed=1) != estimate_frechet(a, b, 20, seed=2)
     shifted = estimate_frechet(a + 1000, b + 1000, 20, seed=1)
     np.testing.assert_allclose(shifted.infinite, estimate_frechet(a, b, 20, seed=1).infinite, rtol=1e-6)
+
+
+@pytest.mark.parametrize("f", [4, 30])
+def test_influence_of_a_row(f):
+    """Is the derivative of the distance by the row's weight."""
+    a, b, _ = gaussians(12, 12, np.linspace(0.5, 2, f), np.full(f, 0.3))
+    flat = np.full(12, 1 / 12)
+    middle, (of_a, of_b) = _weighted(a, b, [flat, flat])
+    squares = np.sum((a.mean(axis=0) - b.mean(axis=0)) ** 2)  # the rest is proportional to covariances, over n here
+    np.testing.assert_allclose(middle, squares + (frechet_distance(a, b) - squares) * 11 / 12, rtol=1e-10)
+    for row in (0, 7):
+        step = 1e-5 * np.eye(12)[row]
+        by_a = (_weighted(a, b, [flat + step, flat])[0] - _weighted(a, b, [flat - step, flat])[0]) / 2e-5
+        by_b = (_weighted(a, b, [flat, flat + step])[0] - _weighted(a, b, [flat, flat - step])[0]) / 2e-5
+        np.testing.assert_allclose([of_a[row], of_b[row]], [by_a, by_b], rtol=1e-4)
+
+
+def test_ends_of_a_skewed_estimate():
+    """Of means alone the distance is the square of a normal variable: its root has an interval that is known."""
+    row = RNG.normal(size=100)
+    row = np.concatenate([row, -row])  # no skewness of its own
+    a = (row / row.std())[:, None]
+    distance, error = 0.25, np.sqrt(2 / 200)  # of the means, and that of their difference
+    below, above = _lengths(a, a + np.sqrt(distance), 1.96)
+    reach = 2 * np.sqrt(distance) * error  # a standard error of the distance
+    expected = (np.sqrt(distance) + np.array([-1.96, 1.96]) * error) ** 2 - distance
+    np.testing.assert_allclose([-below * reach, above * reach], expected + error**2, rtol=1e-3)

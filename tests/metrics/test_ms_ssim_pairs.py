@@ -53,11 +53,11 @@ def test_standard_error_is_the_scatter_over_new_sets(count):
     """Of x_i + x_j + noise, of which the first two terms are shared."""
     n, sets, pairs = 20, 2000, choose_pairs(20, count, seed=0)
     of_volumes = RNG.normal(size=(sets, n))
-    values = of_volumes[:, pairs].sum(axis=-1) + RNG.normal(size=(sets, len(pairs)))
+    values = of_volumes[:, pairs].sum(axis=-1) + 2 * RNG.normal(size=(sets, len(pairs)))
     errors = np.array([standard_error(row, pairs, n) for row in values])
     scatter = values.mean(axis=1).std()
     np.testing.assert_allclose(np.sqrt(np.mean(errors**2)), scatter, rtol=0.1)
-    assert values.std() / np.sqrt(len(pairs)) < 0.75 * scatter  # as if they were independent
+    assert values.std() / np.sqrt(len(pairs)) < 0.9 * scatter  # as if they were independent
 
 
 def test_few_volumes():

@@ -1,4 +1,4 @@
-"""What the golden file, of a 3D ResNet-50, does not cover: two convolutions a block, shortcuts without any, 2D, Keras's strides."""
+"""Residual blocks by their equations, such as the golden file of a 3D ResNet-50 does not have."""
 
 from typing import Any
 

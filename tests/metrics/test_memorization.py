@@ -1,0 +1,134 @@
+import functools
+
+import numpy as np
+import pytest
+from scipy import ndimage, stats
+
+from data_pipelines import atlas
+from medjax.metrics.memorization import Examined, _gumbel, _threshold, find_copies
+from medjax.models.features import random_backbone
+
+N_TRAINING, N_HELD_OUT, N_FRESH, EACH = 60, 20, 30, 4
+
+
+@functools.cache
+def brains(first, count):
+    """[n, 32, 32, 32, 1] in [-1, 1]: atlas subjects."""
+    return np.stack([atlas.subject(0, first + n, (32, 32, 32))[0].array for n in range(count)])[..., None] / 600 - 1
+
+
+def slightly_warped(volume, rng):
+    """By 0.3 voxels in the root of the mean square, the subjects themselves differ by about 0.5."""
+    field = np.stack([ndimage.gaussian_filter(rng.standard_normal(volume.shape), 4) for _ in range(3)])
+    return ndimage.map_coordinates(volume, np.indices(volume.shape) + 0.3 * field / field.std(), order=1)
+
+
+PLANTED = {
+    "exact": lambda volume, rng: volume,
+    "left and right": lambda volume, rng: volume[::-1],
+    "upside down": lambda volume, rng: volume[:, :, ::-1],
+    "noise": lambda volume, rng: np.clip(volume + rng.normal(0, 0.1, volume.shape), -1, 1),
+    "warp": slightly_warped,
+}
+
+
+def test_planted_copies_are_found_and_fresh_subjects_are_not():
+    rng = np.random.default_rng(0)
+    training, held_out = brains(0, N_TRAINING), brains(N_TRAINING, N_HELD_OUT)
+    fresh = brains(N_TRAINING + N_HELD_OUT, N_FRESH)
+    sources = rng.choice(N_TRAINING, (len(PLANTED), EACH), replace=False)
+    copies = [
+        copy(training[n, ..., 0], rng) for copy, rows in zip(PLANTED.values(), sources, strict=True) for n in rows
+    ]
+    generated = np.concatenate([fresh, np.stack(copies)[..., None]]).astype(np.float32)
+    features = random_backbone().features
+    sets = [Examined(each.astype(np.float32), features(each.astype(np.float32), 16)) for each in (generated, training)]
+    for held in (Examined(held_out, features(held_out.astype(np.float32), 16)), None):
+        found = find_copies(*sets, held)
+        assert found.calibrated and found.warnings == ()
+        assert found.flagged[N_FRESH:].mean() >= 0.95 and found.flagged[:N_FRESH].sum() <= 1
+        planted = np.flatnonzero(found.flagged[N_FRESH:])
+        np.testing.assert_array_equal(found.nearest[N_FRESH:][planted], sources.ravel()[planted])
+        assert set(found.closest[: found.copies]) == set(np.flatnonzero(found.flagged))
+        assert found.copies == found.flagged.sum() and found.share == found.copies / len(generated)
+        assert found.low < found.share < found.high
+        assert found.subjects_copied == len(np.unique(found.nearest[found.flagged]))
+        assert found.n_null == (N_TRAINING if held is None else N_HELD_OUT) and found.null_flagged <= 1
+
+
+def made_up(n, seed):
+    """Subjects of noise: enough for what is counted, not for what is recognised."""
+    field = np.random.default_rng(seed).standard_normal((n, 8, 8, 8))
+    bump = np.einsum("i,j,k->ijk", *[np.hanning(10)[1:-1]] * 3)
+    return (bump * (2 + ndimage.gaussian_filter(field, (0, 1, 1, 1))))[..., None].astype(np.float32)
+
+
+def test_several_scans_of_a_subject_are_no_copies_of_each_other():
+    """Nor do they hide a copy: the next subjects are what it stands out from."""
+    scans = np.repeat(made_up(20, 0), 3, axis=0) + 0.01 * made_up(60, 1)
+    subjects = np.repeat(np.arange(20), 3)
+    generated = np.concatenate([scans[[0, 1, 30]], made_up(7, 2)])
+    found = find_copies(Examined(generated), Examined(scans), subjects=subjects)
+    assert found.flagged.tolist() == [True] * 3 + [False] * 7 and found.warnings == ()
+    assert (found.subjects_copied, found.subjects_share, found.n_subjects) == (2, 0.1, 20)
+
+
+def test_duplicates_among_the_volumes_without_copies_are_told_and_do_no_harm():
+    training = np.concatenate([made_up(40, 0), made_up(4, 0)])
+    found = find_copies(Examined(np.concatenate([training[:2], made_up(8, 3)])), Examined(training))
+    assert found.copies == 2 and found.null_flagged == 8
+    assert len(found.warnings) == 1 and "there twice" in found.warnings[0]
+
+
+def test_blurred_or_collapsed_models_are_not_copying():
+    training, fresh = made_up(40, 0), made_up(20, 5)
+    for generated in (
+        ndimage.gaussian_filter(fresh, (0, 0.7, 0.7, 0.7, 0)),
+        0.1 * fresh + 0.9 * training.mean(axis=0),
+        1.5 * fresh + made_up(1, 6),
+    ):
+        assert find_copies(Examined(generated), Examined(training), false_alarms=0.01).copies == 0
+
+
+def test_too_few_to_calibrate_on():
+    generated, training = Examined(made_up(3, 1)), Examined(np.concatenate([made_up(4, 0), made_up(1, 1)]))
+    found = find_copies(generated, training)
+    assert not found.calibrated and found.copies is None and found.share is None and not found.flagged.any()
+    assert "copies not counted" in found.warnings[0]
+    assert found.closest[0] == 0 and found.nearest[0] == 4
+    few_held_out = find_copies(generated, Examined(made_up(12, 0)), Examined(made_up(3, 2)))
+    assert few_held_out.calibrated and "only 3 held-out volumes" in few_held_out.warnings[0]
+    assert find_copies(generated, training, Examined(made_up(12, 2))).calibrated
+
+
+@pytest.mark.parametrize("n", [10, 40])
+def test_the_threshold_is_passed_as_often_as_asked_for(n):
+    """Whatever the location and the scale, the error of the fit included."""
+    rng = np.random.default_rng(n)
+    passed = []
+    for _ in range(300):
+        threshold, error, _ = _threshold(rng.gumbel(-3, 0.2, n), 0.05)
+        passed.append(stats.gumbel_r.sf(threshold, -3, 0.2))
+        assert error > 0
+    np.testing.assert_allclose(np.mean(passed), 0.05, atol=4 * np.std(passed) / np.sqrt(300))
+
+
+def test_quartiles_of_a_gumbel_distribution():
+    location, scale = _gumbel(stats.gumbel_r.ppf(np.linspace(0, 1, 40_001)[1:-1], 2, 0.3))
+    np.testing.assert_allclose([location, scale], [2, 0.3], rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("generated", "more", "words"),
+    [
+        (made_up(1, 0), {}, "1 generated volume"),
+        (made_up(3, 0)[:, :4], {}, "give \\[n, D, H, W, 1\\]"),
+        (np.full_like(made_up(3, 0), np.nan), {}, "not finite"),
+        (made_up(3, 0), {"subjects": [1, 2]}, "2 subjects of 12"),
+        (made_up(3, 0), {"subjects": ["one"] * 12}, "of one subject"),
+        (made_up(3, 0), {"false_alarms": 0.0}, "false-alarm rate of 0.0"),
+    ],
+)
+def test_refuses(generated, more, words):
+    with pytest.raises(ValueError, match=words):
+        find_copies(Examined(generated), Examined(made_up(12, 1)), **more)

@@ -42,8 +42,8 @@ TPU = (
     Row(Way("planes")),
 )
 
-# The first row that holds a level counts. "cpu" was measured; "gpu" is an expectation: cuDNN has 3D convolutions of its own;
-# TPUs are by their compiler's estimates.
+# The first row that holds a level counts. "cpu" was measured; "gpu" is an expectation: cuDNN has 3D convolutions of its own.
+# TPUs are by the compiler's estimates for v5e, and for 64 channels on v6e; the others are taken to be alike.
 TABLE = {
     "cpu": (Row(Way("stacked")),),
     "gpu": (Row(Way("direct")),),

@@ -46,7 +46,7 @@ def test_a_moved_volume_is_brought_back():
         volume = blobs(seed)
         away = moved(volume)
         back = posed(away[None], volume)[0]
-        assert correlation(away, volume) < 0.92 and correlation(back, volume) > 0.985
+        assert correlation(away, volume) < 0.95 and correlation(back, volume) > 0.985
         brighter = posed(3 * away[None] + 1, volume)[0]
         np.testing.assert_allclose(brighter, 3 * back + 1, atol=0.02)
 

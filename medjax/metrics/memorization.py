@@ -22,7 +22,7 @@ from scipy import optimize, stats
 from medjax.metrics.alignment import MIRRORS, low_passed, mirrored, posed
 
 FEWEST = 10  # volumes without copies that a threshold is taken from
-MOST = 400  # of them that are compared; more would change the threshold by less than its error
+MOST = 200  # of them that are compared, which tells the threshold to about a twentieth
 BEHIND = 10  # the rank behind the nearest that it must stand out from; lower where there are few subjects
 PER_COMPONENT = 10  # training volumes a whitened component of the features; fewer fit the training volumes too well
 MOST_ALIKE = 0.9999  # correlations above are rounding

@@ -5,7 +5,7 @@ import pytest
 from scipy import ndimage, stats
 
 from data_pipelines import atlas
-from medjax.metrics.memorization import Examined, _gumbel, _threshold, find_copies
+from medjax.metrics.memorization import BEHIND, Examined, _gumbel, _scores, _threshold, find_copies
 from medjax.models.features import random_backbone
 
 N_TRAINING, N_HELD_OUT, N_FRESH, EACH = 48, 16, 16, 3
@@ -92,6 +92,14 @@ def test_blurred_or_collapsed_models_are_not_copying():
         1.5 * fresh + made_up(1, 6),
     ):
         assert find_copies(Examined(generated), Examined(training), false_alarms=0.01).copies == 0
+
+
+def test_a_likeness_to_many_subjects_is_no_copy_of_one():
+    correlations = np.full((2, 30), 0.1)
+    correlations[0, 7] = 0.9
+    correlations[1, :12] = 0.9
+    scores = _scores(correlations, np.arange(30), BEHIND)
+    np.testing.assert_allclose(scores, [np.arctanh(0.9) - np.arctanh(0.1), 0], atol=1e-9)
 
 
 def test_too_few_to_calibrate_on():

@@ -18,7 +18,9 @@ from ml_collections import ConfigDict
 from data_pipelines.cache import default_folder
 from medjax.errors import UserError
 from medjax.jobs import scores as scoring
+from medjax.jobs.copies_page import closest_pairs
 from medjax.jobs.plots import Curve
+from medjax.jobs.reader_study import write_reader_study
 from medjax.jobs.report import Evaluation, write_report
 from medjax.jobs.volume_sets import Sets, VolumeSet, sets_of_folders, sets_of_run
 from medjax.metrics.consistency import adjacent_correlations, mean_by_slice
@@ -65,6 +67,7 @@ def run(
     else:
         sets = sets_of_run(config, workdir)
         title, facts = f"Samples of {workdir.name}", run_facts(workdir)
+    cases = reader_study(sets, config.evaluate)
     found = evaluate_sets(sets, backbones, config.evaluate, make_mesh(config.mesh))
     facts |= {
         "real volumes": str(len(sets.real)),
@@ -98,6 +101,7 @@ def run(
         "ms_ssim_real": named["ms_ssim"].baseline if "ms_ssim" in named else None,
         "copies": found.copies,
         "features": backbones[0].name,
+        "reader_cases": cases,
         "metrics": str(folder / "metrics.json"),
         "report": str(folder / "report.html"),
     }
@@ -141,8 +145,34 @@ def evaluate_sets(sets: Sets, backbones: list[Backbone], evaluate: ConfigDict, m
             notes.append("features are of random convolutions: they compare models here, not with published numbers")
     say("MS-SSIM of pairs")
     similarity, more_notes = scoring.similarity_scores(sets, evaluate.pairs, evaluate.seed, sharding)
-    scores += [*similarity, scoring.consistency_score(sets)]
-    return Found(tuple(scores), (*notes, *more_notes), None, {}, {})
+    say("looking for copies")
+    trained = sets.train is not None and len(sets.train) >= 2
+    features = kept_features(backbones[0], evaluate.batch_size, sharding)
+    copies = scoring.copies_of(sets, features, evaluate.false_alarms)
+    training = sets.train if trained else sets.real
+    both = (sets.generated, training)
+    closest = closest_pairs(copies, *(s.volumes for s in both), *(s.names for s in both), sets.generated.affine)
+    return Found(
+        scores=(scoring.copies_score(copies, trained), *scores, *similarity, scoring.consistency_score(sets)),
+        notes=(*notes, *more_notes, *copies.warnings),
+        copies=copies.copies,
+        pictures={f"closest pairs of generated and {'training' if trained else 'real'} volumes": closest},
+        more={"pairs": scoring.copies_told(copies, sets.generated, training)},
+    )
+
+
+def reader_study(sets: Sets, evaluate: ConfigDict) -> int | None:
+    """Writes the blinded set that `evaluate.reader_study` asks for; returns how many volumes are in it."""
+    if not evaluate.reader_study:
+        return None
+    named = [
+        [(name, volume[..., 0], each.affine) for name, volume in zip(each.names, each.volumes, strict=True)]
+        for each in (sets.real, sets.generated)
+    ]
+    folder = pathlib.Path(evaluate.reader_study).expanduser()
+    count = write_reader_study(folder, *named, evaluate.seed, evaluate.reader_count)
+    say(f"{count} blinded volumes for readers: {folder / 'readers'}; the key is in {folder / 'sealed'}")
+    return count
 
 
 def kept_features(

@@ -184,7 +184,8 @@ def real_volumes(config: ConfigDict, trained: dict[str, Any]) -> np.ndarray:
     data = ConfigDict(trained["data"])
     data.root = config.data.root or data.root
     data.cache = config.data.cache or data.cache
-    data.records = config.data.records or data.records
+    # Records may hold latents, which are nothing to look at.
+    data.records = None if config.task == "latent_diffusion" else config.data.records or data.records
     try:
         return first_volumes(data, PICTURES_A_ROW)
     except (DataError, OSError) as error:

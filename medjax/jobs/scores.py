@@ -12,6 +12,7 @@ from medjax.jobs.volume_sets import Sets, VolumeSet
 from medjax.metrics.consistency import adjacent_correlations
 from medjax.metrics.frechet_interval import estimate_frechet
 from medjax.metrics.kernel import kernel_distance
+from medjax.metrics.memorization import Copies, Examined, find_copies
 from medjax.metrics.ms_ssim_pairs import PairSimilarity, mean_ms_ssim
 from medjax.metrics.neighbours import neighbours
 from medjax.metrics.score import Score
@@ -170,6 +171,67 @@ def similarity_scores(
     )
     notes = [f"MS-SSIM uses {generated.scales} of 5 scales: it does not compare with published numbers"] if full else []
     return [score], notes
+
+
+def copies_of(sets: Sets, features: Callable[[VolumeSet], np.ndarray], false_alarms: float) -> Copies:
+    """Which generated volumes are copies of training volumes, or of real ones where what was trained on is not known.
+
+    Raises:
+      UserError: nothing can be said of these sets.
+    """
+    known = sets.train is not None and len(sets.train) >= 2
+    training = sets.train if known else sets.real
+    examined = [Examined(each.volumes, features(each)) for each in (sets.generated, training)]
+    held_out = Examined(sets.real.volumes, features(sets.real)) if known else None
+    try:
+        return find_copies(*examined, held_out, training.subjects, false_alarms)
+    except ValueError as error:
+        raise UserError(f"evaluation: {error}") from error
+
+
+def copies_score(found: Copies, trained: bool) -> Score:
+    """How many generated volumes are flagged.
+
+    Args:
+      trained: whether they were compared with what the model learned from.
+    """
+    of = "training" if trained else "real"
+    how = f"Generated volumes far more like one {of} volume than like the next ones, in voxels or features. "
+    if found.calibrated:
+        how += (
+            f"{found.share:.1%} of them (95 % interval {found.low:.1%} to {found.high:.1%}); {found.subjects_copied} of "
+            f"{found.n_subjects} {of} subjects. The threshold lets {found.false_alarms:.1%} of new subjects be flagged, by "
+            f"{found.null}: {found.null_flagged} of {found.n_null} are."
+        )
+    else:
+        how += "Not counted: see the notes."
+    return Score(
+        name="copies",
+        title="Copies",
+        value=found.copies,
+        direction="less",
+        unit="volumes",
+        n_real=found.n_training,
+        n_generated=found.n_generated,
+        low=None if found.low is None else found.low * found.n_generated,
+        high=None if found.high is None else found.high * found.n_generated,
+        baseline=None if found.copies is None else found.null_flagged / found.n_null * found.n_generated,
+        baseline_of="" if found.copies is None else f"as many volumes of {found.null}",
+        how=how,
+    )
+
+
+def copies_told(found: Copies, generated: VolumeSet, training: VolumeSet) -> list[dict]:
+    """For metrics.json: every generated volume with its nearest, the most suspicious first."""
+    return [
+        {
+            "generated": generated.names[row],
+            "nearest": training.names[found.nearest[row]],
+            "excess": float(found.excess[row]),
+            "flagged": bool(found.flagged[row]),
+        }
+        for row in found.closest
+    ]
 
 
 def consistency_score(sets: Sets) -> Score:

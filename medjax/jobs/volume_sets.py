@@ -133,9 +133,9 @@ def sets_of_run(config: ConfigDict, workdir: pathlib.Path) -> Sets:
     data = ConfigDict(trained["data"])
     for key in ("root", "cache", "records"):
         data[key] = config.data[key] or data.get(key)
+    if trained["task"] == "latent_diffusion":
+        data.records = config.data.records  # those that it was trained on may hold latents
     dataset = open_dataset(data, trained["seed"])
-    if dataset.content != "image":
-        raise UserError(f"data.records={data.records} holds latents: give data.root, or records of volumes")
     count, generated = config.evaluate.count, read_samples(workdir, known, config.evaluate.count)
     check_memory(2 * len(generated) + sum(volume_count(dataset, side, count) for side in ("train",)), data.size)
 

@@ -8,7 +8,6 @@ import json
 import os
 import pathlib
 import platform
-import sys
 import time
 from typing import Any
 
@@ -23,6 +22,7 @@ from medjax.jobs import measures, yardsticks
 from medjax.jobs.bench import Bench, Stepping, compile_step
 from medjax.jobs.comparison import compare_with, in_columns, read_result
 from medjax.jobs.fitting import with_recomputation, with_sampling_batch
+from medjax.jobs.forecast import say
 from medjax.jobs.frozen import Frozen, frozen_of, latents_of, on_every_device, task_of, vqgan_of
 from medjax.jobs.steps import optimizer_of, volume_shapes
 from medjax.runtime import agreement, distributed, hlo
@@ -297,8 +297,3 @@ def version(package: str) -> str | None:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
-
-
-def say(text: str) -> None:
-    """Progress, on stderr."""
-    print(text, file=sys.stderr, flush=True)

@@ -5,7 +5,6 @@ import hashlib
 import json
 import pathlib
 import platform
-import sys
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -19,6 +18,7 @@ from data_pipelines.cache import default_folder
 from medjax.errors import UserError
 from medjax.jobs import scores as scoring
 from medjax.jobs.copies_page import closest_pairs
+from medjax.jobs.forecast import say
 from medjax.jobs.plots import Curve
 from medjax.jobs.reader_study import write_reader_study
 from medjax.jobs.report import Evaluation, write_report
@@ -291,8 +291,3 @@ def table(scores: tuple[Score, ...], notes: tuple[str, ...]) -> str:
         baseline = "" if score.baseline is None else f"; real: {score.baseline:.4g}"
         lines.append(f"{score.title}: {value}, best {score.direction}{baseline}")
     return "\n".join([*lines, *(f"note: {note}" for note in notes)])
-
-
-def say(text: str) -> None:
-    """Progress, on stderr."""
-    print(text, file=sys.stderr, flush=True)

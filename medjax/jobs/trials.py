@@ -45,7 +45,9 @@ class Trials:
         if not can_sample(task):
             raise UserError(f"train.evaluate_every is set, but task {config.task!r} draws no samples: leave it at 0")
         if dataset.content != "image":
-            raise UserError("train.evaluate_every is set, but data.records holds latents: leave it at 0, or give volumes")
+            raise UserError(
+                "train.evaluate_every is set, but data.records holds latents: leave it at 0, or give volumes"
+            )
         held_out = sum(volume_count(dataset, side) for side in ("validation", "test"))
         if held_out < 2:
             raise UserError(

@@ -13,7 +13,7 @@ the memory that they free, as launch.py has it (medjax/runtime/host_memory.py; `
 
 A table goes to stderr, one JSON object to stdout: seconds a step as medians over windows, the smallest and the largest, and the
 ratios ours to theirs, the median and the range of the ratios of neighbouring windows. "processor" seconds are those that
-the process was at work on all its cores together, for machines on which others are at work too: what is fast by the clock there
+the process was at work on all its cores together, for machines on which others are at work too: by the clock, what is fast there
 is first of all what waits for no thread that others have put aside, and PyTorch's OpenMP threads wait for each other.
 """
 

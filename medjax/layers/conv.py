@@ -194,12 +194,15 @@ def _kernel_gradient(x: jax.Array, dy: jax.Array, taps: Triple, padding: Padding
     dy = lax.pad(dy, jnp.zeros((), dy.dtype), ((0, 0, 0),) * 3 + (edges, (0, 0, 0)))
     shifted = [lax.slice_in_dim(dy, taps[2] - 1 - i, taps[2] - 1 - i + width, axis=3) for i in range(taps[2])]
     columns = jnp.concatenate(shifted, axis=-1).reshape(-1, taps[2] * features)
-    products = [
-        x[:, i : i + depth, j : j + height].reshape(-1, channels).T @ columns
-        for i in range(taps[0])
-        for j in range(taps[1])
-    ]
-    return jnp.stack(products).reshape(*taps[:2], channels, taps[2], features).swapaxes(2, 3)
+
+    def product(tap: jax.Array) -> jax.Array:
+        start = (0, tap // taps[1], tap % taps[1], 0, 0)
+        window = lax.dynamic_slice(x, start, (x.shape[0], depth, height, width, channels))
+        return window.reshape(-1, channels).T @ columns
+
+    # One after the other: XLA's CPU backend would make room for all the windows at once.
+    products = lax.map(product, jnp.arange(taps[0] * taps[1]))
+    return products.reshape(*taps[:2], channels, taps[2], features).swapaxes(2, 3)
 
 
 def _folded(kernel: jax.Array, width: int, stride: int, padding: Padding, fold: int) -> tuple[jax.Array, Padding]:

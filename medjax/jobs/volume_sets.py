@@ -15,6 +15,7 @@ from data_pipelines.batches import open_dataset, volume_count, volumes
 from data_pipelines.errors import DataError
 from data_pipelines.folder import find_scans
 from data_pipelines.nifti import Volume
+from data_pipelines.sources import find_sources
 from data_pipelines.transforms import from_network
 from medjax.errors import UserError
 from medjax.runtime.workdir import read_json
@@ -136,6 +137,9 @@ def sets_of_run(config: ConfigDict, workdir: pathlib.Path) -> Sets:
     if trained["task"] == "latent_diffusion":
         data.records = config.data.records  # those that it was trained on may hold latents
     dataset = open_dataset(data, trained["seed"])
+    # Records do not say whose a volume is; there, as in folders, the first folder of its name is the subject.
+    own_files = not data.records and data.name != "synthetic"
+    known_subjects = {scan.name: scan.subject for scan in find_sources(data).scans} if own_files else {}
     count, generated = config.evaluate.count, read_samples(workdir, known, config.evaluate.count)
     check_memory(2 * len(generated) + sum(volume_count(dataset, side, count) for side in ("train",)), data.size)
 
@@ -148,7 +152,7 @@ def sets_of_run(config: ConfigDict, workdir: pathlib.Path) -> Sets:
         stacked = np.concatenate(arrays)
         # A made-up dataset has no examples with names.
         labels = [example.name for example in examples] or [f"{names[0]} {n}" for n in range(len(stacked))]
-        subjects = [label.partition("/")[0] for label in labels]  # folders below data.root are subjects
+        subjects = [known_subjects.get(label, label.partition("/")[0]) for label in labels]
         turned = (
             np.stack([from_network(v[..., 0], dataset.axes) for v in stacked])[..., None] if len(stacked) else stacked
         )

@@ -49,6 +49,7 @@ def main() -> None:
     parser.add_argument("--windows", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=3.0, help="a window is as many steps as last so long, or one")
     parser.add_argument("--lowering", help="of our convolutions, instead of the platform's own")
+    parser.add_argument("--depth", type=int, default=1, help="ours: mesh.depth over so many virtual devices, on a CPU")
     parser.add_argument("--fresh_memory", action="store_true", help="freed memory goes back to the system")
     options = parser.parse_args()
     if options.size % 2 ** (LEVELS - 1):
@@ -96,6 +97,9 @@ def serve(name: str, options: argparse.Namespace, pipe: Connection) -> None:
     """What a side's process does."""
     if options.device == "cpu":
         os.environ["JAX_PLATFORMS"] = "cpu"
+        os.environ["XLA_FLAGS"] = (
+            os.environ.get("XLA_FLAGS", "") + f" --xla_force_host_platform_device_count={options.depth}"
+        )
         cores = sorted(os.sched_getaffinity(0))[: options.threads]
         os.sched_setaffinity(0, cores)
     os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # a GPU is shared with the other side
@@ -134,6 +138,7 @@ def our_config(options: argparse.Namespace) -> Any:
     config.train.remat = "none"
     config.data.size = (2 * options.size,) * 3
     config.data.batch_size = options.batch
+    config.mesh.depth = options.depth
     config.model.base_channels = options.channels
     config.model.channel_multipliers = MULTIPLIERS
     config.train.lowering = options.lowering

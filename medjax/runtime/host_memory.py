@@ -1,4 +1,4 @@
-"""How this process takes memory from the operating system, which on a CPU is a fifth of a training step."""
+"""How this process takes memory from the operating system, and what it does with memory that it frees."""
 
 import ctypes
 import sys

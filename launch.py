@@ -40,8 +40,13 @@ OPTIONS = {
 }
 
 
-def main(argv: Sequence[str]) -> int:
-    """Runs one job; returns the exit status: 0, or 2 after one line that says what to change."""
+def main(argv: Sequence[str], own_process: bool = False) -> int:
+    """Runs one job; returns the exit status: 0, or 2 after one line that says what to change.
+
+    Args:
+      argv: the command line.
+      own_process: nothing but this job runs in this process, so how it takes memory may be changed for good.
+    """
     if any(argument in ("-h", "--help", "-help") for argument in argv[1:]):
         print(__doc__.replace("MODES", ", ".join(MODES)))
         return 0
@@ -68,7 +73,7 @@ def main(argv: Sequence[str]) -> int:
     try:
         if mode != "plan":  # which is about another machine than this one
             distributed.join(values.coordinator, values.num_processes, values.process_id)
-            if jax.default_backend() == "cpu":  # whose arrays are the process's own memory
+            if own_process and jax.default_backend() == "cpu":  # whose arrays are the process's own memory
                 keep_freed_memory()
         result = job.run(config, workdir, **{name: values[name].value for name in OPTIONS.get(mode, ())})
     except (DataError, UserError) as error:
@@ -140,7 +145,7 @@ def complain(text: str) -> int:
 
 if __name__ == "__main__":
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # tf.data needs none of it, and announces it
-    status = main(sys.argv)
+    status = main(sys.argv, own_process=True)
     sys.stdout.flush()
     sys.stderr.flush()
     # Not sys.exit: threads of TensorFlow and Orbax that an interruption or a full disk left at work would crash or complain.

@@ -64,6 +64,8 @@ def main() -> None:
             for name, side in sides.items():
                 for kind, seconds in zip(KINDS, side.window(step), strict=True):
                     times[name, step, kind].append(seconds)
+    for side in sides.values():
+        side.pipe.send(None)
     print(json.dumps(report(options, sides, times)))
 
 
@@ -79,7 +81,10 @@ class Side:
 
     def ready(self) -> bool:
         """Whether it could be made; waits until it has been."""
-        about = self.pipe.recv()
+        try:
+            about = self.pipe.recv()
+        except EOFError:
+            about = "its process ended, most likely for want of memory"
         if isinstance(about, str):
             print(f"{self.name} cannot run here: {about}", file=sys.stderr)
             return False
@@ -121,8 +126,7 @@ def serve(name: str, options: argparse.Namespace, pipe: Connection) -> None:
         pipe.send(" ".join(f"{type(error).__name__}: {error}".split())[:300])
         return
     pipe.send({"versions": versions, "first_seconds": time.perf_counter() - begin})
-    while True:
-        step = pipe.recv()
+    while step := pipe.recv():
         start, at_work = time.perf_counter(), time.process_time()
         for _ in range(counts[step]):
             steps[step]()

@@ -235,7 +235,7 @@ def test_help_is_short_and_shows_the_commands(capsys):
 
     assert launch.main(["launch.py", "--help"]) == 0
     text = capsys.readouterr().out
-    assert sum(line.startswith("  python launch.py") for line in text.splitlines()) == 7
+    assert sum(line.startswith("  python launch.py") for line in text.splitlines()) == 10
     assert len(text.splitlines()) < 20
 
 

@@ -45,6 +45,13 @@ def check_choices(*choices: tuple[str, str, tuple[str, ...]]) -> None:
             raise UserError(f"{key} is {value!r}: use {' or '.join(map(repr, allowed))}")
 
 
+def check_size(size: tuple[int, ...]) -> tuple[int, int, int]:
+    """`data.size`; raises UserError unless it is (D, H, W)."""
+    if len(size) != 3:
+        raise UserError(f"data.size is {tuple(size)}: give three numbers, D, H and W")
+    return tuple(size)
+
+
 def make_objective(diffusion: ConfigDict) -> Objective:
     """The objective that the `diffusion` part of a configuration describes.
 

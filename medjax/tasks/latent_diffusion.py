@@ -22,7 +22,7 @@ from medjax.errors import UserError
 from medjax.layers.embeddings import unknown_labels
 from medjax.layers.spatial import keep_split
 from medjax.tasks import denoising
-from medjax.tasks.denoising import check_choices, make_objective, make_sampling
+from medjax.tasks.denoising import check_choices, check_size, make_objective, make_sampling
 from medjax.tasks.networks import make_network
 from medjax.tasks.vqgan import VQGAN
 
@@ -94,7 +94,7 @@ class LatentDiffusion:
             ("sample.threshold", sample.threshold, ("clamp", "dynamic", "none")),
         )
         check_labels(model.classes, model.label_dropout, sample.label, sample.guidance)
-        size, downsample = tuple(config.data.size), tuple(vqgan_config.model.downsample)
+        size, downsample = check_size(config.data.size), tuple(vqgan_config.model.downsample)
         latent_size = tuple(edge // factor for edge, factor in zip(size, downsample, strict=True))
         latent_channels = vqgan_config.model.embedding_channels
         vqgan_config = vqgan_config.copy_and_resolve_references()

@@ -27,7 +27,7 @@ from medjax.models.perceptual import LPIPS, SMALLEST_SLICE
 from medjax.models.tiling import in_tiles
 from medjax.models.vqgan import Decoder, Encoder, strides_by_level
 from medjax.tasks.adversarial import KINDS, Adversary, Judgement
-from medjax.tasks.denoising import check_choices
+from medjax.tasks.denoising import check_choices, check_size
 from medjax.tasks.lowerings import one_lowering
 from medjax.tasks.networks import remat_resolutions
 from medjax.tasks.slices import random_slices, take_slices
@@ -119,7 +119,7 @@ class VQGAN:
             ("train.dtype", train.dtype, ("float32", "bfloat16")),
         )
         lowering = one_lowering(train)
-        size, downsample = tuple(config.data.size), tuple(model.downsample)
+        size, downsample = check_size(config.data.size), tuple(model.downsample)
         try:
             levels = len(strides_by_level(downsample))
         except ValueError as error:

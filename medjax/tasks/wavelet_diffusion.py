@@ -26,7 +26,7 @@ from medjax.diffusion.wavelet_domain import (
 )
 from medjax.errors import UserError
 from medjax.tasks import denoising
-from medjax.tasks.denoising import check_choices, make_objective, make_sampling
+from medjax.tasks.denoising import check_choices, check_size, make_objective, make_sampling
 from medjax.tasks.networks import make_network
 from medjax.wavelets import SUBBANDS
 
@@ -67,7 +67,7 @@ class WaveletDiffusion:
         scale = tuple(float(value) for value in config.diffusion.subband_scale)
         if len(scale) != len(SUBBANDS) or not all(0 < value < float("inf") for value in scale):
             raise UserError(f"diffusion.subband_scale is {scale}: give {len(SUBBANDS)} positive numbers, LLL to HHH")
-        size = tuple(config.data.size)
+        size = check_size(config.data.size)
         out_channels = 8 * (2 if objective.learned_variance else 1)
         network = make_network(config, out_channels, tuple(edge // 2 for edge in size))
         return cls(

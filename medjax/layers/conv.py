@@ -11,7 +11,7 @@ from flax import linen as nn
 from jax import lax
 
 from medjax.layers.fold import per_channel
-from medjax.layers.spatial import FILLS, Convolve, Padding, Triple, convolve_split
+from medjax.layers.spatial import FILLS, Convolve, Padding, Triple, convolve_split, keep_everywhere
 
 LOWERINGS = ("direct", "planes", "stacked")
 
@@ -94,7 +94,7 @@ def conv3d(
         raise ValueError(f"padding with {fill!r}: choose one of {', '.join(FILLS)}; of folded volumes, zeros")
     convolve = lowered(lowering)
     if fold > 1:
-        kernel, padding = _folded(kernel, x.shape[3] * fold, strides[2], padding, fold)
+        kernel, padding = _folded(keep_everywhere(kernel), x.shape[3] * fold, strides[2], padding, fold)
     return convolve_split(convolve, x, kernel, strides, padding, fill)
 
 

@@ -42,6 +42,12 @@ def keep_split(x: jax.Array) -> jax.Array:
     return x if mesh.size <= 1 else lax.with_sharding_constraint(x, volume_spec(x.shape, mesh.shape))
 
 
+def keep_everywhere(kernel: jax.Array) -> jax.Array:
+    """Gathers a parameter that is cut over devices, now: before it is made larger, as folding makes kernels."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return kernel if mesh.size <= 1 else lax.with_sharding_constraint(kernel, PartitionSpec())
+
+
 def keep_whole(x: jax.Array) -> jax.Array:
     """Gathers what space cut of an array [B, ...]: B alone stays over data and fsdp."""
     mesh = jax.sharding.get_abstract_mesh()

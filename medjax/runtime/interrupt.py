@@ -30,12 +30,18 @@ class Interrupt:
             signal.signal(number, handler)
 
     def defer(self) -> None:
-        """From now on there is something to save first."""
+        """From now on there is something to save first.
+
+        Raises:
+          NothingToSave: the run was asked to stop before, and what was running then swallowed that, as finalizers do.
+        """
+        if self.requested:
+            raise NothingToSave
         self._deferring = True
 
     def _handle(self, number: int, _: FrameType | None) -> None:
         self.__exit__()
+        self.requested = True
         if not self._deferring:
             raise NothingToSave
         print(f"\n{signal.Signals(number).name}: saving a checkpoint, then leaving", file=sys.stderr)
-        self.requested = True

@@ -35,7 +35,7 @@ class Interrupt:
         Raises:
           NothingToSave: the run was asked to stop before, and what was running then swallowed that, as finalizers do.
         """
-        if self.requested:
+        if self.requested and not self._deferring:
             raise NothingToSave
         self._deferring = True
 

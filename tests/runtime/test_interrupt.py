@@ -29,3 +29,11 @@ def test_later_it_is_only_noted(capsys):
         assert interrupt.requested
     assert signal.getsignal(signal.SIGTERM) == before
     assert "SIGTERM: saving a checkpoint" in capsys.readouterr().err
+
+
+def test_several_processes_defer_early_and_again():
+    with Interrupt() as interrupt:
+        interrupt.defer()
+        os.kill(os.getpid(), signal.SIGTERM)
+        interrupt.defer()  # all leave together, later
+        assert interrupt.requested

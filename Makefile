@@ -21,7 +21,7 @@ demo: .venv
 	@echo "picture         runs/demo/samples/montage.png (first row real, the others generated)"
 
 test: .venv
-	$(RUN) -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile
+	$(RUN) -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile --durations=15
 
 # Not in the environment itself, where every run of JAX would look for a TPU and say that it found none.
 test-tpu: .venv/tpu/complete

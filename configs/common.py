@@ -88,7 +88,7 @@ def base() -> ConfigDict:
     # says of the machine.
     train.lowering = config_dict.placeholder(str)
     train.fold = config_dict.placeholder(int)  # voxels of W side by side in the U-Net's channels, likewise; 1: none
-    train.machine = config_dict.placeholder(str)  # whose table: "cpu", "gpu", "v5e", ...; that of this machine by default
+    train.machine = config_dict.placeholder(str)  # whose table: "cpu", "gpu", "v5e" ...; by default this machine's
 
     config.mesh = mesh = ConfigDict()
     mesh.data = -1  # what the others leave

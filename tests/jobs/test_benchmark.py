@@ -76,7 +76,7 @@ def test_a_table_and_the_longest_operations_are_shown_and_a_trace_left(first):
         "by kind:",
     ):
         assert word in text
-    assert "conv_general_dilated" in text
+    assert "UNet/" in text  # which operations are the longest, time tells
     assert list((folder / "trace").rglob("*.xplane.pb"))
 
 

@@ -84,8 +84,8 @@ def base() -> ConfigDict:
         "none"  # activations to recompute, not keep: of all "blocks", of levels "above:32" voxels an edge; or "auto"
     )
     train.deterministic = False  # on GPUs: the same bits each time, for some speed; CPUs and TPUs always give them
-    # Of convolutions: "direct", "planes" or "stacked"; by default at each level what the table of medjax/layers/lowering.py
-    # says of the machine.
+    # Of convolutions: "direct", "planes", "stacked" or "winograd"; by default at each level what the table of
+    # medjax/layers/lowering.py says of the machine.
     train.lowering = config_dict.placeholder(str)
     train.fold = config_dict.placeholder(int)  # voxels of W side by side in the U-Net's channels, likewise; 1: none
     train.machine = config_dict.placeholder(str)  # whose table: "cpu", "gpu", "v5e" ...; by default this machine's

@@ -1,0 +1,72 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from medjax.layers import winograd
+from medjax.layers.conv import LEAST_WINOGRAD_CHANNELS, conv3d
+from on_mesh import on_the_mesh
+
+ONCE, SAME = (1, 1, 1), ((1, 1),) * 3
+
+# The shape of x, features, padding: even and odd outputs, one plane, no padding where halos are in place, and too much of it.
+CASES = {
+    "even": ((2, 6, 8, 4, 3), 5, SAME),
+    "odd": ((2, 5, 7, 3, 4), 2, SAME),
+    "without padding of D": ((1, 6, 4, 6, 3), 3, ((0, 0), (1, 1), (1, 1))),
+    "one plane": ((2, 3, 6, 6, 2), 3, ((0, 0), (0, 0), (1, 1))),
+    "one-sided": ((1, 4, 5, 6, 2), 3, ((0, 2), (2, 1), (3, 0))),
+}
+
+
+def operands(shape, features):
+    generator = np.random.default_rng(0)
+    kernel = generator.standard_normal((3, 3, 3, shape[-1], features)) / np.sqrt(27 * shape[-1])
+    return jnp.asarray(generator.standard_normal(shape), jnp.float32), jnp.asarray(kernel, jnp.float32)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_is_a_convolution_and_so_are_its_gradients(case):
+    shape, features, padding = CASES[case]
+    x, kernel = operands(shape, features)
+    ways = [lambda x, kernel: conv3d(x, kernel, ONCE, padding), lambda x, kernel: winograd.convolve(x, kernel, padding)]
+    results = [jax.vjp(way, x, kernel) for way in ways]
+    np.testing.assert_allclose(results[1][0], results[0][0], atol=5e-6)
+    dy = jnp.sin(jnp.arange(results[0][0].size, dtype=jnp.float32)).reshape(results[0][0].shape)
+    for expected, gradient in zip(*(gradients_of(dy) for _, gradients_of in results), strict=True):
+        np.testing.assert_allclose(gradient, expected, atol=2e-5, rtol=1e-5)
+
+
+def products_in(way, x, kernel):
+    return str(jax.make_jaxpr(way)(x, kernel)).count("dot_general")
+
+
+def test_is_taken_where_it_can_be_and_pays():
+    def convolution(strides=ONCE, padding=SAME):
+        return lambda x, kernel: conv3d(x, kernel, strides, padding, "winograd")
+
+    x, kernel = operands((1, 4, 4, 4, LEAST_WINOGRAD_CHANNELS), LEAST_WINOGRAD_CHANNELS)
+    assert products_in(convolution(), x, kernel)
+    assert not products_in(convolution(strides=(2, 2, 2)), x, kernel)
+    assert not products_in(convolution(), x.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16))
+    assert not products_in(convolution(), x, kernel[..., :8])
+    assert not products_in(convolution(padding=((0, 0),) * 3), x, kernel[:1, :1, :1])
+    np.testing.assert_allclose(convolution()(x, kernel), conv3d(x, kernel, ONCE, SAME), atol=1e-5)
+
+
+def test_of_a_volume_that_is_cut_it_fetches_halos_only():
+    x, kernel = operands((2, 8, 8, 8, LEAST_WINOGRAD_CHANNELS), LEAST_WINOGRAD_CHANNELS)
+
+    def convolution(x, kernel):
+        return conv3d(x, kernel, ONCE, SAME, "winograd")
+
+    def gradients(x, kernel):
+        return jax.grad(lambda x, kernel: jnp.sum(jnp.sin(convolution(x, kernel))), argnums=(0, 1))(x, kernel)
+
+    y, found = on_the_mesh(convolution, x, kernel)
+    np.testing.assert_allclose(y, convolution(x, kernel), atol=1e-5)
+    assert found == {"collective-permute": 4}
+    split, found = on_the_mesh(gradients, x, kernel)
+    for gradient, expected in zip(split, gradients(x, kernel), strict=True):
+        np.testing.assert_allclose(gradient, expected, atol=2e-4 * np.abs(expected).max())
+    assert set(found) == {"collective-permute", "all-reduce"}

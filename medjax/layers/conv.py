@@ -195,7 +195,8 @@ def _kernel_gradient(x: jax.Array, dy: jax.Array, taps: Triple, padding: Padding
     """The gradient [kD, kH, kW, C, features] as matrix products, which CPUs do faster than XLA's convolution of x by dy.
 
     It is dk[i, j, l] = sum over v of x[v + (i, j, l)] dy[v]. The kW taps of dy are stacked into channels, so that every
-    product is of the C channels of a shifted x with kW * features columns.
+    product is of the C channels of a shifted x with kW * features columns. Rows and columns lie in memory as such: XLA's CPU
+    backend hands what would have to be transposed to a slower library, whose threads allocate in each other's way.
     """
     channels, features = x.shape[-1], dy.shape[-1]
     depth, height, width = dy.shape[1], dy.shape[2], x.shape[3]
@@ -205,11 +206,12 @@ def _kernel_gradient(x: jax.Array, dy: jax.Array, taps: Triple, padding: Padding
     dy = lax.pad(dy, jnp.zeros((), dy.dtype), ((0, 0, 0),) * 3 + (edges, (0, 0, 0)))
     shifted = [lax.slice_in_dim(dy, taps[2] - 1 - i, taps[2] - 1 - i + width, axis=3) for i in range(taps[2])]
     columns = jnp.concatenate(shifted, axis=-1).reshape(-1, taps[2] * features)
+    rows = jnp.moveaxis(x, -1, 0)
 
     def product(tap: jax.Array) -> jax.Array:
-        start = (0, tap // taps[1], tap % taps[1], 0, 0)
-        window = lax.dynamic_slice(x, start, (x.shape[0], depth, height, width, channels))
-        return window.reshape(-1, channels).T @ columns
+        start = (0, 0, tap // taps[1], tap % taps[1], 0)
+        window = lax.dynamic_slice(rows, start, (channels, x.shape[0], depth, height, width))
+        return window.reshape(channels, -1) @ columns
 
     # One after the other: XLA's CPU backend would make room for all the windows at once.
     products = lax.map(product, jnp.arange(taps[0] * taps[1]))

@@ -5,7 +5,7 @@
   python docs/lowering_table.py --machine=v6e --levels=64x64 --ways="planes planes/2 planes/4"
 
 A level is EDGExCHANNELS, a way LOWERING or LOWERING/FOLD. The block runs forward and gives the gradients of its input and
-its parameters, in bfloat16, for one volume. The table's own way is marked.
+its parameters, in bfloat16, on a CPU in float32, for one volume. The table's own way is marked.
 """
 
 import argparse
@@ -27,6 +27,7 @@ from medjax.runtime.topologies import open_topology
 
 LEVELS = "64x64 32x128 16x128 8x256 4x256"
 WAYS = "direct planes stacked direct/2 planes/2 stacked/2 planes/4"
+CPU_WAYS = "direct planes stacked winograd"
 SHAPES = {"v4": "2x2x1", "v5e": "1x1", "v5p": "2x2x1", "v6e": "1x1"}
 CALLS = 5
 
@@ -36,13 +37,13 @@ def parse(text: str) -> Way:
     return Way(lowering, int(fold or 1))
 
 
-def block(edge: int, channels: int, way: Way) -> tuple[Callable, tuple]:
+def block(edge: int, channels: int, way: Way, dtype: jnp.dtype) -> tuple[Callable, tuple]:
     """A function that runs a block forward and backward, and the shapes of its arguments."""
     layer = ResidualBlock(
-        channels, dtype=jnp.bfloat16, lowering=way.lowering, fold=way.fold, out_fold=way.fold, groups=min(32, channels)
+        channels, dtype=dtype, lowering=way.lowering, fold=way.fold, out_fold=way.fold, groups=min(32, channels)
     )
-    x = jax.ShapeDtypeStruct((1, edge, edge, edge // way.fold, way.fold * channels), jnp.bfloat16)
-    embedding = jax.ShapeDtypeStruct((1, 4 * channels), jnp.bfloat16)
+    x = jax.ShapeDtypeStruct((1, edge, edge, edge // way.fold, way.fold * channels), dtype)
+    embedding = jax.ShapeDtypeStruct((1, 4 * channels), dtype)
     params = jax.eval_shape(layer.init, jax.random.key(0), x, embedding)
 
     def run(params, x, embedding, cotangent):
@@ -83,18 +84,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--machine", choices=SHAPES, help="a TPU to compile for; by default this machine is measured")
     parser.add_argument("--levels", default=LEVELS)
-    parser.add_argument("--ways", default=WAYS)
+    parser.add_argument("--ways", help=f"by default {WAYS}; on a CPU {CPU_WAYS}")
     arguments = parser.parse_args()
     machine = arguments.machine or machine_of(jax.devices()[0])
     unit = "million estimated cycles" if arguments.machine else "measured milliseconds"
-    print(f"{machine}: a residual block forward and backward, bfloat16, {unit}; * the table's way")
+    dtype, ways = (jnp.float32, CPU_WAYS) if machine == "cpu" else (jnp.bfloat16, WAYS)
+    print(f"{machine}: a residual block forward and backward, {jnp.dtype(dtype)}, {unit}; * the table's way")
     for level in arguments.levels.split():
         edge, channels = map(int, level.split("x"))
         chosen = way_for(machine, channels, (edge, edge, edge))
-        ways = [way for way in map(parse, arguments.ways.split()) if edge % way.fold == 0]
-        runs = [block(edge, channels, way) for way in ways]
+        tried = [way for way in map(parse, (arguments.ways or ways).split()) if edge % way.fold == 0]
+        runs = [block(edge, channels, way, dtype) for way in tried]
         costs = measured(runs) if not arguments.machine else (estimated(machine, *run) for run in runs)
-        for way, cost in zip(ways, costs, strict=True):
+        for way, cost in zip(tried, costs, strict=True):
             name = way.lowering + (f"/{way.fold}" if way.fold > 1 else "")
             print(f"{level:>8} {name + ('*' if way == chosen else ''):>11} {cost:9.2f}", flush=True)
 

@@ -56,8 +56,11 @@ def main() -> None:
         parser.error(f"--size {options.size}: {LEVELS} levels need a multiple of {2 ** (LEVELS - 1)}")
 
     names = ["ours", *(("twin", "compiled") if options.peer == "both" else (options.peer,))]
-    sides = {name: Side(name, options) for name in names}
-    sides = {name: side for name, side in sides.items() if side.ready()}
+    sides = {}
+    for name in names:  # one after the other: how long their first steps take says how many make a window
+        side = Side(name, options)
+        if side.ready():
+            sides[name] = side
     times = {(name, step, kind): [] for name in sides for step in STEPS for kind in KINDS}
     for step in STEPS:
         for _ in range(options.windows):
@@ -94,8 +97,12 @@ class Side:
 
     def window(self, step: str) -> tuple[float, float]:
         """The mean seconds of a step over one window: by the clock, and of the processor."""
-        self.pipe.send(step)
-        return self.pipe.recv()
+        try:
+            self.pipe.send(step)
+            return self.pipe.recv()
+        except (EOFError, BrokenPipeError):
+            print(f"{self.name}: its process ended, most likely for want of memory", file=sys.stderr)
+            sys.exit(2)
 
 
 def serve(name: str, options: argparse.Namespace, pipe: Connection) -> None:

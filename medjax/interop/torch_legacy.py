@@ -39,7 +39,7 @@ def read_stream(
         raise PickleError("was written on a big-endian machine: save it again on another")
     thing, storages = interpret_next(stream, pass_over)
     keys, _ = interpret_next(stream, pass_over=False)
-    if not isinstance(keys, list) or not all(key in storages for key in keys if isinstance(key, str)):
+    if not isinstance(keys, list) or not all(isinstance(key, str) and key in storages for key in keys):
         raise PickleError("lists storages that it does not describe: download or copy it again")
     places, start = {}, stream.tell()
     for key in keys:

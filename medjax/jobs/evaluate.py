@@ -26,7 +26,7 @@ from medjax.jobs.volume_sets import Sets, VolumeSet, sets_of_folders, sets_of_ru
 from medjax.metrics.consistency import adjacent_correlations, mean_by_slice
 from medjax.metrics.feature_sets import FeatureSet, load_features, save_features
 from medjax.metrics.score import Score
-from medjax.models.features import Backbone, load_backbone
+from medjax.models.features import VERSION, Backbone, load_backbone
 from medjax.runtime.mesh import make_mesh
 from medjax.runtime.pictures import montage
 from medjax.runtime.workdir import free_name, read_json, write_json
@@ -181,7 +181,7 @@ def kept_features(
     """A function to a set's features, which are taken once and kept in the user's cache folder."""
 
     def features(volumes: VolumeSet) -> np.ndarray:
-        digest = hashlib.sha256(f"{backbone.fingerprint} {volumes.source}".encode()).hexdigest()[:24]
+        digest = hashlib.sha256(f"{VERSION} {backbone.fingerprint} {volumes.source}".encode()).hexdigest()[:24]
         path = default_folder() / "features" / f"{digest}.npz"
         try:
             known = load_features(path)

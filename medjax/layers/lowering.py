@@ -33,8 +33,8 @@ class Row:
     edge: float = math.inf
 
 
-# On a TPU a fold fills the 128 lanes of a register and of the matrix unit, which two thirds more multiplications than the
-# sum needs do not outweigh. Small levels are mostly kernels, and planes take those apart.
+# On a TPU a fold fills the 128 lanes of a register and of the matrix unit, which its zeros, as many as taps (three times as many
+# for a fold of 4), do not outweigh where that many lanes are empty. Small levels are mostly kernels, and planes take those apart.
 TPU = (
     Row(Way("direct"), edge=8),
     Row(Way("planes", fold=4), channels=32),

@@ -56,7 +56,7 @@ def load_features(path: pathlib.Path) -> FeatureSet:
             return FeatureSet(*(str(file[key]) for key in ("backbone", "fingerprint", "source")), file["values"])
     except FileNotFoundError:
         raise
-    except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
+    except (ValueError, TypeError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path} holds no features of volumes: delete it, and they are taken again") from error
 
 

@@ -171,7 +171,8 @@ def find_copies(
         compared["features"] = _feature_correlations(training.features, [generated.features, null.features])
     spaces = []
     for name, (of_generated, of_null) in compared.items():
-        rank = min(BEHIND, (n_subjects - 1) // 2)
+        # At least one behind, or nothing would ever stand out: but for the own subject, which leaves one of two.
+        rank = min(BEHIND, max(0 if alone else 1, (n_subjects - 1) // 2))
         scores, null_scores = _scores(of_generated, groups, rank), _scores(of_null, groups, rank, own)
         rate = false_alarms / len(compared)
         threshold, error, scale = _threshold(null_scores, rate) if calibrated else (None, None, None)

@@ -98,6 +98,10 @@ def similarities(volumes: np.ndarray, pairs: np.ndarray, sharding: NamedSharding
     tile = max(2, RESIDENT_VOXELS // math.prod(volumes.shape[1:]))
     starts = range(0, len(volumes), tile)
     take, compare = _compiled(sharding)
+    # One length for all tiles, so that one program compares them: filled up with pairs that are dropped.
+    ways = 1 if sharding is None else sharding.mesh.size
+    most = np.unique(pairs // tile, axis=0, return_counts=True)[1].max(initial=0)
+    length = -(-most // ways) * ways
     values = np.empty(len(pairs), np.float32)
     for first in starts:
         left = None
@@ -107,9 +111,6 @@ def similarities(volumes: np.ndarray, pairs: np.ndarray, sharding: NamedSharding
                 continue
             left = take(volumes[first : first + tile]) if left is None else left
             right = left if first == second else take(volumes[second : second + tile])
-            # One length for all tiles, whatever the devices: filled up with pairs that are dropped.
-            ways = 1 if sharding is None else sharding.mesh.size
-            length = -(-len(chosen) // ways) * ways
             local = np.resize(pairs[chosen] - (first, second), (length, 2)).astype(np.int32)
             values[chosen] = np.asarray(compare(left, right, local))[: len(chosen)]
     return values

@@ -20,6 +20,8 @@ from medjax.models.random_features import SEED, SIZE, random_features, random_pa
 from medjax.models.resnet2d import ResNet2D, three_planes
 
 # What was taken from, and what divided, the intensities [0, 1] of red, green and blue.
+# Of what is made of a volume here and in the networks; with another one, features that were kept are taken again.
+VERSION = 1
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 RADIMAGENET = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
 RADIMAGENET_OF_KERAS = (0.406, 0.456, 0.485), (1.0, 1.0, 1.0)
@@ -159,4 +161,9 @@ def features_of(
 
 @functools.lru_cache(maxsize=8)
 def _compiled(apply: Callable[[Any, jax.Array], jax.Array], everywhere: NamedSharding | None) -> Callable:
-    return jax.jit(apply) if everywhere is None else jax.jit(apply, out_shardings=everywhere)
+    def exact(params: Any, volumes: jax.Array) -> jax.Array:
+        # Accelerators round float32 products to fewer bits otherwise, and features would depend on the machine.
+        with jax.default_matmul_precision("highest"):
+            return apply(params, volumes)
+
+    return jax.jit(exact) if everywhere is None else jax.jit(exact, out_shardings=everywhere)

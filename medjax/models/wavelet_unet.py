@@ -48,7 +48,7 @@ class WaveletUNet(nn.Module):
       dtype: of the computation; parameters, norms, Haar transforms and the result are float32.
       remat: recompute each block's activations in the backward pass instead of keeping them, at every resolution or one a
         resolution; there is one more of them than there are levels.
-      lowering: of every convolution, "direct" or "planes".
+      lowering: of every convolution, one of `conv.LOWERINGS`.
       fold: W voxels folded into channels, at every resolution or one a resolution; input and output are plain.
     """
 

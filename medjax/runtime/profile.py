@@ -15,13 +15,13 @@ WRAPPERS = ("while", "call", "conditional")  # whose time is that of the operati
 
 @dataclasses.dataclass(frozen=True)
 class Operation:
-    """One instruction of the program, over the whole trace and all devices.
+    """One instruction of the program, over the whole trace and all devices of a host.
 
     Attributes:
       name: in the compiled text, and in the trace when it is opened in a viewer.
       opcode: what it is; "fusion" is many in one.
       place: where in the model it comes from; empty if the compiler lost it.
-      seconds: in all.
+      seconds: in all, of one host's devices.
       times: how often it ran.
     """
 
@@ -56,10 +56,11 @@ def place_of(attributes: str) -> str:
     if not noted:
         return ""
     # jit(step)/transpose(jvp(UNet))/down_0_block_1/conv_0/conv_general_dilated: functions, then modules, then the operation.
-    path = re.sub(
-        r"\b(jit|jvp|vmap|transpose|checkpoint|remat|rematted_computation|shard_map)\(([^()]*)\)", r"\2", noted[1]
-    )
-    path = re.sub(r"\b(jvp|vmap|transpose)\(([^()]*)\)", r"\2", path)
+    path, wrapped = noted[1], 1
+    while wrapped:  # the innermost first
+        path, wrapped = re.subn(
+            r"\b(jit|jvp|vmap|transpose|checkpoint|remat|rematted_computation|shard_map)\(([^()]*)\)", r"\2", path
+        )
     modules = [part for part in path.split("/") if part and part not in ("traced", "train_step", "while", "body")]
     return ("backward " if "transpose(" in noted[1] else "") + "/".join(modules)
 

@@ -69,6 +69,7 @@ def test_what_lies_beside_a_state_dict_is_passed_over(tmp_path):
         ({"storages": {"7": (6, NUMBERS.tobytes()), "3": (5, WHOLE)}}, "another size"),
         ({"storages": {"7": (6, NUMBERS.tobytes()), "3": (4, WHOLE[:-1])}}, "cut short"),
         ({"storages": STORAGES | {"9": (1, bytes(4))}}, "does not describe"),
+        ({"storages": STORAGES | {9: (1, bytes(4))}}, "does not describe"),
         ({"number": 1002}, "not known"),
         ({"machine": MACHINE | {"little_endian": False}}, "big-endian"),
         ({"pickled": dictionary(a=stored("7", 6, integers(6), integers(1), view=text("base")))}, "PyTorch 0.3"),

@@ -22,6 +22,8 @@ def test_other_files(tmp_path):
     save_features(tmp_path / "cut.npz", FeatureSet("a", "b", "c", np.zeros((40, 40))))
     (tmp_path / "cut.npz").write_bytes((tmp_path / "cut.npz").read_bytes()[:-200])
     (tmp_path / "empty.npz").write_bytes(b"")
-    for name in ("other.npz", "cut.npz", "empty.npz"):
+    with (tmp_path / "array.npz").open("wb") as file:
+        np.save(file, np.zeros((2, 2)))
+    for name in ("other.npz", "cut.npz", "empty.npz", "array.npz"):
         with pytest.raises(ValueError, match=f"{name} holds no features"):
             load_features(tmp_path / name)

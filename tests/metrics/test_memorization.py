@@ -113,6 +113,15 @@ def test_too_few_to_calibrate_on():
     assert find_copies(generated, training, Examined(made_up(12, 2))).calibrated
 
 
+def test_copies_of_two_subjects_are_found_too():
+    training = made_up(2, 0)
+    found = find_copies(
+        Examined(np.concatenate([training, made_up(2, 1)])), Examined(training), Examined(made_up(12, 2))
+    )
+    assert found.calibrated and found.flagged.tolist() == [True, True, False, False]
+    assert find_copies(Examined(training), Examined(training)).copies is None
+
+
 @pytest.mark.parametrize("n", [10, 40])
 def test_the_threshold_is_passed_as_often_as_asked_for(n):
     """Whatever the location and the scale, the error of the fit included."""

@@ -29,4 +29,6 @@ def test_places_are_layers_with_the_gradient_marked():
     assert place_of(forward) == "UNet/down_0_block_1/conv_0/conv_general_dilated"
     backward = 'metadata={op_name="jit(traced)/transpose(jvp(UNet))/head_conv/add" stack=3}'
     assert place_of(backward) == "backward UNet/head_conv/add"
+    nested = 'metadata={op_name="jit(traced)/transpose(jvp(checkpoint(vmap(UNet))))/head_conv/add"}'
+    assert place_of(nested) == "backward UNet/head_conv/add"
     assert place_of('backend_config={"a":1}') == ""

@@ -56,6 +56,8 @@ def main(argv: Sequence[str], own_process: bool = False) -> int:
     except Exception as error:
         return complain(in_one_line(error))
 
+    if config.train.remat == "auto" and mode not in ("train", "benchmark", "plan"):
+        config.train.remat = "none"  # without gradients nothing is kept that could be made anew
     if config.train.deterministic:  # read when JAX starts
         os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_gpu_deterministic_ops=true"
 

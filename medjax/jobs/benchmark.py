@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
@@ -78,6 +79,7 @@ def _run(config: ConfigDict, workdir: pathlib.Path, compare: str | None, profile
     bench = Bench(config, task, mesh, optimizer, frozen.arrays, dataset)
     # A program found in the cache would be said to compile in no time.
     jax.config.update("jax_enable_compilation_cache", False)
+    compilation_cache.reset_cache()  # JAX asks whether there is one at its first compilation only
 
     found: dict[str, dict[str, Any] | None] = dict.fromkeys(PARTS)
     stepping = None

@@ -11,7 +11,7 @@ from medjax.runtime.pictures import GAP, LABEL_HEIGHT, three_planes
 
 MOST_PAIRS = 8
 COLUMNS = ("generated", "nearest of training, laid over it", "difference")
-AXES = "DHW"
+AXES = ("first axis", "second axis", "third axis")
 DARK, LIGHT, ALARM = (0, 0, 0), (255, 255, 255), (255, 120, 90)
 
 
@@ -32,8 +32,8 @@ def closest_pairs(
 
     Args:
       copies: of these volumes.
-      generated: [m, D, H, W, 1] in [-1, 1].
-      training: [n, D, H, W, 1].
+      generated: [m, I, J, K, 1] in [-1, 1], axes as in files.
+      training: [n, I, J, K, 1].
       generated_names: of each.
       training_names: likewise.
       affine: [4, 4], of all volumes.
@@ -46,7 +46,7 @@ def closest_pairs(
         n = copies.nearest[m]
         volume, pair = generated[m, ..., 0], aligned(training[n, ..., 0], generated[m, ..., 0])
         pictures = [three_planes(each, affine, height) for each in (volume, pair.volume, volume - pair.volume)]
-        turned = f", mirrored along {', '.join(AXES[axis] for axis in pair.mirror)}" if pair.mirror else ""
+        turned = f", mirrored along the {', '.join(AXES[axis] for axis in pair.mirror)}" if pair.mirror else ""
         caption = f"{generated_names[m]}  -  {training_names[n]}{turned}:  {_verdict(copies, m)}"
         rows.append((caption, bool(copies.flagged[m]), pictures))
 

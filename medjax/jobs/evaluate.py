@@ -60,6 +60,7 @@ def run(
     if (real is None) != (generated is None):
         raise UserError(f"--{'real' if real is None else 'generated'} is missing: give both folders, or none for a run")
     check(config.evaluate)
+    mesh = make_mesh(config.mesh)
     backbones = [load_backbone(file) for file in weights_of(config.evaluate)]
     if real is not None:
         sets = sets_of_folders(pathlib.Path(real), pathlib.Path(generated), config.evaluate)
@@ -68,7 +69,7 @@ def run(
         sets = sets_of_run(config, workdir)
         title, facts = f"Samples of {workdir.name}", run_facts(workdir)
     cases = reader_study(sets, config.evaluate)
-    found = evaluate_sets(sets, backbones, config.evaluate, make_mesh(config.mesh))
+    found = evaluate_sets(sets, backbones, config.evaluate, mesh)
     facts |= {
         "real volumes": str(len(sets.real)),
         "generated volumes": str(len(sets.generated)),

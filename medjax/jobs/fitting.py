@@ -33,7 +33,7 @@ def with_recomputation(config: ConfigDict) -> ConfigDict:
     """The configuration with the least recomputation that fits in place of `train.remat="auto"`; others as they are.
 
     Raises:
-      UserError: not even recomputing all blocks fits.
+      UserError: not even recomputing all blocks fits, or the step cannot be made at all.
     """
     if config.train.remat != "auto":
         return config
@@ -44,6 +44,8 @@ def with_recomputation(config: ConfigDict) -> ConfigDict:
         if forecast.fits:
             print(f"train.remat: {remat}, which needs {described(forecast, machine)}", file=sys.stderr)
             return config
+        if forecast.bytes_per_device is None:  # it was not for want of memory
+            raise UserError(forecast.reason)
     raise UserError(
         f"data.batch_size is {config.data.batch_size}: the step needs {described(forecast, machine)} even with "
         "train.remat=blocks; use a smaller one, more train.accumulate, or cut volumes by mesh.depth"

@@ -104,7 +104,7 @@ def data(bench: Bench, stepping: Stepping | None, alone: float | None) -> dict[s
     for _ in range(-(-len(bench.dataset.train) // bench.batch_size)):  # so that all are in the page cache
         next(batches)
     timing = bench.timed(read=read)["read"]
-    result = described(timing, len(rows))
+    result = described(timing, bench.batch_size / bench.mesh.size)
     result["volumes_per_second"] = bench.batch_size / timing.median
     if stepping is not None:
         step = bench.timed(step=lambda calls: stepping.run(fed(calls)))["step"]

@@ -117,6 +117,8 @@ def planned(config: ConfigDict, machine: Topology) -> dict[str, Any]:
         largest, train = step * count, forecast(max(1, count))
     else:
         train = forecast_train(config, machine)
+    if config.sample.batch_size < 1:
+        raise UserError(f"sample.batch_size is {config.sample.batch_size}: a plan needs a number, give 1 or more")
     denoise = forecast_denoise(config, machine) if can_sample(task_of(config)) else None
     return {
         "mesh": train.mesh,

@@ -28,6 +28,9 @@ def main(arguments: Sequence[str]) -> int:
     try:
         key = json.loads(pathlib.Path(__file__).with_name("key.json").read_text())
         scores = read_scores([pathlib.Path(name) for name in arguments], key["cases"])
+    except UnicodeDecodeError:
+        print("a sheet is not UTF-8: save it once more, as CSV UTF-8", file=sys.stderr)
+        return 2
     except (OSError, ValueError) as error:
         print(error, file=sys.stderr)
         return 2
@@ -46,10 +49,12 @@ def read_scores(paths: Sequence[pathlib.Path], cases: Mapping[str, Mapping[str, 
         with path.open(newline="", encoding="utf-8-sig") as file:  # spreadsheets put a mark at the start
             first = file.readline()
             file.seek(0)
-            rows = csv.DictReader(file, delimiter=";" if ";" in first else ",")
+            rows = csv.DictReader(file, delimiter=next((mark for mark in ";\t" if mark in first), ","))
             if missing := {"case", "reader", *QUESTIONS} - set(rows.fieldnames or ()):
                 raise ValueError(f"{path}: no column {', '.join(sorted(missing))}; keep the first line as it was")
             for line, row in enumerate(rows, start=2):
+                if not any(row.values()):
+                    continue
                 if row["case"] not in cases:
                     raise ValueError(f"{path}, line {line}: {row['case']!r} is not a case of this study")
                 for question in QUESTIONS:

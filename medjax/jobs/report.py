@@ -100,8 +100,8 @@ def copies_box(scores: Sequence[Score]) -> str:
     score = found[0]
     of = f" of {score.n_generated}" if score.n_generated is not None else ""
     return (
-        f'<div class="box copies"><h2>{number(score.value)}{of} generated volumes are flagged as copies of '
-        f"training volumes</h2><p>{html.escape(score.how)} Look at the closest pairs before sharing any generated "
+        f'<div class="box copies"><h2>{number(score.value)}{of} generated volumes are flagged as '
+        f"copies</h2><p>{html.escape(score.how)} Look at the closest pairs before sharing any generated "
         "volume.</p></div>"
     )
 

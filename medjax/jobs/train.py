@@ -205,6 +205,8 @@ def check_cadences(train: ConfigDict) -> None:
     for key in ("steps", "log_every", "eval_every", "checkpoint_every", "accumulate", "keep"):
         if train[key] < 1:
             raise UserError(f"train.{key} is {train[key]}: use 1 or more")
+    if train.evaluate_every < 0:
+        raise UserError(f"train.evaluate_every is {train.evaluate_every}: use steps, or 0 for never")
 
 
 def classes_of(config: ConfigDict, dataset: Dataset) -> int:

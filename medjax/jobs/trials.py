@@ -13,11 +13,12 @@ from ml_collections import ConfigDict
 from data_pipelines.batches import Dataset, volume_count, volumes
 from medjax.errors import UserError
 from medjax.jobs.drawing import Drawing
+from medjax.jobs.evaluate import check, weights_of
 from medjax.jobs.scores import PLAIN_NAMES, Featured, feature_scores
 from medjax.metrics.ms_ssim_pairs import mean_ms_ssim
 from medjax.metrics.score import Score
 from medjax.models.features import load_backbone
-from medjax.runtime.mesh import batch_ways, row_everywhere
+from medjax.runtime.mesh import batch_ways, process_rows, put_batch, row_everywhere
 from medjax.runtime.metrics_log import MetricsLog
 from medjax.runtime.train_state import Arrays, Task, TrainState
 from medjax.tasks import can_sample
@@ -55,6 +56,8 @@ class Trials:
             )
         if config.train.evaluate_count < 2:
             raise UserError(f"train.evaluate_count is {config.train.evaluate_count}: use 2 or more")
+        check(config.evaluate)
+        self._backbone = load_backbone(weights_of(config.evaluate)[0])
         self._config, self._task, self._mesh, self._frozen, self._log = config, task, mesh, frozen, log
         self._dataset, self._drawing, self._real = dataset, None, None
         self._pool = ThreadPoolExecutor(1)
@@ -65,15 +68,19 @@ class Trials:
         batch_size, count = batch_ways(self._mesh), self._config.train.evaluate_count
         batches = [np.arange(first, first + batch_size, dtype=np.uint32) for first in range(0, count, batch_size)]
         params = state.ema if self._config.sample.ema else state.params
+        label, conditions = self._config.sample.label, None
+        if self._config.model.get("classes", 0) and label is not None:
+            rows = process_rows(self._mesh, batch_size)
+            conditions = put_batch({"label": np.full(len(rows), label, np.int32)}, self._mesh, batch_size)
         if self._drawing is None:
             seed = self._config.sample.seed
             self._drawing = Drawing(
-                self._task, self._mesh, params, state.variables, seed, batches[0], None, self._frozen
+                self._task, self._mesh, params, state.variables, seed, batches[0], conditions, self._frozen
             )
         drawing = self._drawing.of(params, state.variables)
         drawn = []
         for indices in batches:
-            batch = drawing(indices)
+            batch = drawing(indices, conditions)
             whole = jax.process_count() == 1
             drawn.append(np.asarray(batch) if whole else np.stack([self._row(batch, n) for n in range(batch_size)]))
         if jax.process_index() == 0:
@@ -109,7 +116,7 @@ class Trials:
     def _real_ones(self) -> tuple:
         """The backbone, and the held-out volumes and their features, taken at the first time."""
         if self._real is None:
-            backbone = load_backbone((self._config.evaluate.weights or "").split(",")[0].strip() or None)
+            backbone = self._backbone
             real = np.concatenate([volumes(self._dataset, side, MOST_REAL) for side in ("validation", "test")])[
                 :MOST_REAL
             ]

@@ -1,6 +1,7 @@
 """The sets of volumes that are compared: of a run, or of two folders of anybody's NIfTI files."""
 
 import dataclasses
+import hashlib
 import math
 import os
 import pathlib
@@ -141,7 +142,8 @@ def sets_of_run(config: ConfigDict, workdir: pathlib.Path) -> Sets:
     own_files = not data.records and data.name != "synthetic"
     known_subjects = {scan.name: scan.subject for scan in find_sources(data).scans} if own_files else {}
     count, generated = config.evaluate.count, read_samples(workdir, known, config.evaluate.count)
-    check_memory(2 * len(generated) + sum(volume_count(dataset, side, count) for side in ("train",)), data.size)
+    sides = ("train", "validation", "test")
+    check_memory(len(generated) + sum(volume_count(dataset, side, count) for side in sides), data.size)
 
     def side(*names: str) -> VolumeSet:
         arrays, examples = [], []
@@ -156,7 +158,8 @@ def sets_of_run(config: ConfigDict, workdir: pathlib.Path) -> Sets:
         turned = (
             np.stack([from_network(v[..., 0], dataset.axes) for v in stacked])[..., None] if len(stacked) else stacked
         )
-        source = f"{names} of {dataset.identity()}, {len(stacked)}"
+        digest = hashlib.sha256(np.ascontiguousarray(turned)).hexdigest()  # files may change and keep their size
+        source = f"{names} of {dataset.identity()}, {len(stacked)}, {digest}"
         return VolumeSet(turned, tuple(labels), tuple(subjects), np.asarray(known["affine"]), source)
 
     held_out = side("validation", "test")

@@ -251,6 +251,11 @@ def test_a_result_is_one_json_line_with_the_promised_keys(trained, scans, capsys
     assert config["data"]["name"] == "folder"
 
 
+def test_what_trained_with_automatic_recomputation_also_samples(trained, scans, capsys):
+    more = ("--mode=sample", "--config.train.remat=auto", "--config.sample.count=1")
+    assert launch(command(scans, trained, *more), capsys)[0] == 0
+
+
 def test_deterministic_operations_are_asked_of_xla(scans, tmp_path, monkeypatch, capsys):
     before = os.environ["XLA_FLAGS"]
     monkeypatch.setenv("XLA_FLAGS", before)

@@ -63,6 +63,11 @@ def test_the_least_recomputation_that_fits(monkeypatch):
         with_recomputation(config)
 
 
+def test_what_is_wrong_with_the_configuration_is_no_want_of_memory():
+    with pytest.raises(UserError, match="7 groups|groups is 7"):
+        with_recomputation(small_config(**{"train.remat": "auto", "model.groups": 7}))
+
+
 def test_the_batch_of_samples_is_found_on_this_machine(capsys):
     config = small_config()
     assert with_sampling_batch(config) is config

@@ -130,6 +130,12 @@ def test_the_largest_batch_is_a_multiple_of_what_the_mesh_divides(monkeypatch):
     assert (row["largest_batch"], row["batch_size"], row["fits"]) == (0, 6, False)
 
 
+def test_a_batch_of_samples_that_is_to_be_found_elsewhere_is_refused(monkeypatch):
+    monkeypatch.setattr(plan, "forecast_train", invented(bytes_a_volume=100, state=1000))
+    with pytest.raises(UserError, match="sample.batch_size is 0"):
+        plan.planned(small_config(**{"sample.batch_size": 0}), machine(memory=1900))
+
+
 def settings_of(config):
     return plan.describe_mesh(config.mesh), config.data.batch_size, config.train.remat
 

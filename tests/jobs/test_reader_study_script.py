@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from medjax.jobs.reader_study_script import krippendorff_alpha
+from medjax.jobs.reader_study_script import QUESTIONS, krippendorff_alpha, read_scores
 
 X = np.nan
 
@@ -37,3 +37,12 @@ def test_near_scores_count_as_less_of_a_difference():
 @pytest.mark.parametrize("scores", [np.full((2, 3), X), [[1, 2, 3]], [[4, 4], [4, 4]], [[1, X], [X, 2]]])
 def test_alpha_that_does_not_exist(scores):
     assert krippendorff_alpha(np.array(scores, float)) is None
+
+
+@pytest.mark.parametrize("mark", [",", ";", "\t"])
+def test_sheets_as_spreadsheets_save_them(tmp_path, mark):
+    lines = [["case", "reader", *QUESTIONS], ["001", "Müller", "1", "", "4"], [""] * 5]
+    sheet = tmp_path / "sheet.csv"
+    sheet.write_text("\n".join(mark.join(line) for line in lines), encoding="utf-8-sig")
+    expected = {("001", "Müller", QUESTIONS[0]): 1, ("001", "Müller", QUESTIONS[2]): 4}
+    assert read_scores([sheet], {"001": {}}) == expected

@@ -36,6 +36,9 @@ def test_samples_are_judged_on_the_way_and_again_the_same_after_an_interruption(
     [
         (("--config.data.split=(1.0,0.0,0.0)",), "1 volumes are held out"),
         (("--config.train.evaluate_count=1", SPLIT), "train.evaluate_count is 1"),
+        (("--config.evaluate.weights=no.pth", SPLIT), "no.pth"),
+        (("--config.evaluate.batch_size=0", SPLIT), "evaluate.batch_size is 0"),
+        (("--config.train.evaluate_every=-1", SPLIT), "train.evaluate_every is -1"),
     ],
 )
 def test_what_cannot_be_judged_is_one_line_before_the_first_step(tmp_path, capsys, more, said):

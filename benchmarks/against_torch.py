@@ -123,10 +123,10 @@ def serve(name: str, options: argparse.Namespace, pipe: Connection) -> None:
     begin = time.perf_counter()
     try:
         steps, versions = our_steps(options) if name == "ours" else their_steps(name, options)
+        for run in 3 * tuple(steps.values()):  # after which their memory grows no more
+            run()
         counts = {}
         for step, run in steps.items():
-            for _ in range(3):  # after which their memory grows no more
-                run()
             start = time.perf_counter()
             run()
             counts[step] = max(1, round(options.seconds / (time.perf_counter() - start)))

@@ -20,7 +20,7 @@ from medjax.jobs.drawing import Drawing
 from medjax.jobs.yardsticks import product_flops, product_of
 from medjax.runtime import agreement, compiled, flops
 from medjax.runtime.checkpoints import Checkpoints
-from medjax.runtime.mesh import process_rows, put_batch
+from medjax.runtime.mesh import process_rows, put_batch, put_label
 from medjax.runtime.train_state import Batch, Task
 
 
@@ -119,9 +119,7 @@ def denoise_and_sample(bench: Bench, parts: tuple[str, ...]) -> dict[str, Any]:
     indices = np.arange(count, dtype=np.uint32)
     conditions = None
     if bench.config.model.get("classes", 0) and bench.config.sample.label is not None:
-        rows = process_rows(bench.mesh, count)
-        label = np.full(len(rows), bench.config.sample.label, np.int32)
-        conditions = put_batch({"label": label}, bench.mesh, count)
+        conditions = put_label(bench.config.sample.label, bench.mesh, count)
     begin = time.perf_counter()
     drawing = Drawing(
         bench.task,

@@ -27,8 +27,7 @@ from medjax.runtime.mesh import (
     check_batch_size,
     check_volume_size,
     make_mesh,
-    process_rows,
-    put_batch,
+    put_label,
     take_rows,
 )
 from medjax.runtime.pictures import montage
@@ -129,8 +128,7 @@ def _run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
             indices = np.asarray(wanted + wanted[-1:] * (batch_size - len(wanted)), np.uint32)
             conditions = start.conditions(indices, mesh) if start else {}
             if label is not None:
-                rows = process_rows(mesh, batch_size)
-                conditions |= put_batch({"label": np.full(len(rows), label, np.int32)}, mesh, batch_size)
+                conditions |= put_label(label, mesh, batch_size)
             conditions = conditions or None
             keyed = start.key_indices(indices) if start else indices
             progress.set_postfix_str(f"{there.sum() + n * batch_size} of {count} volumes")

@@ -18,7 +18,7 @@ from medjax.jobs.scores import PLAIN_NAMES, Featured, feature_scores
 from medjax.metrics.ms_ssim_pairs import mean_ms_ssim
 from medjax.metrics.score import Score
 from medjax.models.features import load_backbone
-from medjax.runtime.mesh import batch_ways, process_rows, put_batch, row_everywhere
+from medjax.runtime.mesh import batch_ways, put_label, row_everywhere
 from medjax.runtime.metrics_log import MetricsLog
 from medjax.runtime.train_state import Arrays, Task, TrainState
 from medjax.tasks import can_sample
@@ -70,8 +70,7 @@ class Trials:
         params = state.ema if self._config.sample.ema else state.params
         label, conditions = self._config.sample.label, None
         if self._config.model.get("classes", 0) and label is not None:
-            rows = process_rows(self._mesh, batch_size)
-            conditions = put_batch({"label": np.full(len(rows), label, np.int32)}, self._mesh, batch_size)
+            conditions = put_label(label, self._mesh, batch_size)
         if self._drawing is None:
             seed = self._config.sample.seed
             self._drawing = Drawing(

@@ -1,7 +1,9 @@
 """Stopping a run from outside without losing a step: SIGTERM (a scheduler) and Ctrl-C."""
 
+import _thread
 import signal
 import sys
+import threading
 from types import FrameType
 
 
@@ -12,36 +14,61 @@ class NothingToSave(BaseException):
 class Interrupt:
     """Inside this context the first SIGTERM or Ctrl-C raises NothingToSave, or, once `defer` was called, only sets `requested`,
     for the loop to save and leave. A second one does what it does by default.
+
+    What is raised inside a finalizer or a callback of the garbage collector (JAX has one) goes no further: Python reports it
+    and carries on. Here it is not reported but raised once more, a moment later.
     """
 
     SIGNALS = (signal.SIGTERM, signal.SIGINT)
+    MOMENT = 0.05  # seconds, for the finalizer to end
 
     def __init__(self):
         self.requested = False
         self._deferring = False
         self._previous = {}
+        self._again = None
 
     def __enter__(self) -> "Interrupt":
-        self._previous = {number: signal.signal(number, self._handle) for number in self.SIGNALS}
+        self._previous_hook, sys.unraisablehook = sys.unraisablehook, self._when_swallowed
+        self._listen()
         return self
 
     def __exit__(self, *_: object) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
+        if self._again:
+            self._again.cancel()
+        self._listen_no_more()
+        sys.unraisablehook = self._previous_hook
 
     def defer(self) -> None:
         """From now on there is something to save first.
 
         Raises:
-          NothingToSave: the run was asked to stop before, and what was running then swallowed that, as finalizers do.
+          NothingToSave: the run was asked to stop before, and what was running then swallowed that.
         """
         if self.requested and not self._deferring:
             raise NothingToSave
         self._deferring = True
 
+    def _listen(self) -> None:
+        self._previous = {number: signal.signal(number, self._handle) for number in self.SIGNALS}
+
+    def _listen_no_more(self) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        self._previous = {}
+
     def _handle(self, number: int, _: FrameType | None) -> None:
-        self.__exit__()
+        self._listen_no_more()
         self.requested = True
         if not self._deferring:
             raise NothingToSave
         print(f"\n{signal.Signals(number).name}: saving a checkpoint, then leaving", file=sys.stderr)
+
+    def _when_swallowed(self, report: "sys.UnraisableHookArgs") -> None:
+        if not issubclass(report.exc_type, NothingToSave):
+            self._previous_hook(report)
+            return
+        self._listen()
+        self._again = threading.Timer(self.MOMENT, _thread.interrupt_main, [signal.SIGTERM])
+        self._again.daemon = True
+        self._again.start()

@@ -1,23 +1,89 @@
 import contextlib
+import gc
 import os
 import signal
+import sys
+import time
 
 import pytest
 
 from medjax.runtime.interrupt import Interrupt, NothingToSave
 
 
+@pytest.fixture(autouse=True)
+def nothing_stays_behind():
+    before = [signal.getsignal(number) for number in Interrupt.SIGNALS], sys.unraisablehook
+    yield
+    assert ([signal.getsignal(number) for number in Interrupt.SIGNALS], sys.unraisablehook) == before
+
+
+def ask_to_stop():
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def wait():
+    for _ in range(1000):
+        time.sleep(0.01)
+
+
+class AsksToStop:
+    """When it is deleted."""
+
+    def __del__(self):
+        ask_to_stop()
+
+
 def test_before_the_first_step_it_raises_at_once():
     with pytest.raises(NothingToSave), Interrupt():
-        os.kill(os.getpid(), signal.SIGTERM)
+        ask_to_stop()
 
 
-def test_where_that_was_swallowed_it_raises_before_the_first_step():
+@pytest.mark.parametrize("times", [1, 2])
+def test_where_a_finalizer_swallowed_it_it_is_raised_again_without_a_report(times, capsys):
+    with pytest.raises(NothingToSave), Interrupt():
+        for _ in range(times):
+            AsksToStop()
+        wait()
+    assert capsys.readouterr().err == ""
+
+
+def test_where_the_garbage_collector_swallowed_it_it_is_raised_again_without_a_report(capsys):
+    def callback(phase, info):
+        gc.callbacks.remove(callback)
+        ask_to_stop()
+
+    with pytest.raises(NothingToSave), Interrupt():
+        gc.callbacks.append(callback)
+        gc.collect()
+        wait()
+    assert capsys.readouterr().err == ""
+
+
+def test_where_anything_else_swallowed_it_it_raises_before_the_first_step():
     with Interrupt() as interrupt:
         with contextlib.suppress(NothingToSave):
-            os.kill(os.getpid(), signal.SIGTERM)
+            ask_to_stop()
         with pytest.raises(NothingToSave):
             interrupt.defer()
+
+
+def test_it_is_not_raised_after_the_run():
+    with Interrupt():
+        AsksToStop()
+    time.sleep(3 * Interrupt.MOMENT)
+
+
+def test_other_reports_are_made(monkeypatch):
+    class Fails:
+        def __del__(self):
+            raise ValueError("in a finalizer")
+
+    reports = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda report: reports.append(str(report.exc_value)))
+    with Interrupt():
+        Fails()
+    assert reports == ["in a finalizer"]
+    monkeypatch.undo()
 
 
 def test_later_it_is_only_noted(capsys):
@@ -25,15 +91,15 @@ def test_later_it_is_only_noted(capsys):
     with Interrupt() as interrupt:
         interrupt.defer()
         assert not interrupt.requested
-        os.kill(os.getpid(), signal.SIGTERM)
+        ask_to_stop()
         assert interrupt.requested
-    assert signal.getsignal(signal.SIGTERM) == before
+        assert signal.getsignal(signal.SIGTERM) == before
     assert "SIGTERM: saving a checkpoint" in capsys.readouterr().err
 
 
 def test_several_processes_defer_early_and_again():
     with Interrupt() as interrupt:
         interrupt.defer()
-        os.kill(os.getpid(), signal.SIGTERM)
+        ask_to_stop()
         interrupt.defer()  # all leave together, later
         assert interrupt.requested

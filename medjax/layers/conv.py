@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import math
 from collections.abc import Callable
 
 import jax
@@ -15,7 +16,6 @@ from medjax.layers.fold import per_channel
 from medjax.layers.spatial import FILLS, Convolve, Padding, Triple, convolve_split, keep_everywhere
 
 LOWERINGS = ("direct", "planes", "stacked", "winograd")
-LEAST_WINOGRAD_CHANNELS = 64
 
 # PyTorch's default for convolutions and linear layers, which the published models start from: U(-1, 1) / sqrt(fan_in).
 uniform_fan_in = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
@@ -161,8 +161,10 @@ def _depth_stacked(x: jax.Array, kernel: jax.Array, strides: Triple, padding: Pa
 
 
 def _winograd(x: jax.Array, kernel: jax.Array, strides: Triple, padding: Padding) -> jax.Array:
-    # Its transforms grow with the channels, what they save with their square; bfloat16 would not bear its sums.
-    pays = min(kernel.shape[3:]) >= LEAST_WINOGRAD_CHANNELS and x.dtype == jnp.float32
+    # What it saves grows with all three; its transforms with channels plus features, and those of kernels not with voxels.
+    voxels, pairs = math.prod(x.shape[:4]), math.prod(kernel.shape[3:])
+    pays = voxels >= 8**3 and pairs >= 16**2 and voxels * pairs >= 2**21
+    pays = pays and x.dtype == jnp.float32  # bfloat16 would not bear its sums
     if pays and strides == (1, 1, 1) and kernel.shape[:3] == winograd.TAPS:
         return winograd.convolve(x, kernel, padding)
     return _stacked(x, kernel, strides, padding)

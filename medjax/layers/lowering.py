@@ -45,7 +45,7 @@ TPU = (
 # The first row that holds a level counts. "cpu" was measured; "gpu" is an expectation: cuDNN has 3D convolutions of its own.
 # TPUs are by the compiler's estimates for v5e, and for 64 channels on v6e; the others are taken to be alike.
 TABLE = {
-    "cpu": (Row(Way("stacked"), edge=4), Row(Way("winograd"))),
+    "cpu": (Row(Way("winograd")),),
     "gpu": (Row(Way("direct")),),
     "v4": TPU,
     "v5e": TPU,

@@ -7,7 +7,8 @@ Two neighbouring outputs of three taps along an axis are four products and not s
 
 so a 2 x 2 x 2 cube of outputs is 64 products of the 4 x 4 x 4 cube of inputs that it reads. Summed over channels they are 64
 matrix products, one for each place in a cube, of the channels of all cubes with a kernel. Cubes overlap and hold every voxel
-eight times; two output planes are made at a time, so that this stays small.
+eight times; so a few output planes are made at a time, and the places four by four, the four along D together: what a
+product reads was written just before, and what is not together XLA may share out over threads.
 """
 
 import functools
@@ -20,10 +21,16 @@ from jax import lax
 from medjax.layers.spatial import Padding, Triple
 
 TAPS = (3, 3, 3)
-SPACE = (1, 2, 3)  # axes of [B, D, H, W, C]
+D, H, W = 1, 3, 4  # of [B, D, H, W, C], and once the four places along D are in front, [4, B, D/2, H, W, C]
+
+# XLA's library for matrix products has one thread for so many of a product's results, so larger ones are shared out. Forward
+# that is to be so; backward other products can be made meanwhile, and what they read should stay in the cache.
+BLOCK = 65536
 
 G = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]], np.float32)
-G3 = np.einsum("ai,bj,ck->cbaijk", G, G, G).reshape(64, 27)  # places along W, H, D by taps of D, H, W
+G3 = np.einsum("ai,bj,ck->bcaijk", G, G, G).reshape(64, 27)  # places along H, W, D by taps of D, H, W
+
+Four = tuple[jax.Array, jax.Array, jax.Array, jax.Array]  # places along one axis
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -39,15 +46,18 @@ def convolve(x: jax.Array, kernel: jax.Array, padding: Padding) -> jax.Array:
       [B, D', H', W', features].
     """
     size = tuple(n + before + after - 2 for n, (before, after) in zip(x.shape[1:4], padding, strict=True))
-    x, transformed = _padded(x, _edges(padding, size)), _transformed(kernel)
+    planes, count = _planes_at_a_time(x.shape[0], size, 2 * BLOCK // max(kernel.shape[3:]))
+    x, transformed = _padded(x, _edges(padding, size, planes * count)), _transformed(kernel)
 
-    def pair_of_planes(index: jax.Array) -> jax.Array:
-        cubes = _cubes(lax.dynamic_slice_in_dim(x, 2 * index, 4, axis=1))
-        products = _products(cubes.reshape(64, -1, cubes.shape[-1]), transformed)
-        return _outputs(products.reshape(*cubes.shape[:-1], -1))
+    def some_planes(index: jax.Array) -> jax.Array:
+        cubes = jnp.stack(_of_inputs(_slab(x, D, index, planes, 2), D))
+        rows = [
+            _outputs(tuple(map(_each_row, _of_inputs(row, W), kernels)), W)
+            for row, kernels in zip(_of_inputs(cubes, H), transformed, strict=True)
+        ]
+        return _outputs(_outputs(tuple(rows), H), D)
 
-    y = _joined(lax.map(pair_of_planes, _pairs(size)))
-    return y[:, : size[0], : size[1], : size[2]]
+    return _joined(lax.map(some_planes, jnp.arange(count)))[:, : size[0], : size[1], : size[2]]
 
 
 def _forward(x: jax.Array, kernel: jax.Array, padding: Padding) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
@@ -57,39 +67,52 @@ def _forward(x: jax.Array, kernel: jax.Array, padding: Padding) -> tuple[jax.Arr
 def _backward(padding: Padding, saved: tuple[jax.Array, jax.Array], dy: jax.Array) -> tuple[jax.Array, jax.Array]:
     """The gradients B [(G g) * (A dy)] of the inputs and G^T [(B^T d) * (A dy)] of the taps, which share A dy."""
     x, kernel = saved
-    size, (channels, features) = dy.shape[1:4], kernel.shape[3:]
-    edges = _edges(padding, size)
-    x, transposed = _padded(x, edges), _transformed(kernel).swapaxes(1, 2)
-    dy = jnp.pad(dy, ((0, 0), *((0, n % 2) for n in size), (0, 0)))
-    by_channel = _by_channel(x)
+    batch, size, (channels, features) = dy.shape[0], dy.shape[1:4], kernel.shape[3:]
+    planes, count = _planes_at_a_time(batch, size, BLOCK // max(channels, features))
+    edges = _edges(padding, size, planes * count)
+    x, transposed = _padded(x, edges), _transformed(kernel).swapaxes(3, 4)
+    dy = jnp.pad(dy, ((0, 0), (0, planes * count - size[0]), *((0, n % 2) for n in size[1:]), (0, 0)))
+    channel_first = jnp.moveaxis(x.reshape(*x.shape[:3], -1, 2, channels), (5, 4), (0, 4))  # [C, B, D, H, 2, W/2]
 
-    def pair_of_planes(carry: tuple[jax.Array, jax.Array], index: jax.Array) -> tuple[tuple, jax.Array]:
+    def some_planes(carry: tuple[list, jax.Array], index: jax.Array) -> tuple[tuple, jax.Array]:
         of_kernel, overlap = carry
-        spread = _spread(lax.dynamic_slice_in_dim(dy, 2 * index, 2, axis=1))
-        places, spread = spread.shape[:-1], spread.reshape(64, -1, features)
-        cubes = _cubes_by_channel(lax.dynamic_slice_in_dim(by_channel, 2 * index, 4, axis=0))
-        of_kernel += _products(cubes.reshape(64, channels, -1), spread)
-        planes = _gathered(_products(spread, transposed).reshape(*places, channels))
-        return (of_kernel, planes[:, 2:]), planes[:, :2] + overlap
+        spread = jnp.stack(_of_gradients(_slab(dy, D, index, planes, 0), D))
+        cubes = jnp.stack(_of_inputs(_slab(channel_first, D + 1, index, planes, 2), D + 1))  # [4, C, B, d, H, 2, W/2]
+        of_taps, rows = [], []
+        for row, cubes_row, kernels in zip(_of_gradients(spread, H), _of_inputs(cubes, H + 1), transposed, strict=True):
+            places = _of_gradients(row, W)
+            of_taps += map(_over_rows, _of_halves(cubes_row), places)
+            rows.append(_gathered(tuple(map(_each_row, places, kernels)), W))
+        dx = _gathered(_gathered(tuple(rows), H), D)
+        own, over_the_end = jnp.split(dx.at[:, :2].add(overlap), [planes], axis=D)
+        return ([a + b for a, b in zip(of_kernel, of_taps, strict=True)], over_the_end), own
 
-    zeros = (_zeros((64, channels, features), x), _zeros((x.shape[0], 2, *x.shape[2:]), x))
-    (of_kernel, last), pairs = lax.scan(pair_of_planes, zeros, _pairs(size))
-    dx = jnp.concatenate([_joined(pairs), last], axis=1)
-    dx = _padded(dx, [(-before, -after) for before, after in edges])
-    return dx, (G3.T @ of_kernel.reshape(64, -1)).reshape(kernel.shape)
+    zeros = [_zeros((4, channels, features), x)] * 16, _zeros((batch, 2, *x.shape[2:]), x)
+    (of_kernel, last), dx = lax.scan(some_planes, zeros, jnp.arange(count))
+    dx = _padded(jnp.concatenate([_joined(dx), last], axis=D), [(-before, -after) for before, after in edges])
+    return dx, (G3.T @ jnp.concatenate(of_kernel).reshape(64, -1)).reshape(kernel.shape)
 
 
 convolve.defvjp(_forward, _backward)
 
 
+def _planes_at_a_time(batch: int, size: Triple, rows: int) -> tuple[int, int]:
+    """An even number of output planes, as few as have so many cubes, and how many times that is for all of them."""
+    pairs, cubes_of_a_pair = (size[0] + 1) // 2, batch * ((size[1] + 1) // 2) * ((size[2] + 1) // 2)
+    count = max(1, pairs * cubes_of_a_pair // rows)
+    at_a_time = -(-pairs // min(count, pairs))
+    return 2 * at_a_time, -(-pairs // at_a_time)
+
+
 def _transformed(kernel: jax.Array) -> jax.Array:
-    """G g: [64, C, features]."""
-    return (G3 @ kernel.reshape(27, -1)).reshape(64, *kernel.shape[3:])
+    """G g: [4, 4, 4, C, features], places along H, W and D."""
+    return (G3 @ kernel.reshape(27, -1)).reshape(4, 4, 4, *kernel.shape[3:])
 
 
-def _edges(padding: Padding, size: Triple) -> list[tuple[int, int]]:
-    """(before, after) each of D, H, W: the padding, and a plane more where the output's size is odd."""
-    return [(before, after + n % 2) for (before, after), n in zip(padding, size, strict=True)]
+def _edges(padding: Padding, size: Triple, depth: int) -> list[tuple[int, int]]:
+    """(before, after) each of D, H, W: the padding, and what makes the outputs `depth` planes, H and W of them even."""
+    more = (depth - size[0], size[1] % 2, size[2] % 2)
+    return [(before, after + n) for (before, after), n in zip(padding, more, strict=True)]
 
 
 def _padded(x: jax.Array, edges: list[tuple[int, int]]) -> jax.Array:
@@ -97,15 +120,15 @@ def _padded(x: jax.Array, edges: list[tuple[int, int]]) -> jax.Array:
     return lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *((*edge, 0) for edge in edges), (0, 0, 0)])
 
 
-def _pairs(size: Triple) -> jax.Array:
-    """Of output planes."""
-    return jnp.arange((size[0] + 1) // 2)
+def _slab(x: jax.Array, axis: int, index: jax.Array, planes: int, overlap: int) -> jax.Array:
+    """The planes of one turn, and the first of the next one's."""
+    return lax.dynamic_slice_in_dim(x, planes * index, planes + overlap, axis=axis)
 
 
-def _joined(pairs: jax.Array) -> jax.Array:
-    """[pairs, B, 2, H, W, C] to [B, D, H, W, C]."""
-    planes = jnp.moveaxis(pairs, 0, 1)
-    return planes.reshape(planes.shape[0], -1, *planes.shape[3:])
+def _joined(slabs: jax.Array) -> jax.Array:
+    """[count, B, planes, H, W, C] to [B, D, H, W, C]."""
+    slabs = jnp.moveaxis(slabs, 0, 1)
+    return slabs.reshape(slabs.shape[0], -1, *slabs.shape[3:])
 
 
 def _zeros(shape: tuple[int, ...], like: jax.Array) -> jax.Array:
@@ -113,66 +136,57 @@ def _zeros(shape: tuple[int, ...], like: jax.Array) -> jax.Array:
     return jnp.where(True, jnp.zeros(shape, like.dtype), like[(0,) * like.ndim])
 
 
-def _products(rows: jax.Array, columns: jax.Array) -> jax.Array:
-    """[64, n, k] by [64, k, m]: with the summed axis last and first, as XLA's CPU backend has it fastest."""
-    return lax.dot_general(rows, columns, (((2,), (1,)), ((0,), (0,))))
+# Rows and columns lie in memory as such, the summed axis last and first, as XLA's CPU backend has it fastest.
 
 
-def _weighted(a: jax.Array, b: jax.Array, c: jax.Array, d: jax.Array) -> jax.Array:
-    """B^T d along one axis."""
-    return jnp.stack([a - c, b + c, c - b, b - d])
+def _each_row(cubes: jax.Array, kernels: jax.Array) -> jax.Array:
+    """[4, B, d, h, w, C] by [4, C, features]."""
+    rows = cubes.reshape(4, -1, cubes.shape[-1])
+    return lax.dot_general(rows, kernels, (((2,), (1,)), ((0,), (0,)))).reshape(*cubes.shape[:-1], -1)
 
 
-def _cubes(x: jax.Array) -> jax.Array:
-    """B^T d of each cube: [B, D, H, W, C] to [4, 4, 4, B, d, h, w, C], the places along W, H and D first."""
-    for axis in SPACE:  # in this order, which makes the small arrays of slices that lie far apart
-        axis += x.ndim - 5
-        count = x.shape[axis] // 2 - 1
-        x = _weighted(*(lax.slice_in_dim(x, i, i + 2 * count - 1, 2, axis=axis) for i in range(4)))
-    return x
+def _over_rows(cubes: jax.Array, spread: jax.Array) -> jax.Array:
+    """[4, C, B, d, h, w] by [4, B, d, h, w, features]: [4, C, features]."""
+    columns, rows = cubes.reshape(*cubes.shape[:2], -1), spread.reshape(4, -1, spread.shape[-1])
+    return lax.dot_general(columns, rows, (((2,), (1,)), ((0,), (0,))))
 
 
-def _by_channel(x: jax.Array) -> jax.Array:
-    """[B, D, H, W, C] to [D, C, B, H, 2, W/2], even and odd columns apart."""
-    b, d, h, w, c = x.shape
-    return x.reshape(b, d, h, w // 2, 2, c).transpose(1, 5, 0, 2, 4, 3)
+def _every_second(x: jax.Array, axis: int, start: int, count: int) -> jax.Array:
+    return lax.slice_in_dim(x, start, start + 2 * count - 1, 2, axis=axis)
 
 
-def _cubes_by_channel(x: jax.Array) -> jax.Array:
-    """`_cubes` of four planes [4, C, B, H, 2, W/2]: [4, 4, 4, C, B, h, w]."""
-    x = _weighted(*x)
-    count = x.shape[3] // 2 - 1
-    x = _weighted(*(lax.slice_in_dim(x, i, i + 2 * count - 1, 2, axis=3) for i in range(4)))
+def _of_inputs(x: jax.Array, axis: int) -> Four:
+    """B^T d: of the n inputs of an axis n / 2 - 1 times four that overlap."""
+    count = x.shape[axis] // 2 - 1
+    a, b, c, d = (_every_second(x, axis, i, count) for i in range(4))
+    return a - c, b + c, c - b, b - d
+
+
+def _of_halves(x: jax.Array) -> Four:
+    """`_of_inputs` along W where its even and odd columns lie apart: [..., 2, W/2]."""
     even, odd = x[..., 0, :], x[..., 1, :]
-    return _weighted(even[..., :-1], odd[..., :-1], even[..., 1:], odd[..., 1:])
+    a, b, c, d = even[..., :-1], odd[..., :-1], even[..., 1:], odd[..., 1:]
+    return a - c, b + c, c - b, b - d
 
 
-def _outputs(products: jax.Array) -> jax.Array:
-    """A^T m: [4, 4, 4, B, d, h, w, C] to [B, 2d, 2h, 2w, C]."""
-    for axis in reversed(SPACE):
-        a, b, c, d = products
-        products = _interleaved(a + b + c, b - c - d, axis + a.ndim - 5)
-    return products
+def _of_gradients(dy: jax.Array, axis: int) -> Four:
+    """A dy: of each two four."""
+    a, b = (_every_second(dy, axis, i, dy.shape[axis] // 2) for i in range(2))
+    return a, a + b, a - b, -b
 
 
-def _spread(dy: jax.Array) -> jax.Array:
-    """A dy: [B, 2d, 2h, 2w, C] to [4, 4, 4, B, d, h, w, C]."""
-    for axis in SPACE:
-        axis += dy.ndim - 5
-        a, b = (lax.slice_in_dim(dy, i, dy.shape[axis], 2, axis=axis) for i in range(2))
-        dy = jnp.stack([a, a + b, a - b, -b])
-    return dy
+def _outputs(products: Four | jax.Array, axis: int) -> jax.Array:
+    """A^T m: of each four two."""
+    a, b, c, d = products
+    return _interleaved(a + b + c, b - c - d, axis)
 
 
-def _gathered(cubes: jax.Array) -> jax.Array:
-    """B m, of cubes that overlap by half: [4, 4, 4, B, d, h, w, C] to [B, 2d + 2, 2h + 2, 2w + 2, C]."""
-    for axis in reversed(SPACE):
-        a, b, c, d = cubes
-        axis += a.ndim - 5
-        even = _overlapped(a, b + c - a, axis)
-        odd = _overlapped(b - c + d, -d, axis)
-        cubes = _interleaved(even, odd, axis)
-    return cubes
+def _gathered(products: Four | jax.Array, axis: int) -> jax.Array:
+    """B m: of n times four that overlap by half 2 n + 2."""
+    a, b, c, d = products
+    even = _overlapped(a, b + c - a, axis)
+    odd = _overlapped(b - c + d, -d, axis)
+    return _interleaved(even, odd, axis)
 
 
 def _overlapped(own: jax.Array, of_next: jax.Array, axis: int) -> jax.Array:

@@ -54,7 +54,6 @@ def test_a_level_gets_the_first_row_that_holds_it():
     assert way_for("v5e", 64, (8, 8, 8)) == Way("direct")
     assert way_for("v5e", 64, (32, 8, 8)) == Way("planes", 2)
     assert way_for("cpu", 64, (64, 64, 64)) == Way("winograd")
-    assert way_for("cpu", 64, (4, 4, 4)) == Way("stacked")
     assert way_for("gpu", 64, (64, 64, 64)) == Way("direct")
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from medjax.layers import winograd
-from medjax.layers.conv import LEAST_WINOGRAD_CHANNELS, conv3d
+from medjax.layers.conv import conv3d
 from on_mesh import on_the_mesh
 
 ONCE, SAME = (1, 1, 1), ((1, 1),) * 3
@@ -25,37 +25,58 @@ def operands(shape, features):
     return jnp.asarray(generator.standard_normal(shape), jnp.float32), jnp.asarray(kernel, jnp.float32)
 
 
+# How many results of a product are made at once: all of them, those of two planes, and what leaves the last turn less to do.
+@pytest.mark.parametrize("block", [winograd.BLOCK, 5, 50])
 @pytest.mark.parametrize("case", CASES)
-def test_is_a_convolution_and_so_are_its_gradients(case):
+def test_is_a_convolution_and_so_are_its_gradients(case, block, monkeypatch):
+    monkeypatch.setattr(winograd, "BLOCK", block)
     shape, features, padding = CASES[case]
     x, kernel = operands(shape, features)
     ways = [lambda x, kernel: conv3d(x, kernel, ONCE, padding), lambda x, kernel: winograd.convolve(x, kernel, padding)]
-    results = [jax.vjp(way, x, kernel) for way in ways]
+    results = [jax.vjp(jax.jit(way), x, kernel) for way in ways]
     np.testing.assert_allclose(results[1][0], results[0][0], atol=5e-6)
     dy = jnp.sin(jnp.arange(results[0][0].size, dtype=jnp.float32)).reshape(results[0][0].shape)
     for expected, gradient in zip(*(gradients_of(dy) for _, gradients_of in results), strict=True):
         np.testing.assert_allclose(gradient, expected, atol=2e-5, rtol=1e-5)
 
 
-def products_in(way, x, kernel):
-    return str(jax.make_jaxpr(way)(x, kernel)).count("dot_general")
+@pytest.mark.parametrize(
+    ("batch", "size", "rows", "expected"),
+    [
+        (1, (64, 64, 64), 2048, (4, 16)),
+        (1, (32, 32, 32), 1024, (8, 4)),
+        (8, (64, 64, 64), 2048, (2, 32)),  # two planes have more than enough
+        (1, (8, 8, 8), 512, (8, 1)),  # all have too few
+        (1, (10, 64, 64), 2048, (6, 2)),  # 5 pairs as 3 and 2, and one more that is dropped
+        (1, (5, 3, 3), 1, (2, 3)),
+    ],
+)
+def test_planes_are_made_as_many_at_a_time_as_products_want(batch, size, rows, expected):
+    assert winograd._planes_at_a_time(batch, size, rows) == expected
+
+
+def takes_winograd(x, kernel, strides=ONCE, padding=SAME):
+    traced = jax.make_jaxpr(lambda x, kernel: conv3d(x, kernel, strides, padding, "winograd"))(x, kernel)
+    return "conv_general_dilated" not in str(traced)
 
 
 def test_is_taken_where_it_can_be_and_pays():
-    def convolution(strides=ONCE, padding=SAME):
-        return lambda x, kernel: conv3d(x, kernel, strides, padding, "winograd")
+    x, kernel = operands((1, 8, 8, 8, 64), 64)
+    assert takes_winograd(x, kernel)
+    assert not takes_winograd(x, kernel, strides=(2, 2, 2))
+    assert not takes_winograd(x.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16))
+    assert not takes_winograd(x, kernel[:1, :1, :1], padding=((0, 0),) * 3)
+    np.testing.assert_allclose(conv3d(x, kernel, ONCE, SAME, "winograd"), conv3d(x, kernel, ONCE, SAME), atol=1e-5)
 
-    x, kernel = operands((1, 4, 4, 4, LEAST_WINOGRAD_CHANNELS), LEAST_WINOGRAD_CHANNELS)
-    assert products_in(convolution(), x, kernel)
-    assert not products_in(convolution(strides=(2, 2, 2)), x, kernel)
-    assert not products_in(convolution(), x.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16))
-    assert not products_in(convolution(), x, kernel[..., :8])
-    assert not products_in(convolution(padding=((0, 0),) * 3), x, kernel[:1, :1, :1])
-    np.testing.assert_allclose(convolution()(x, kernel), conv3d(x, kernel, ONCE, SAME), atol=1e-5)
+
+def test_is_not_taken_where_little_is_to_be_saved():
+    assert not takes_winograd(*operands((1, 8, 8, 8, 64), 48))
+    assert not takes_winograd(*operands((1, 4, 4, 4, 256), 256))  # kernels are most of it
+    assert not takes_winograd(*operands((1, 64, 64, 64, 1), 64))  # and transforms here
 
 
 def test_of_a_volume_that_is_cut_it_fetches_halos_only():
-    x, kernel = operands((2, 8, 8, 8, LEAST_WINOGRAD_CHANNELS), LEAST_WINOGRAD_CHANNELS)
+    x, kernel = operands((2, 8, 8, 8, 64), 64)
 
     def convolution(x, kernel):
         return conv3d(x, kernel, ONCE, SAME, "winograd")

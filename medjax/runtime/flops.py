@@ -15,7 +15,8 @@ from jax.extend import core
 def count(function: Callable, *arguments: Any) -> float:
     """Operations of one call; of the arguments only shapes matter.
 
-    A loop counts as often as it goes round where that is known (`scan`), else once; of branches the largest counts.
+    A loop counts as often as it goes round where that is known (`scan`), else once; of branches the largest counts, of ways
+    to do the same on several platforms (`lax.platform_dependent`) the one for all others.
     """
     return _in_jaxpr(jax.make_jaxpr(function)(*arguments).jaxpr)
 
@@ -31,7 +32,8 @@ def _in_equation(equation: core.JaxprEqn) -> float:
         case "dot_general":
             return _product(equation)
         case "cond":
-            return max(_in_jaxpr(branch.jaxpr) for branch in equation.params["branches"])
+            branches = [_in_jaxpr(branch.jaxpr) for branch in equation.params["branches"]]
+            return branches[-1] if equation.params.get("branches_platforms") else max(branches)
         case "scan":
             return equation.params["length"] * sum(map(_in_jaxpr, _inner(equation)))
         case "shard_map":

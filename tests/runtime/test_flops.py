@@ -47,6 +47,11 @@ def test_products_loops_branches_and_what_is_recomputed():
     )
     assert flops.count(jax.jit(jax.checkpoint(lambda a, b: a @ b)), a, b) == product
 
+    def twice_on_tpus(a, b):
+        return lax.platform_dependent(a, b, tpu=lambda a, b: a @ b + (a + 1) @ b, default=lambda a, b: a @ b)
+
+    assert flops.count(twice_on_tpus, a, b) == product
+
 
 def test_the_published_network_takes_what_was_derived_for_it():
     """1.05 TFLOP a volume of 128^3, as derived from its layers by hand."""

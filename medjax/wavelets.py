@@ -5,9 +5,9 @@ subband's name has one letter for each of the axes (D, H, W): L, the low-pass (a
 (a - b) / sqrt 2. Cubes do not overlap, so a volume split over devices along D or H, in even parts, is transformed
 without communication.
 
-Volumes of one channel are transformed in another way on TPUs. There the last axis that is not of one, W, lies along the lanes
-of a register, and to take its pairs apart by reshaping moves every voxel by itself; a product with a matrix of 0, 1 and -1 is
-exact and costs next to nothing, and D and H are pairs of whole rows.
+Volumes of one channel are transformed in another way on TPUs. There W lies along the lanes of a register, and to take its
+pairs apart by reshaping moves every voxel by itself. A product with a matrix of 0, 1 and -1 gives the same to rounding, where
+all voxels are finite, and costs next to nothing; D and H are pairs of whole rows.
 """
 
 import jax
@@ -110,7 +110,9 @@ def _butterflies(x: jax.Array, axes: tuple[int, int, int]) -> jax.Array:
 
 def dwt_along_lanes(x: jax.Array) -> jax.Array:
     """`haar_dwt3d` of one channel, as TPUs do it."""
-    along_w = jnp.einsum("bdhw,wv->bdhv", x[..., 0], _pairs(x.shape[3], x.dtype), precision=lax.Precision.HIGHEST)
+    along_w = jnp.einsum(
+        "bdhw,wv->bdhv", x[..., 0], _sums_and_differences(x.shape[3], x.dtype), precision=lax.Precision.HIGHEST
+    )
     bands = [along_w * jnp.asarray(8**-0.5, x.dtype)]
     for axis in (1, 2):
         bands = [band for both in bands for band in _low_and_high(both, axis)]
@@ -122,11 +124,11 @@ def idwt_along_lanes(bands: jax.Array) -> jax.Array:
     lll, llh, lhl, lhh, hll, hlh, hhl, hhh = (bands[..., i, 0] for i in range(8))
     ll, lh, hl, hh = (jnp.concatenate(both, axis=3) for both in ((lll, llh), (lhl, lhh), (hll, hlh), (hhl, hhh)))
     x = _joined(_joined(ll, lh, axis=2), _joined(hl, hh, axis=2), axis=1)
-    x = jnp.einsum("bdhv,wv->bdhw", x, _pairs(x.shape[3], x.dtype), precision=lax.Precision.HIGHEST)
+    x = jnp.einsum("bdhv,wv->bdhw", x, _sums_and_differences(x.shape[3], x.dtype), precision=lax.Precision.HIGHEST)
     return (x * jnp.asarray(8**-0.5, x.dtype))[..., None]
 
 
-def _pairs(n: int, dtype: jnp.dtype) -> np.ndarray:
+def _sums_and_differences(n: int, dtype: jnp.dtype) -> np.ndarray:
     """[n, n]: by it a row of n becomes the n / 2 sums of its pairs and then their n / 2 differences."""
     sums = np.repeat(np.eye(n // 2), 2, axis=0)
     return np.concatenate([sums, sums * np.tile([1, -1], n // 2)[:, None]], axis=1).astype(dtype)

@@ -67,6 +67,13 @@ def test_the_way_is_chosen_when_it_is_compiled_and_not_when_it_runs():
     assert " dot(" not in text
 
 
+@pytest.mark.parametrize(("channels", "products"), [(1, 1), (2, 0)])
+@pytest.mark.parametrize(("transform", "shape"), [(haar_dwt3d, (1, 4, 4, 4)), (haar_idwt3d, (1, 2, 2, 2, 8))])
+def test_on_tpus_volumes_of_one_channel_are_multiplied(transform, shape, channels, products):
+    lowered = jax.jit(transform).trace(volume((*shape, channels))).lower(lowering_platforms=("tpu",))
+    assert lowered.as_text().count("dot_general") == products
+
+
 @pytest.mark.parametrize("levels", [0, 1, 2, 3])
 def test_levels_agree_with_pywavelets(levels):
     x = volume((2, 8, 16, 24, 2))
@@ -81,8 +88,9 @@ def test_levels_agree_with_pywavelets(levels):
 
 def test_keeps_the_dtype():
     x = jnp.ones((1, 2, 2, 2, 1), jnp.bfloat16)
-    assert haar_dwt3d(x).dtype == jnp.bfloat16
-    assert haar_idwt3d(haar_dwt3d(x)).dtype == jnp.bfloat16
+    for forward, inverse in ((haar_dwt3d, haar_idwt3d), (dwt_along_lanes, idwt_along_lanes)):
+        assert forward(x).dtype == jnp.bfloat16
+        assert inverse(forward(x)).dtype == jnp.bfloat16
 
 
 @pytest.mark.parametrize("shape", [(1, 3, 4, 4, 1), (1, 4, 4, 5, 1), (4, 4, 4, 1)])

@@ -161,9 +161,10 @@ def _depth_stacked(x: jax.Array, kernel: jax.Array, strides: Triple, padding: Pa
 
 
 def _winograd(x: jax.Array, kernel: jax.Array, strides: Triple, padding: Padding) -> jax.Array:
-    # What it saves grows with all three; its transforms with channels plus features, and those of kernels not with voxels.
-    voxels, pairs = math.prod(x.shape[:4]), math.prod(kernel.shape[3:])
-    pays = voxels >= 8**3 and pairs >= 16**2 and voxels * pairs >= 2**21
+    # It saves multiplications, which voxels, channels and features all multiply; its transforms grow with channels plus
+    # features, and those of the kernel do not shrink with the volume. The bounds were measured, see docs/benchmarks.md.
+    voxels, products = math.prod(x.shape[:4]), math.prod(kernel.shape[3:])
+    pays = voxels >= 8**3 and products >= 512 and min(kernel.shape[3:]) >= 8 and voxels * products >= 2**21
     pays = pays and x.dtype == jnp.float32  # bfloat16 would not bear its sums
     if pays and strides == (1, 1, 1) and kernel.shape[:3] == winograd.TAPS:
         return winograd.convolve(x, kernel, padding)

@@ -21,10 +21,10 @@ from jax import lax
 from medjax.layers.spatial import Padding, Triple
 
 TAPS = (3, 3, 3)
-D, H, W = 1, 3, 4  # of [B, D, H, W, C], and once the four places along D are in front, [4, B, D/2, H, W, C]
+D, H, W = 1, 3, 4  # D of [B, D, H, W, C]; H and W of [4, B, D/2, H, W, C], with the four places along D in front
 
-# XLA's library for matrix products has one thread for so many of a product's results, so larger ones are shared out. Forward
-# that is to be so; backward other products can be made meanwhile, and what they read should stay in the cache.
+# XLA's library for matrix products has one thread for so many of a product's results. Forward two threads are to have work;
+# backward there are other products meanwhile, and less at a time stays in the cache.
 BLOCK = 65536
 
 G = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]], np.float32)
@@ -68,7 +68,7 @@ def _backward(padding: Padding, saved: tuple[jax.Array, jax.Array], dy: jax.Arra
     """The gradients B [(G g) * (A dy)] of the inputs and G^T [(B^T d) * (A dy)] of the taps, which share A dy."""
     x, kernel = saved
     batch, size, (channels, features) = dy.shape[0], dy.shape[1:4], kernel.shape[3:]
-    planes, count = _planes_at_a_time(batch, size, BLOCK // max(channels, features))
+    planes, count = _planes_at_a_time(batch, size, BLOCK // 4 // max(channels, features))
     edges = _edges(padding, size, planes * count)
     x, transposed = _padded(x, edges), _transformed(kernel).swapaxes(3, 4)
     dy = jnp.pad(dy, ((0, 0), (0, planes * count - size[0]), *((0, n % 2) for n in size[1:]), (0, 0)))
@@ -97,7 +97,7 @@ convolve.defvjp(_forward, _backward)
 
 
 def _planes_at_a_time(batch: int, size: Triple, rows: int) -> tuple[int, int]:
-    """An even number of output planes, as few as have so many cubes, and how many times that is for all of them."""
+    """An even number of output planes, about as few as have so many cubes, and how many times that is for all of them."""
     pairs, cubes_of_a_pair = (size[0] + 1) // 2, batch * ((size[1] + 1) // 2) * ((size[2] + 1) // 2)
     count = max(1, pairs * cubes_of_a_pair // rows)
     at_a_time = -(-pairs // min(count, pairs))

@@ -16,7 +16,7 @@ class Interrupt:
     for the loop to save and leave. A second one does what it does by default.
 
     What is raised inside a finalizer or a callback of the garbage collector (JAX has one) goes no further: Python reports it
-    and carries on. Here it is not reported but raised once more, a moment later.
+    and carries on. Here it is not reported but raised once more, a moment later or when the main thread is back in Python.
     """
 
     SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -34,10 +34,8 @@ class Interrupt:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._again:
-            self._again.cancel()
-        self._listen_no_more()
         sys.unraisablehook = self._previous_hook
+        self._listen_no_more()
 
     def defer(self) -> None:
         """From now on there is something to save first.
@@ -53,6 +51,8 @@ class Interrupt:
         self._previous = {number: signal.signal(number, self._handle) for number in self.SIGNALS}
 
     def _listen_no_more(self) -> None:
+        if self._again:
+            self._again.cancel()
         for number, handler in self._previous.items():
             signal.signal(number, handler)
         self._previous = {}
@@ -68,7 +68,8 @@ class Interrupt:
         if not issubclass(report.exc_type, NothingToSave):
             self._previous_hook(report)
             return
-        self._listen()
+        if not self._previous:
+            self._listen()
         self._again = threading.Timer(self.MOMENT, _thread.interrupt_main, [signal.SIGTERM])
         self._again.daemon = True
         self._again.start()

@@ -25,8 +25,9 @@ def operands(shape, features):
     return jnp.asarray(generator.standard_normal(shape), jnp.float32), jnp.asarray(kernel, jnp.float32)
 
 
-# How many results of a product are made at once: all of them, those of two planes, and what leaves the last turn less to do.
-@pytest.mark.parametrize("block", [winograd.BLOCK, 5, 50])
+# How many results of a product are made at once: all of them, those of two planes, and, forward with 50 and backward with 400,
+# of four, where that leaves the last turn less to do.
+@pytest.mark.parametrize("block", [winograd.BLOCK, 20, 50, 400])
 @pytest.mark.parametrize("case", CASES)
 def test_is_a_convolution_and_so_are_its_gradients(case, block, monkeypatch):
     monkeypatch.setattr(winograd, "BLOCK", block)
@@ -72,11 +73,14 @@ def test_is_taken_where_it_can_be_and_pays():
 def test_is_not_taken_where_little_is_to_be_saved():
     assert not takes_winograd(*operands((1, 8, 8, 8, 64), 48))
     assert not takes_winograd(*operands((1, 4, 4, 4, 256), 256))  # kernels are most of it
-    assert not takes_winograd(*operands((1, 64, 64, 64, 1), 64))  # and transforms here
+    assert not takes_winograd(*operands((1, 64, 64, 64, 1), 512))  # and transforms here
+    assert takes_winograd(*operands((1, 16, 16, 16, 16), 32))
+    assert not takes_winograd(*operands((1, 16, 16, 16, 16), 16))
 
 
 def test_of_a_volume_that_is_cut_it_fetches_halos_only():
-    x, kernel = operands((2, 8, 8, 8, 64), 64)
+    x, kernel = operands((2, 16, 16, 8, 64), 64)
+    assert takes_winograd(x[:1, :8, :8], kernel)  # a shard
 
     def convolution(x, kernel):
         return conv3d(x, kernel, ONCE, SAME, "winograd")

@@ -68,9 +68,13 @@ def test_where_anything_else_swallowed_it_it_raises_before_the_first_step():
 
 
 def test_it_is_not_raised_after_the_run():
+    asked = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: asked.append(number))
     with Interrupt():
         AsksToStop()
     time.sleep(3 * Interrupt.MOMENT)
+    signal.signal(signal.SIGTERM, before)
+    assert asked == []
 
 
 def test_other_reports_are_made(monkeypatch):

@@ -9,7 +9,7 @@ RUN = .venv/bin/python
 
 .PHONY: demo test test-tpu lint
 
-# Two virtual devices, the batch split over them: on two cores half as fast again as one device.
+# Two virtual devices, the batch split over them: two cores wait for each other less than with one device.
 demo: export XLA_FLAGS = --xla_force_host_platform_device_count=2
 demo: .venv
 	$(RUN) launch.py --config=configs/atlas.py:demo --workdir=runs/demo --mode=train

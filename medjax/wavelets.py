@@ -33,11 +33,12 @@ def haar_dwt3d(x: jax.Array) -> jax.Array:
     if x.ndim != 5 or any(edge % 2 for edge in x.shape[1:4]):
         raise ValueError(f"haar_dwt3d of shape {x.shape}: expected [B, D, H, W, C] with even D, H and W")
     if x.shape[-1] == 1:
-        return lax.platform_dependent(x, tpu=dwt_along_lanes, default=_dwt)
-    return _dwt(x)
+        return lax.platform_dependent(x, tpu=dwt_along_lanes, default=dwt_by_cubes)
+    return dwt_by_cubes(x)
 
 
-def _dwt(x: jax.Array) -> jax.Array:
+def dwt_by_cubes(x: jax.Array) -> jax.Array:
+    """`haar_dwt3d` of any number of channels, as all but TPUs do it."""
     b, d, h, w, c = x.shape
     x = x.reshape(b, d // 2, 2, h // 2, 2, w // 2, 2, c)
     bands = _butterflies(x, axes=(2, 4, 6)).transpose(0, 1, 3, 5, 2, 4, 6, 7)
@@ -53,11 +54,12 @@ def haar_idwt3d(bands: jax.Array) -> jax.Array:
     if bands.ndim != 6 or bands.shape[4] != 8:
         raise ValueError(f"haar_idwt3d of shape {bands.shape}: expected [B, D, H, W, 8, C]")
     if bands.shape[-1] == 1:
-        return lax.platform_dependent(bands, tpu=idwt_along_lanes, default=_idwt)
-    return _idwt(bands)
+        return lax.platform_dependent(bands, tpu=idwt_along_lanes, default=idwt_by_cubes)
+    return idwt_by_cubes(bands)
 
 
-def _idwt(bands: jax.Array) -> jax.Array:
+def idwt_by_cubes(bands: jax.Array) -> jax.Array:
+    """`haar_idwt3d` of any number of channels, as all but TPUs do it."""
     b, d, h, w, _, c = bands.shape
     bands = bands.reshape(b, d, h, w, 2, 2, 2, c)
     x = _butterflies(bands, axes=(4, 5, 6)).transpose(0, 1, 4, 2, 5, 3, 6, 7)

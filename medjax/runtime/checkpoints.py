@@ -6,6 +6,7 @@ Two items, so that sampling need not read the optimiser: `model` (params, variab
 """
 
 import errno
+import functools
 import hashlib
 import json
 import logging
@@ -175,6 +176,7 @@ class Checkpoints:
             raise
 
 
+@functools.cache  # once for the process
 def hush_relayed_failures() -> None:
     """Keeps Python from printing a traceback for what fails in Orbax's threads: it is raised again where it is waited for."""
     print_thread_failure, print_unraisable = threading.excepthook, sys.unraisablehook

@@ -90,6 +90,13 @@ def test_other_reports_are_made(monkeypatch):
     monkeypatch.undo()
 
 
+def test_who_takes_the_hook_meanwhile_keeps_it(monkeypatch):
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)  # put back at the end
+    with Interrupt():
+        taken = sys.unraisablehook = lambda report: None
+    assert sys.unraisablehook is taken
+
+
 def test_later_it_is_only_noted(capsys):
     before = signal.getsignal(signal.SIGTERM)
     with Interrupt() as interrupt:

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from golden_files import GoldenFile, golden_files, kind_of
+from xla_flags import xla_flags
 
 # Before anything imports jax. Whoever asks for a smaller mesh gets the first of them.
-os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " " + xla_flags(8)
 
 # Whole runs compile the same small networks again and again: once is enough. Their own processes, and the workers that
 # share the tests, inherit this.

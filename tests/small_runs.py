@@ -11,6 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 import nibabel
 import numpy as np
 
+from xla_flags import xla_flags
+
 ROOT = pathlib.Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
@@ -28,8 +30,6 @@ SMALL = (
     "--config.sample.batch_size=2",
     "--config.sample.steps=3",
 )
-# Compiling is most of the work of a process of its own: let it be done badly.
-QUICK = {"XLA_FLAGS": "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"}
 FOLDER = f"--config={ROOT}/configs/folder.py:tiny"
 
 
@@ -57,8 +57,7 @@ def result(out: str) -> dict:
 
 def start(argv: list[str], devices: int = 1, **variables: str) -> subprocess.Popen:
     """Runs launch.py in a process of its own, with so many virtual devices."""
-    flags = f"--xla_force_host_platform_device_count={devices}"
-    environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"} | variables
+    environment = os.environ | {"XLA_FLAGS": xla_flags(devices), "JAX_PLATFORMS": "cpu"} | variables
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen([sys.executable, str(ROOT / "launch.py"), *argv[1:]], env=environment, **pipes)
 

@@ -11,7 +11,7 @@ from medjax.models.unet import UNet
 from medjax.tasks import make_task
 from medjax.wavelets import haar_dwt3d
 from small_config import small_config
-from small_runs import QUICK, ROOT, SMALL, ends, launch, result, start
+from small_runs import ROOT, SMALL, ends, launch, result, start
 
 QUICKLY = ("--config.benchmark.windows=2", "--config.benchmark.seconds=0.001")
 NAMES = {
@@ -28,8 +28,7 @@ def run_apart(folder, argv, devices=1):
     """The result and stderr of a process of its own, in which TensorFlow cannot be imported."""
     (folder / "tensorflow").mkdir()
     (folder / "tensorflow/__init__.py").write_text("raise ImportError")
-    flags = f"--xla_force_host_platform_device_count={devices} {QUICK['XLA_FLAGS']}"
-    ((status, out, err),) = ends([start(argv, XLA_FLAGS=flags, PYTHONPATH=str(folder))])
+    ((status, out, err),) = ends([start(argv, devices, PYTHONPATH=str(folder))])
     assert status == 0, err
     return result(out), err
 

@@ -7,7 +7,7 @@ import nibabel
 import numpy as np
 import pytest
 
-from small_runs import QUICK, ROOT, ends, launch, result, start_all, write_scans
+from small_runs import ROOT, ends, launch, result, start_all, write_scans
 
 SMALL = (
     "--config.data.size=(16,16,16)",
@@ -129,7 +129,7 @@ def test_going_on_leaves_the_codebook_as_it_was(trained, tmp_path, capsys):
 def test_two_processes_are_one(stage, trained):
     more = ("--config.mesh.data=2", f"--workdir={trained}/{stage}_of_two")
     argv = command(stage, trained / "scans", trained, "--mode=train", *steps(4), *more)
-    for status, _, err in ends(start_all(argv, 2, **QUICK)):
+    for status, _, err in ends(start_all(argv, 2)):
         assert status == 0, err
     one, two = rows(trained / stage), rows(trained / f"{stage}_of_two")
     assert one.keys() == two.keys()

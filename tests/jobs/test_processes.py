@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from data_pipelines import nifti
-from small_runs import FOLDER, QUICK, SMALL, ends, free_port, result, start, start_all
+from small_runs import FOLDER, SMALL, ends, free_port, result, start, start_all
 
 pytestmark = pytest.mark.slow
 
@@ -29,7 +29,7 @@ def losses(workdir, name: str = "loss") -> dict[int, float]:
 
 def run_all(argv, count: int) -> list[dict]:
     """The results of a run of so many processes."""
-    found = ends(start_all(argv, count, **QUICK) if count > 1 else [start(argv, **QUICK)])
+    found = ends(start_all(argv, count) if count > 1 else [start(argv)])
     assert [status for status, _, _ in found] == [0] * count, found
     for _, _, err in found[1:]:
         assert err == ""  # process 0 speaks for all
@@ -88,7 +88,7 @@ def test_stopped_killed_and_started_again(tmp_path):
 
     # SIGTERM to the second: both save the same step and leave well.
     endless = argv("run", "--config.train.steps=100000", "--config.train.checkpoint_every=3")
-    processes = start_all(endless, 2, **QUICK)
+    processes = start_all(endless, 2)
     wait_for_step(processes, tmp_path / "run", 2)
     processes[1].send_signal(signal.SIGTERM)
     found = ends(processes)
@@ -98,7 +98,7 @@ def test_stopped_killed_and_started_again(tmp_path):
     assert (tmp_path / f"run/checkpoints/{stopped_at}").is_dir()
 
     # SIGKILL of the second: the first says so and ends.
-    processes = start_all(endless, 2, **QUICK)
+    processes = start_all(endless, 2)
     wait_for_step(processes, tmp_path / "run", stopped_at + 4)
     processes[1].kill()
     (status, out, err), _ = ends(processes)

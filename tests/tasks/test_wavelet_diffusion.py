@@ -27,6 +27,22 @@ def task():
     return make_task(small_config())
 
 
+def gradients(task):
+    """Gradients and metrics of a batch, compiled."""
+    zero = jnp.zeros((), jnp.int32)
+
+    def of_batch(params, batch):
+        grads, _, metrics = task.gradients(params, {}, {}, batch, jax.random.key(2), zero)
+        return grads, metrics
+
+    return jax.jit(of_batch)
+
+
+@pytest.fixture(scope="module")
+def small_gradients(task):
+    return gradients(task)
+
+
 @pytest.fixture(scope="module")
 def batch():
     image = np.random.default_rng(0).uniform(-1, 1, (4, *SIZE, 1)).astype(np.float32)
@@ -42,33 +58,32 @@ def params(task, batch):
     return jax.tree.map(lambda leaf: leaf + 0.05 * jax.random.normal(next(keys), leaf.shape), params)
 
 
-def test_an_untrained_network_predicts_zero(task, batch):
+def test_an_untrained_network_predicts_zero(task, small_gradients, batch):
     params, _ = task.init(jax.random.key(0), batch)
-    _, _, metrics = task.gradients(params, {}, {}, batch, jax.random.key(2), jnp.zeros((), jnp.int32))
+    _, metrics = small_gradients(params, batch)
     np.testing.assert_allclose(metrics["loss"], jnp.mean(to_wavelet_domain(batch["image"]) ** 2), rtol=1e-6)
 
 
-def test_details_add_up_to_the_loss(task, params, batch):
-    _, _, metrics = task.gradients(params, {}, {}, batch, jax.random.key(2), jnp.zeros((), jnp.int32))
+def test_details_add_up_to_the_loss(small_gradients, params, batch):
+    _, metrics = small_gradients(params, batch)
     bands = [value for name, value in metrics.items() if name.removeprefix("loss/") in {"LLL", "LLH", "HHH"}]
     assert len(bands) == 3
     subbands = [v for n, v in metrics.items() if n.startswith("loss/") and "quarter" not in n]
     np.testing.assert_allclose(np.mean(subbands), metrics["loss"], rtol=1e-5)
 
 
-def test_an_example_is_keyed_by_its_row(task, params, batch):
+def test_an_example_is_keyed_by_its_row(small_gradients, params, batch):
     def grads(rows):
-        part = {name: values[rows] for name, values in batch.items()}
-        return task.gradients(params, {}, {}, part, jax.random.key(2), jnp.zeros((), jnp.int32))[0]
+        return small_gradients(params, {name: values[rows] for name, values in batch.items()})[0]
 
     whole = grads(np.array([0, 1, 2, 3]))
     halves = jax.tree.map(lambda a, b: (a + b) / 2, grads(np.array([3, 1])), grads(np.array([0, 2])))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), whole, halves)
 
 
-def test_times_cover_the_schedule(task, params, batch):
+def test_times_cover_the_schedule(small_gradients, params, batch):
     rows = {"image": jnp.repeat(batch["image"][:1], 64, axis=0), "row": jnp.arange(64)}
-    _, _, metrics = task.gradients(params, {}, {}, rows, jax.random.key(2), jnp.zeros((), jnp.int32))
+    _, metrics = small_gradients(params, rows)
     assert all(np.isfinite(metrics[f"loss/quarter_{quarter}"]) for quarter in (1, 2, 3, 4))
 
 
@@ -135,13 +150,12 @@ def test_remat_above_an_edge_is_of_the_larger_levels():
     assert make_task(config).network.remat == (True, True, False)
 
 
-def test_bfloat16_computes_the_same_to_its_precision(params, batch):
+def test_bfloat16_computes_the_same_to_its_precision(small_gradients, params, batch):
     config = small_config()
     config.train.dtype = "bfloat16"
     config.train.remat = "blocks"
-    key, step = jax.random.key(2), jnp.zeros((), jnp.int32)
-    grads, _, metrics = make_task(config).gradients(params, {}, {}, batch, key, step)
-    _, _, exact = make_task(small_config()).gradients(params, {}, {}, batch, key, step)
+    grads, metrics = gradients(make_task(config))(params, batch)
+    _, exact = small_gradients(params, batch)
     assert {leaf.dtype for leaf in jax.tree.leaves(grads)} == {jnp.dtype("float32")}
     np.testing.assert_allclose(metrics["loss"], exact["loss"], rtol=2e-2)
     assert metrics["loss"] != exact["loss"]

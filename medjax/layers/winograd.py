@@ -99,7 +99,7 @@ convolve.defvjp(_forward, _backward)
 def _planes_at_a_time(batch: int, size: Triple, rows: int) -> tuple[int, int]:
     """An even number of output planes, about as few as have so many cubes, and how many times that is for all of them."""
     pairs, cubes_of_a_pair = (size[0] + 1) // 2, batch * ((size[1] + 1) // 2) * ((size[2] + 1) // 2)
-    count = max(1, pairs * cubes_of_a_pair // rows)
+    count = max(1, pairs * cubes_of_a_pair // max(1, rows))
     at_a_time = -(-pairs // min(count, pairs))
     return 2 * at_a_time, -(-pairs // at_a_time)
 

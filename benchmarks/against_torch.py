@@ -187,7 +187,7 @@ def our_steps(options: argparse.Namespace) -> tuple[dict[str, Step], str]:
     def train() -> None:
         nonlocal state
         state, metrics = train_step(state, frozen, batch)
-        assert jnp.isfinite(metrics["loss"])
+        assert jnp.isfinite(metrics["loss"]), "its loss is not finite"
 
     def denoise() -> None:
         jax.block_until_ready(denoise_step(state.params, state.variables, frozen, keys))
@@ -220,7 +220,7 @@ def their_steps(name: str, options: argparse.Namespace) -> tuple[dict[str, Step]
     volumes = torch.rand((options.batch, 1, *config.data.size), device=options.device) * 2 - 1
 
     def train() -> None:
-        assert learner.train_step(volumes).isfinite()
+        assert learner.train_step(volumes).isfinite(), "its loss is not finite"
 
     def denoise() -> None:
         learner.denoise_step((options.batch, 8, *(options.size,) * 3)).sum().item()

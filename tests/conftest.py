@@ -1,6 +1,7 @@
 """Eight virtual devices for every test, and `--golden=DIR`: the reference files for the parity tests (golden_files.py)."""
 
 import os
+import sys
 import tempfile
 from pathlib import Path
 
@@ -41,6 +42,14 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.config.stash[CLAIMED].update(paths)
         cases = [pytest.param(path, id=path.stem, marks=pytest.mark.parity) for path in paths]
         metafunc.parametrize("golden", cases, indirect=True)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def compiled_programs_go_with_their_file():
+    """Those of all files together are gigabytes, which Python's collector walks again and again."""
+    yield
+    if "jax" in sys.modules:
+        sys.modules["jax"].clear_caches()
 
 
 @pytest.fixture

@@ -219,7 +219,12 @@ def test_a_full_disk_is_named_and_leaves_what_was_there(trained, scans, tmp_path
     if mounted.returncode:
         pytest.skip("mounting a small disk needs the rights of root")
     try:
-        wide = ("--config.model.base_channels=16", "--config.train.steps=3", f"--workdir={disk}/run")
+        wide = (
+            "--config.model.base_channels=32",
+            "--config.model.channel_multipliers=(1,)",
+            "--config.train.steps=3",
+            f"--workdir={disk}/run",
+        )
         process = start(command(scans, tmp_path, *wide))
         out, err = process.communicate(timeout=300)
         assert (process.returncode, out) == (2, "")

@@ -22,7 +22,7 @@ from medjax.tasks import make_task
 
 ONE = "data=1"
 MESHES = ("data=8", "fsdp=8", "depth=8", "depth=4,height=2", "data=2,fsdp=2,depth=2")
-SIZE, BATCH = (32, 32, 32), 8
+SIZE, BATCH = (32, 16, 16), 8
 STEPS = 10
 
 

@@ -61,22 +61,20 @@ def main(argv: Sequence[str], own_process: bool = False) -> int:
     if config.train.deterministic:  # read when JAX starts
         os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_gpu_deterministic_ops=true"
 
-    import jax
-
     from data_pipelines.errors import DataError
     from medjax.errors import UserError
     from medjax.runtime import distributed
-    from medjax.runtime.host_memory import keep_freed_memory
+    from medjax.runtime.host_memory import keep_freed_memory, only_cpus
     from medjax.runtime.kept_programs import keep_programs
 
     logging.set_verbosity(logging.FATAL)  # Orbax logs, with its traceback, what it also raises
     keep_programs()
+    if own_process and only_cpus():
+        keep_freed_memory()
     job = importlib.import_module(f"medjax.jobs.{mode}")
     try:
         if mode != "plan":  # which is about another machine than this one
             distributed.join(values.coordinator, values.num_processes, values.process_id)
-            if own_process and jax.default_backend() == "cpu":  # whose arrays are the process's own memory
-                keep_freed_memory()
         result = job.run(config, workdir, **{name: values[name].value for name in OPTIONS.get(mode, ())})
     except (DataError, UserError) as error:
         return complain(str(error))

@@ -1,34 +1,87 @@
 """Freed memory stays with the process that freed it."""
 
+import os
 import subprocess
 import sys
+import types
 
 import pytest
 
+from medjax.runtime import host_memory
+from small_runs import ROOT
+from xla_flags import xla_flags
+
+# The fewest page faults of a result of 64 MB, which malloc would take from the system and give back each time. Not of the
+# last: the one before it may still be in use when it is made, and a third or fourth block then be taken.
 PROGRAM = """
 import resource, sys
-import numpy as np
+import jax, jax.numpy as jnp
 from medjax.runtime.host_memory import keep_freed_memory
 
-if sys.argv[1] == "keep" and not keep_freed_memory():
-    sys.exit(3)
-for _ in range(2):  # 64 MB, which malloc would take from the system and give back each time
+def keep():
+    if not keep_freed_memory():
+        sys.exit(3)
+
+if sys.argv[1] == "before":
+    keep()
+double = jax.jit(lambda x: 2 * jnp.flip(x))
+x = jnp.ones(1 << 24)
+if sys.argv[1] == "after":
+    keep()
+faults = []
+for _ in range(16):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    np.empty(1 << 26, np.uint8).fill(1)
-    faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-print(faults)
+    double(x).block_until_ready()
+    faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+print(min(faults))
+"""
+
+OF_LAUNCH = """
+import launch
+from jax._src import xla_bridge
+from medjax.runtime import host_memory
+
+host_memory.keep_freed_memory = lambda: print("devices known:", xla_bridge.backends_are_initialized())
+launch.main(["launch.py", "--mode=sample", "--workdir=/nowhere"], own_process=OWN)
 """
 
 
-def faults_of_a_second_array(policy: str) -> int:
-    run = subprocess.run([sys.executable, "-c", PROGRAM, policy], capture_output=True, text=True, check=False)
+def printed(program: str, *arguments: str) -> str:
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": xla_flags(1)}
+    run = subprocess.run(
+        [sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=False, env=environment
+    )
     if run.returncode == 3:
         pytest.skip("this C library is not glibc")
-    return int(run.stdout)
+    return run.stdout
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="mallopt is glibc's")
 def test_memory_that_was_freed_is_used_again_without_page_faults():
-    assert faults_of_a_second_array("keep") < 100
+    faults = {when: int(printed(PROGRAM, when)) for when in ("before", "after", "never")}
+    assert faults["before"] < 100
     # Huge pages may make these fewer than the 16384 small ones.
-    assert faults_of_a_second_array("default") > faults_of_a_second_array("keep")
+    assert faults["never"] > faults["before"]
+
+
+@pytest.mark.parametrize(("own", "expected"), [(True, "devices known: False\n"), (False, "")])
+def test_launch_keeps_it_in_a_process_of_its_own_before_the_devices_are_known(own, expected):
+    assert printed(OF_LAUNCH.replace("OWN", str(own))) == expected
+
+
+@pytest.mark.parametrize(
+    ("platforms", "modules", "plugins", "expected"),
+    [
+        ("cpu", {"libtpu"}, ["cuda"], True),
+        ("cuda,cpu", set(), [], False),
+        (None, set(), [], True),
+        (None, {"libtpu"}, [], False),
+        (None, {"jax_plugins"}, [], False),
+        (None, set(), ["cuda"], False),
+    ],
+)
+def test_accelerators_are_guessed_from_what_is_installed(platforms, modules, plugins, expected, monkeypatch):
+    monkeypatch.setattr(host_memory.jax, "config", types.SimpleNamespace(jax_platforms=platforms))
+    monkeypatch.setattr(host_memory.importlib.util, "find_spec", lambda name: name if name in modules else None)
+    monkeypatch.setattr(host_memory.importlib.metadata, "entry_points", lambda group: plugins)
+    assert host_memory.only_cpus() == expected

@@ -29,8 +29,9 @@ class Interrupt:
         self._again = None
 
     def __enter__(self) -> "Interrupt":
-        self._previous_hook, sys.unraisablehook = sys.unraisablehook, self._when_swallowed
-        self._listen()
+        self._previous_hook = sys.unraisablehook
+        self._listen()  # may raise already, and leaves nothing behind then
+        sys.unraisablehook = self._when_swallowed
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -47,6 +47,7 @@ def test_is_a_convolution_and_so_are_its_gradients(case, block, monkeypatch):
         (1, (64, 64, 64), 2048, (4, 16)),
         (1, (32, 32, 32), 1024, (8, 4)),
         (8, (64, 64, 64), 2048, (2, 32)),  # two planes have more than enough
+        (1, (8, 8, 8), 0, (2, 4)),  # so many features that one cube has
         (1, (8, 8, 8), 512, (8, 1)),  # all have too few
         (1, (10, 64, 64), 2048, (6, 2)),  # 5 pairs as 3 and 2, and one more that is dropped
         (1, (5, 3, 3), 1, (2, 3)),

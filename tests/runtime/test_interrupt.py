@@ -90,6 +90,21 @@ def test_other_reports_are_made(monkeypatch):
     monkeypatch.undo()
 
 
+@pytest.mark.parametrize("first", Interrupt.SIGNALS)
+def test_a_request_on_the_way_in_leaves_nothing_behind(first, monkeypatch):
+    set_handler = signal.signal
+
+    def set_and_ask(number, handler):
+        set_handler(number, handler)
+        if number == first and handler == interrupt._handle:
+            os.kill(os.getpid(), first)
+
+    interrupt = Interrupt()
+    monkeypatch.setattr(signal, "signal", set_and_ask)
+    with pytest.raises(NothingToSave), interrupt:
+        pass
+
+
 def test_who_takes_the_hook_meanwhile_keeps_it(monkeypatch):
     monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)  # put back at the end
     with Interrupt():

@@ -3,7 +3,6 @@
 The step is compiled for the devices that are there, and the compiler says what it needs.
 """
 
-import os
 import sys
 from collections.abc import Callable
 
@@ -12,6 +11,7 @@ from ml_collections import ConfigDict
 
 from medjax.errors import UserError
 from medjax.jobs.forecast import Forecast, forecast_denoise, forecast_train
+from medjax.runtime.host_memory import memory_size
 from medjax.runtime.mesh import batch_ways, make_mesh
 from medjax.runtime.topologies import GiB, Topology
 
@@ -25,7 +25,7 @@ def machine_here() -> Topology:
     stats = jax.local_devices()[0].memory_stats() or {}
     memory = stats.get("bytes_limit")
     if memory is None:  # devices that share what the computer has
-        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // len(jax.local_devices())
+        memory = memory_size() // len(jax.local_devices())
     return Topology("this machine", devices[0].platform, devices, int(SHARE * memory))
 
 

@@ -1,14 +1,19 @@
-"""How this process takes memory from the operating system, and what it does with memory that it frees."""
+"""How this process takes memory from the operating system, how much there is, and what it does with memory that it frees."""
 
 import ctypes
 import importlib.metadata
 import importlib.util
+import os
+import pathlib
 import sys
 
 import jax
 
 # Of mallopt(3).
 _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
+
+MEMBERSHIP = pathlib.Path("/proc/self/cgroup")  # the control groups of this process
+GROUPS = pathlib.Path("/sys/fs/cgroup")  # where the system shows control groups as folders
 
 
 def keep_freed_memory() -> bool:
@@ -35,3 +40,42 @@ def only_cpus() -> bool:
         return jax.config.jax_platforms.split(",")[0] == "cpu"
     plugins = importlib.metadata.entry_points(group="jax_plugins")
     return not plugins and not any(map(importlib.util.find_spec, ("jax_plugins", "libtpu")))
+
+
+def memory_size(membership: pathlib.Path = MEMBERSHIP, groups: pathlib.Path = GROUPS) -> int:
+    """How much memory this process may use, in bytes: the computer's, or less where a control group limits it.
+
+    Schedulers (SLURM's --mem) and containers (Docker's --memory) set such limits, and end the process that passes one. A
+    group is also bound by the groups that it lies in.
+
+    Args:
+      membership: a file as /proc/self/cgroup.
+      groups: the folder of all groups, of version 2 directly, of version 1 below `memory`.
+    """
+    physical = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    try:
+        lines = membership.read_text().splitlines()
+    except OSError:  # a system without control groups
+        return physical
+    limits = []
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if not controllers:  # version 2; with version 1 beside it, often in a folder of its own
+            trees, name = (groups, groups / "unified"), "memory.max"
+        elif "memory" in controllers.split(","):
+            trees, name = (groups / "memory", groups / controllers), "memory.limit_in_bytes"
+        else:
+            continue
+        # In a container the path may be one that only the host sees: then the folder's own top is the container's.
+        parts = pathlib.PurePosixPath(path).parts[1:]
+        for tree in trees:
+            limits += [_limit(tree.joinpath(*parts[:depth], name)) for depth in range(len(parts) + 1)]
+    return min([physical, *(limit for limit in limits if limit is not None)])
+
+
+def _limit(file: pathlib.Path) -> int | None:
+    """The bytes that a group's file allows; None where there is no such file, or it sets no limit ("max")."""
+    try:
+        return int(file.read_text())
+    except (OSError, ValueError):
+        return None

@@ -14,6 +14,7 @@ import jax
 from jax.experimental import topologies
 
 from medjax.errors import UserError
+from medjax.runtime.host_memory import memory_size
 
 GiB = 2**30
 
@@ -95,7 +96,7 @@ def _cpu(name: str, count: int) -> Topology:
     if len(devices) < count:
         raise UserError(f"--topology={name}: JAX has started with {len(devices)} devices already: ask for no more")
     # Virtual devices share what this computer has.
-    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // count
+    memory = memory_size() // count
     return Topology(name, "cpu", devices[:count], memory)
 
 

@@ -1,4 +1,4 @@
-"""Freed memory stays with the process that freed it."""
+"""How much memory there is, and that freed memory stays with the process that freed it."""
 
 import os
 import subprocess
@@ -85,3 +85,49 @@ def test_accelerators_are_guessed_from_what_is_installed(platforms, modules, plu
     monkeypatch.setattr(host_memory.importlib.util, "find_spec", lambda name: name if name in modules else None)
     monkeypatch.setattr(host_memory.importlib.metadata, "entry_points", lambda group: plugins)
     assert host_memory.only_cpus() == expected
+
+
+def group(folder, name: str, content: str) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_text(content + "\n")
+
+
+@pytest.mark.parametrize(
+    ("membership", "files", "expected"),
+    [
+        pytest.param("0::/slurm/job_7\n", {"slurm/job_7/memory.max": "4096"}, 4096, id="version 2"),
+        pytest.param(
+            "0::/slurm/job_7/step\n",
+            {"slurm/memory.max": "8192", "slurm/job_7/memory.max": "4096", "slurm/job_7/step/memory.max": "max"},
+            4096,
+            id="of a group around it",
+        ),
+        pytest.param("0::/only/the/host/sees\n", {"memory.max": "4096"}, 4096, id="in a container"),
+        pytest.param(
+            "4:memory:/docker/ab\n3:cpuset:/docker/ab\n0::/\n",
+            {"memory/docker/ab/memory.limit_in_bytes": "4096", "cpuset/docker/ab/memory.limit_in_bytes": "1"},
+            4096,
+            id="version 1",
+        ),
+        pytest.param(
+            "4:memory:/docker/ab\n", {"memory/memory.limit_in_bytes": "4096"}, 4096, id="version 1, container"
+        ),
+        pytest.param("0::/job\n", {"job/memory.max": "max"}, None, id="no limit"),
+        pytest.param(
+            "4:memory:/\n", {"memory/memory.limit_in_bytes": str(2**63 - 4096)}, None, id="no limit, version 1"
+        ),
+        pytest.param("0::/job\n", {}, None, id="no such folder"),
+    ],
+)
+def test_a_limit_of_a_control_group_is_what_memory_there_is(membership, files, expected, tmp_path):
+    (tmp_path / "self").write_text(membership)
+    for name, content in files.items():
+        folder, _, file = name.rpartition("/")
+        group(tmp_path / "groups" / folder, file, content)
+    physical = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    assert host_memory.memory_size(tmp_path / "self", tmp_path / "groups") == (expected or physical)
+
+
+def test_without_control_groups_it_is_the_computer_s(tmp_path):
+    physical = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    assert host_memory.memory_size(tmp_path / "nothing", tmp_path) == physical

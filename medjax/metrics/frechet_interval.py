@@ -11,6 +11,11 @@ jackknife); volumes drawn twice, as a bootstrap with replacement has them, would
 Halves are as often too near as too far, distances are not: a set that by chance looks near also looks less scattered. How
 much the ends must move up for that is told by how skewed the volumes' own shares in the distance are, and by how it curves
 in the direction in which they move it (the ABC interval, DiCiccio and Efron 1996).
+
+All of this needs volumes enough to show in how many directions the features vary. Where they are not, the line is bent in a
+way that these volumes cannot tell, and there is neither extrapolation nor interval. What holds for any features and any n is
+a permutation test: were both distributions one, then volumes shuffled between the sets would lie as far apart as the sets do.
+It also decides whether an interval may leave out 0.
 """
 
 import dataclasses
@@ -23,6 +28,14 @@ from medjax.metrics.feature_sets import comparable
 from medjax.metrics.frechet import frechet_distance, gaussian_of
 
 FEWEST = 4  # of which half are two
+SHARE_SHOWN = 0.99  # of the total variance, in directions of which there must be
+ROWS_A_DIRECTION = 4  # volumes on either side at least
+LEVEL = 0.025  # of the test that lets an interval leave out 0: one side of 95 %
+SHUFFLES = 199
+FEWER_SHUFFLES, MANY = (
+    39,
+    400,
+)  # of sets with more volumes and features than that, where each takes long; the least that LEVEL needs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,13 +44,15 @@ class FrechetEstimate:
 
     Attributes:
       value: the Frechet distance of the two sets as they are.
-      half: the mean of those of halves of both sets; None with fewer than 4 volumes on a side, like all that follow.
-      infinite: the extrapolation from these to sets without end; below 0 by chance where the distributions are alike.
-      low: of the interval that holds the distance between the two distributions at least 95 times in 100, more often where
-        it is small.
-      high: the same. Where n is too small for the line (a quarter of the sets shows it), `low` is only what means and total
-        variances alone prove.
-      extrapolated: whether n is large enough for the line.
+      half: the mean of those of halves of both sets; None with fewer than 4 volumes on a side.
+      infinite: the extrapolation from these to sets without end; below 0 by chance where the distributions are alike. None, like
+        the interval, where these volumes do not prove that it holds: see `estimate_frechet`.
+      low: of the interval that holds the distance between the two distributions at least 93 times in 100 in simulations
+        (benchmarks/coverage.py), more often where it is small.
+      high: the same.
+      p_value: how often sets of these sizes, shuffled out of all volumes, lie at least as far apart: the probability of that if
+        both are of one distribution. At least 1 / (shuffles + 1).
+      shuffled: the mean distance of such sets.
       n_real: volumes.
       n_generated: volumes.
     """
@@ -47,20 +62,30 @@ class FrechetEstimate:
     infinite: float | None
     low: float | None
     high: float | None
-    extrapolated: bool
+    p_value: float
+    shuffled: float
     n_real: int
     n_generated: int
+
+    @property
+    def extrapolated(self) -> bool:
+        """Whether n is large enough for the line, and for the interval around its end."""
+        return self.infinite is not None
 
 
 @threadpool_limits.wrap(limits=1)  # threads that wait for each other take many times longer over matrices so small
 def estimate_frechet(real: np.ndarray, generated: np.ndarray, resamples: int = 200, seed: int = 0) -> FrechetEstimate:
-    """The Frechet distance between features [n, f] and [m, f], and the interval for that between their distributions.
+    """Estimates the Frechet distance between features [n, f] and [m, f], and that between their distributions.
+
+    The extrapolation and its interval are given only where a parabola through the distances of quarters, halves and all would
+    change less than the standard error, and where there are four volumes on either side for each of the directions that
+    hold 99 % of the variance.
 
     Args:
       real: n of 2 or more.
       generated: m of 2 or more.
       resamples: half-samples. The interval's length is random by 1 / sqrt(2 * resamples), relatively.
-      seed: of their choice.
+      seed: of their choice, and of the shuffles.
 
     Raises:
       ValueError: too few rows, features of different lengths, or one that is not finite.
@@ -68,10 +93,14 @@ def estimate_frechet(real: np.ndarray, generated: np.ndarray, resamples: int = 2
     real, generated = comparable(real, generated)
     n, m = len(real), len(generated)
     value = frechet_distance(real, generated)
-    if min(n, m) < FEWEST:
-        return FrechetEstimate(value, None, None, None, None, False, n, m)
-
     rng = np.random.default_rng(seed)
+    shuffled = _shuffled(real, generated, rng)
+    # Sets that are equal but for rounding are as far apart as each other.
+    p_value = float((1 + np.sum(shuffled >= value * (1 - 1e-9))) / (1 + len(shuffled)))
+    tested = {"p_value": p_value, "shuffled": float(shuffled.mean()), "n_real": n, "n_generated": m}
+    if min(n, m) < FEWEST:
+        return FrechetEstimate(value, None, None, None, None, **tested)
+
     pairs = _Pairs(real, generated)
     everything = pairs.parts(np.arange(n), np.arange(m))
     halves, quarters = [], []
@@ -81,6 +110,7 @@ def estimate_frechet(real: np.ndarray, generated: np.ndarray, resamples: int = 2
         if min(n, m) >= 2 * FEWEST:
             quarters.append(pairs.parts(rows[: n // 4], others[: m // 4]))
     half = _mean(halves)
+    told = float(np.mean([part.biased for part in halves]))
     of_all, of_half = 1 / n + 1 / m, 1 / (n // 2) + 1 / (m // 2)
     beyond = of_all / (of_half - of_all)  # how far behind n the line ends, n/2 to n being 1; 1 but for odd counts
     error = np.std([part.unbiased - part.root for part in halves], ddof=1) * np.sqrt(beyond)
@@ -88,24 +118,35 @@ def estimate_frechet(real: np.ndarray, generated: np.ndarray, resamples: int = 2
 
     # What the next order, a parabola through the distances at n/4, n/2 and n, would change.
     curvature = (2 * everything.root - 3 * half.root + _mean(quarters).root) / 3 if quarters else np.inf
-    extrapolated = abs(curvature) <= error
+    if abs(curvature) > error or ROWS_A_DIRECTION * _directions(real, generated) > min(n, m):
+        return FrechetEstimate(value, told, None, None, None, **tested)
     z = float(stats.t.ppf(0.975, min(n, m) - 1))
-    below, above = (np.hypot(error * max(0.0, x), curvature if quarters else 0.0) for x in _lengths(real, generated, z))
-    low = infinite - below
-    if not extrapolated:
-        # The covariances are those of a subspace, and no line leads to the rest. But tr (S_a S_b)^(1/2) is at most
-        # (tr S_a tr S_b)^(1/2), and of these the samples are unbiased.
-        low = min(low, everything.least - z * np.std([part.least for part in halves], ddof=1))
+    below, above = (np.hypot(error * max(0.0, x), curvature) for x in _lengths(real, generated, z))
     return FrechetEstimate(
         value=value,
-        half=float(np.mean([part.biased for part in halves])),
+        half=told,
         infinite=float(infinite),
-        low=max(0.0, float(low)),
+        low=max(0.0, float(infinite - below)) if p_value <= LEVEL else 0.0,
         high=max(0.0, float(infinite + above)),
-        extrapolated=bool(extrapolated),
-        n_real=n,
-        n_generated=m,
+        **tested,
     )
+
+
+def _shuffled(a: np.ndarray, b: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Takes the distances of sets of these sizes whose rows are dealt out anew from those of both: [shuffles]."""
+    rows, n = np.concatenate([a, b]), len(a)
+    pairs = _Pairs(rows, rows)
+    shuffles = SHUFFLES if min(n, len(b), a.shape[1]) <= MANY else FEWER_SHUFFLES
+    orders = [rng.permutation(len(rows)) for _ in range(shuffles)]
+    return np.array([max(0.0, pairs.parts(order[:n], order[n:]).biased) for order in orders])
+
+
+def _directions(a: np.ndarray, b: np.ndarray) -> int:
+    """Counts the principal directions that hold `SHARE_SHOWN` of the variance within both sets; 0 where nothing varies."""
+    rows = np.concatenate([x - x.mean(axis=0) for x in (a, b)])
+    products = rows @ rows.T if len(rows) < rows.shape[1] else rows.T @ rows
+    variances = np.maximum(np.linalg.eigvalsh(products)[::-1], 0)
+    return int(np.sum(np.cumsum(variances) < SHARE_SHOWN * variances.sum())) + 1 if variances[0] else 0
 
 
 def _lengths(a: np.ndarray, b: np.ndarray, z: float) -> tuple[float, float]:
@@ -162,13 +203,11 @@ class _Parts:
       biased: the distance.
       unbiased: |mean_a - mean_b|^2 without its excess, plus both traces.
       root: 2 tr (S_a S_b)^(1/2), whose bias is not known.
-      least: `unbiased` less the most that `root` can be with these traces.
     """
 
     biased: float
     unbiased: float
     root: float
-    least: float
 
 
 def _mean(parts: list[_Parts]) -> _Parts:
@@ -197,7 +236,5 @@ class _Pairs:
             product /= np.sqrt((n - 1) * (m - 1))
         root = 2 * float(np.linalg.svd(product, compute_uv=False).sum())
         means = float(np.sum((a.mean(axis=0) - b.mean(axis=0)) ** 2))
-        unbiased_means = means - trace_a / n - trace_b / m
         traces = trace_a + trace_b
-        least = unbiased_means + (np.sqrt(trace_a) - np.sqrt(trace_b)) ** 2
-        return _Parts(means + traces - root, unbiased_means + traces, root, float(least))
+        return _Parts(means + traces - root, means - trace_a / n - trace_b / m + traces, root)

@@ -18,6 +18,8 @@ class Score:
       error: standard error, where there is one and no interval.
       baseline: the same between real and real volumes.
       baseline_of: what that compares: "held-out against training volumes", "random halves of the real volumes".
+      p_value: the probability of a value at least as bad if generated and real volumes were of one distribution; None where
+        that was not tested.
       how: one or two sentences: how it was computed, with what features, which k, how many pairs, what scales.
     """
 
@@ -34,3 +36,4 @@ class Score:
     baseline: float | None = None
     baseline_of: str = ""
     how: str = ""
+    p_value: float | None = None

@@ -43,7 +43,7 @@ def only_cpus() -> bool:
 
 
 def memory_size(membership: pathlib.Path = MEMBERSHIP, groups: pathlib.Path = GROUPS) -> int:
-    """How much memory this process may use, in bytes: the computer's, or less where a control group limits it.
+    """Tells how much memory this process may use, in bytes: the computer's, or less where a control group limits it.
 
     Schedulers (SLURM's --mem) and containers (Docker's --memory) set such limits, and end the process that passes one. A
     group is also bound by the groups that it lies in.
@@ -74,7 +74,7 @@ def memory_size(membership: pathlib.Path = MEMBERSHIP, groups: pathlib.Path = GR
 
 
 def _limit(file: pathlib.Path) -> int | None:
-    """The bytes that a group's file allows; None where there is no such file, or it sets no limit ("max")."""
+    """Reads the bytes that a group's file allows; None where there is no such file, or it sets no limit ("max")."""
     try:
         return int(file.read_text())
     except (OSError, ValueError):

@@ -120,11 +120,12 @@ def base() -> ConfigDict:
     evaluate.weights = config_dict.placeholder(
         str
     )  # FILE of MedicalNet or a 2D ResNet-50; more after commas; random by default
-    evaluate.count = config_dict.placeholder(int)  # volumes of each set at most; all by default
+    # Volumes of each set that are compared at most, all by default; copies are looked for among all in any case.
+    evaluate.count = config_dict.placeholder(int)
     evaluate.intensities = "shared"  # of two folders: one range for all volumes, or "each" its own
     evaluate.pairs = 2000  # whose MS-SSIM is taken, of each set; 0: all
     evaluate.k = 5  # neighbours, of precision, recall, density and coverage
-    evaluate.false_alarms = 0.01  # share of new volumes that may be taken for copies
+    evaluate.false_alarms = 0.01  # share of new volumes that may be taken for copies; the report says what it came to
     evaluate.batch_size = 8
     evaluate.seed = 0
     evaluate.reader_study = config_dict.placeholder(str)  # a new folder for a blinded set to be scored by readers

@@ -54,6 +54,17 @@ def read(path: str | Path) -> Volume:
     Raises:
       DataError: not a readable NIfTI file, not one 3D volume, values not finite or all the same, no usable spacing.
     """
+    volume = read_unchecked(path)
+    check_values(Path(path), volume.array)
+    return volume
+
+
+def read_unchecked(path: str | Path) -> Volume:
+    """Reads a volume as `read` does, whatever its values: a model may draw NaN, or the same number everywhere.
+
+    Raises:
+      DataError: not a readable NIfTI file, not one 3D volume, no usable spacing.
+    """
     path = Path(path)
     try:
         header = _raw_header(path)
@@ -70,7 +81,6 @@ def read(path: str | Path) -> Volume:
     except Exception as error:  # a damaged header can make nibabel raise nearly anything
         reason = " ".join(str(error).split()) or type(error).__name__
         raise DataError(f"{path}: not a readable NIfTI file ({reason}); replace or remove it") from error
-    check_values(path, array)
     return Volume(array, affine, _text(header["descrip"]))
 
 

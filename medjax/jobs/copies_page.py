@@ -1,6 +1,6 @@
 """The page of closest pairs: generated volumes beside the training volumes they may be copies of."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -17,8 +17,8 @@ DARK, LIGHT, ALARM = (0, 0, 0), (255, 255, 255), (255, 120, 90)
 
 def closest_pairs(
     copies: Copies,
-    generated: np.ndarray,
-    training: np.ndarray,
+    generated: Callable[[int], np.ndarray],
+    training: Callable[[int], np.ndarray],
     generated_names: Sequence[str],
     training_names: Sequence[str],
     affine: np.ndarray,
@@ -32,8 +32,8 @@ def closest_pairs(
 
     Args:
       copies: of these volumes.
-      generated: [m, I, J, K, 1] in [-1, 1], axes as in files.
-      training: [n, I, J, K, 1].
+      generated: the number of a volume to it, [I, J, K] in [-1, 1], axes as in files.
+      training: likewise.
       generated_names: of each.
       training_names: likewise.
       affine: [4, 4], of all volumes.
@@ -44,7 +44,8 @@ def closest_pairs(
     rows = []
     for m in copies.closest[:most]:
         n = copies.nearest[m]
-        volume, pair = generated[m, ..., 0], aligned(training[n, ..., 0], generated[m, ..., 0])
+        volume = generated(m)
+        pair = aligned(training(n), volume)
         pictures = [three_planes(each, affine, height) for each in (volume, pair.volume, volume - pair.volume)]
         turned = f", mirrored along the {', '.join(AXES[axis] for axis in pair.mirror)}" if pair.mirror else ""
         caption = f"{generated_names[m]}  -  {training_names[n]}{turned}:  {_verdict(copies, m)}"

@@ -17,12 +17,13 @@ from ml_collections import ConfigDict
 from data_pipelines.cache import default_folder
 from medjax.errors import UserError
 from medjax.jobs import scores as scoring
-from medjax.jobs.copies_page import closest_pairs
+from medjax.jobs.copies_page import MOST_PAIRS, closest_pairs
 from medjax.jobs.forecast import say
 from medjax.jobs.plots import Curve
 from medjax.jobs.reader_study import write_reader_study
 from medjax.jobs.report import Evaluation, write_report
-from medjax.jobs.volume_sets import Sets, VolumeSet, sets_of_folders, sets_of_run
+from medjax.jobs.volume_set import VolumeSet
+from medjax.jobs.volume_sets import Sets, sets_of_folders, sets_of_run
 from medjax.metrics.consistency import adjacent_correlations, mean_by_slice
 from medjax.metrics.feature_sets import FeatureSet, load_features, save_features
 from medjax.metrics.score import Score
@@ -50,7 +51,8 @@ def run(
       real, generated: folders of NIfTI files; both or none.
 
     Returns:
-      The numbers by name, `copies` among them: how many generated volumes are copies of training volumes.
+      The numbers by name, among them `copies`, how many generated volumes are copies of training volumes, null where that cannot
+      be told, and `flat`, how many are of one value everywhere.
 
     Raises:
       UserError, DataError: what was asked for cannot work.
@@ -71,16 +73,16 @@ def run(
     cases = reader_study(sets, config.evaluate)
     found = evaluate_sets(sets, backbones, config.evaluate, mesh)
     facts |= {
-        "real volumes": str(len(sets.real)),
-        "generated volumes": str(len(sets.generated)),
-        "training volumes": "not known" if sets.train is None else str(len(sets.train)),
+        "real volumes": str(sets.real.total),
+        "generated volumes": str(sets.generated.total),
+        "training volumes": "not known" if sets.train is None else str(sets.train.total),
         "features": ", ".join(f"{each.name} ({each.fingerprint})" for each in backbones),
         "date": time.strftime("%Y-%m-%d"),
         "versions": f"Python {platform.python_version()}, jax {jax.__version__}",
     }
     evaluation = Evaluation(
         title=title,
-        subtitle=f"{len(sets.generated)} generated volumes against {len(sets.real)} real ones",
+        subtitle=f"{sets.generated.compared} generated volumes against {sets.real.compared} real ones",
         facts=facts,
         scores=found.scores,
         notes=found.notes,
@@ -95,12 +97,13 @@ def run(
     say(table(found.scores, found.notes))
     named = scoring.by_name(found.scores)
     return {
-        "n_real": len(sets.real),
-        "n_generated": len(sets.generated),
+        "n_real": sets.real.compared,
+        "n_generated": sets.generated.compared,
         **{name: named[name].value for name in KEYS},
         "ms_ssim_generated": named["ms_ssim"].value if "ms_ssim" in named else None,
         "ms_ssim_real": named["ms_ssim"].baseline if "ms_ssim" in named else None,
         "copies": found.copies,
+        "flat": len(sets.generated.flat),
         "features": backbones[0].name,
         "reader_cases": cases,
         "metrics": str(folder / "metrics.json"),
@@ -147,18 +150,31 @@ def evaluate_sets(sets: Sets, backbones: list[Backbone], evaluate: ConfigDict, m
     say("MS-SSIM of pairs")
     similarity, more_notes = scoring.similarity_scores(sets, evaluate.pairs, evaluate.seed, sharding)
     say("looking for copies")
-    trained = sets.train is not None and len(sets.train) >= 2
     features = kept_features(backbones[0], evaluate.batch_size, sharding)
-    copies = scoring.copies_of(sets, features, evaluate.false_alarms)
-    training = sets.train if trained else sets.real
-    both = (sets.generated, training)
-    closest = closest_pairs(copies, *(s.volumes for s in both), *(s.names for s in both), sets.generated.affine)
+    copies, reasons = scoring.copies_of(sets, features, evaluate.false_alarms)
+    trained = scoring.knows_training(sets)
+    both, shown = (sets.generated, sets.train if trained else sets.real), {}
+    if copies is not None:
+        closest = closest_pairs(
+            copies, *(each.volume for each in both), *(each.names for each in both), sets.generated.affine
+        )
+        of = f"generated and {'training' if trained else 'real'} volumes"
+        shown[f"closest pairs of {of}, {min(MOST_PAIRS, copies.n_generated)} of {copies.n_generated}"] = closest
     return Found(
-        scores=(scoring.copies_score(copies, trained), *scores, *similarity, scoring.consistency_score(sets)),
-        notes=(*notes, *more_notes, *copies.warnings),
-        copies=copies.copies,
-        pictures={f"closest pairs of generated and {'training' if trained else 'real'} volumes": closest},
-        more={"pairs": scoring.copies_told(copies, sets.generated, training)},
+        scores=(
+            scoring.copies_score(copies, sets),
+            *scoring.flat_score(sets),
+            *scores,
+            *similarity,
+            scoring.consistency_score(sets),
+        ),
+        notes=(*notes, *more_notes, *reasons),
+        copies=None if copies is None else copies.copies,
+        pictures=shown,
+        more={
+            "pairs": [] if copies is None else scoring.copies_told(copies, *both),
+            "flat": [sets.generated.names[row] for row in sets.generated.flat],
+        },
     )
 
 
@@ -167,7 +183,7 @@ def reader_study(sets: Sets, evaluate: ConfigDict) -> int | None:
     if not evaluate.reader_study:
         return None
     named = [
-        [(name, volume[..., 0], each.affine) for name, volume in zip(each.names, each.volumes, strict=True)]
+        [(name, volume[..., 0], each.affine) for name, volume in zip(each.names, each.volumes, strict=False)]
         for each in (sets.real, sets.generated)
     ]
     folder = pathlib.Path(evaluate.reader_study).expanduser()
@@ -182,16 +198,18 @@ def kept_features(
     """A function to a set's features, which are taken once and kept in the user's cache folder."""
 
     def features(volumes: VolumeSet) -> np.ndarray:
-        digest = hashlib.sha256(f"{VERSION} {backbone.fingerprint} {volumes.source}".encode()).hexdigest()[:24]
+        digest = hashlib.sha256(f"{VERSION} {backbone.fingerprint} {volumes.digest}".encode()).hexdigest()[:24]
         path = default_folder() / "features" / f"{digest}.npz"
         try:
             known = load_features(path)
-            if (known.fingerprint, len(known.values)) == (backbone.fingerprint, len(volumes)):
+            if (known.fingerprint, len(known.values)) == (backbone.fingerprint, volumes.total):
                 return known.values
         except (FileNotFoundError, ValueError):
             pass
-        values = backbone.features(volumes.volumes, batch_size, sharding)
-        save_features(path, FeatureSet(backbone.name, backbone.fingerprint, volumes.source, values))
+        size = min(batch_size, volumes.total)
+        parts = [backbone.features(batch, batch_size, sharding) for batch in volumes.batches(size)]
+        values = np.concatenate(parts)[: volumes.total]
+        save_features(path, FeatureSet(backbone.name, backbone.fingerprint, volumes.digest, values))
         return values
 
     return features
@@ -289,6 +307,8 @@ def table(scores: tuple[Score, ...], notes: tuple[str, ...]) -> str:
             value += f" ({score.low:.4g} to {score.high:.4g})"
         elif score.error is not None:
             value += f" (standard error {score.error:.2g})"
+        if score.p_value is not None:
+            value += f" (p = {score.p_value:.3g} if both were of one distribution)"
         baseline = "" if score.baseline is None else f"; real: {score.baseline:.4g}"
         lines.append(f"{score.title}: {value}, best {score.direction}{baseline}")
     return "\n".join([*lines, *(f"note: {note}" for note in notes)])

@@ -1,14 +1,15 @@
 """The numbers of an evaluation: every metric with its direction, its n and the same between real and real."""
 
 import dataclasses
-import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
 from jax.sharding import NamedSharding
+from scipy import stats
 
 from medjax.errors import UserError
-from medjax.jobs.volume_sets import Sets, VolumeSet
+from medjax.jobs.volume_set import VolumeSet, listed
+from medjax.jobs.volume_sets import Sets
 from medjax.metrics.consistency import adjacent_correlations
 from medjax.metrics.frechet import frechet_distance
 from medjax.metrics.frechet_interval import estimate_frechet
@@ -43,15 +44,18 @@ class Featured:
 
 
 def featured(sets: Sets, features: Callable[[VolumeSet], np.ndarray], backbone: str, seed: int) -> Featured:
-    """The features of all sets, each volume's taken once.
+    """Takes the features of the volumes that are compared.
 
     The baseline compares the real volumes with as many training volumes as there are generated ones, or, where no training
     volumes are known, random halves of the real ones.
+
+    Args:
+      features: of all volumes of a set, [n, f]; each volume's taken once.
     """
-    real, generated = features(sets.real), features(sets.generated)
+    real, generated = (features(each)[: each.compared] for each in (sets.real, sets.generated))
     rng = np.random.default_rng(seed)
-    if sets.train is not None and len(sets.train) >= 2:
-        rows = rng.permutation(len(sets.train))[: len(sets.generated)]
+    if sets.train is not None and sets.train.total >= 2:
+        rows = rng.permutation(sets.train.total)[: len(generated)]
         others = features(sets.train)[rows]
         words = f"{len(others)} training volumes against the {len(real)} real ones"
         return Featured(backbone, real, generated, others, real, words)
@@ -80,7 +84,10 @@ def feature_scores(found: Featured, k: int) -> list[Score]:
         baseline = {
             "fid": frechet_distance(found.of_baseline, found.others),
             "kid": kernel_distance(found.of_baseline, found.others).value,
-        } | dataclasses.asdict(neighbours(found.of_baseline, found.others, k))
+        }
+        near_real = neighbours(found.of_baseline, found.others, near.k)
+        if near_real.k == near.k:  # shares of balls that reach to another neighbour do not compare
+            baseline |= dataclasses.asdict(near_real)
     counts = {"n_real": len(found.real), "n_generated": len(found.generated)}
     of = f"Features: {found.backbone}."
     words = {"baseline_of": found.baseline_of} if baseline else {}
@@ -92,19 +99,31 @@ def feature_scores(found: Featured, k: int) -> list[Score]:
         )
 
     half = "" if frechet.half is None else f" Halves of both sets: {frechet.half:.4g}, so n matters by the difference."
+    shuffled = (
+        f" Were both sets of one distribution, volumes shuffled between them would lie as far apart: {frechet.shuffled:.4g} on "
+        f"average, and this far or further with probability {frechet.p_value:.3g} (permutation test)."
+    )
     line = (
-        ""
-        if frechet.extrapolated or frechet.infinite is None
-        else " n is too small for this line: read the interval alone."
+        "Extrapolated from n/2 and n (arXiv 1911.07023); 95 % interval for the distance of the distributions."
+        if frechet.extrapolated
+        else "Not told: it takes four volumes on either side for each direction in which the features vary, or no interval would "
+        "hold. The permutation test of the Frechet distance above holds for any n."
     )
     scores = [
-        score("fid", "Frechet distance", frechet.value, "less", f"Of Gaussians fitted to both sets, in float64.{half}"),
+        score(
+            "fid",
+            "Frechet distance",
+            frechet.value,
+            "less",
+            f"Of Gaussians fitted to both sets, in float64.{half}{shuffled}",
+            p_value=frechet.p_value,
+        ),
         score(
             "fid_infinity",
             "Frechet distance, n to infinity",
             frechet.infinite,
             "less",
-            f"Extrapolated from n/2 and n (arXiv 1911.07023); 95 % interval for the distance of the distributions.{line}",
+            line,
             low=frechet.low,
             high=frechet.high,
             baseline=None,
@@ -114,7 +133,10 @@ def feature_scores(found: Featured, k: int) -> list[Score]:
             "Kernel distance",
             kernel.value,
             "less",
-            "MMD^2, cubic kernel, unbiased (KID, arXiv 1801.01401).",
+            "MMD^2, cubic kernel, unbiased (KID, arXiv 1801.01401). A kind of volumes that only one set has counts from its "
+            "second volume on.",
+            low=kernel.low,
+            high=kernel.high,
             error=kernel.error,
         ),
         score(
@@ -159,6 +181,11 @@ def similarity_scores(
             return [], [f"no MS-SSIM: {error}"]
     generated, real = found["generated"], found["real"]
     counted = [f"{each.pairs} {'(all)' if each.exact else 'random'} {name} pairs" for name, each in found.items()]
+    low = high = None
+    if generated.error is not None:
+        # Of few volumes the error itself is uncertain: 1.96 of it would hold the mean 87 times in 100 with four of them.
+        reach = float(stats.t.ppf(0.975, generated.n - 1)) * generated.error
+        low, high = max(0.0, generated.mean - reach), min(1.0, generated.mean + reach)
     full = "" if generated.scales == 5 else f", {generated.scales} of its 5 scales: the volumes are too small for more"
     score = Score(
         name="ms_ssim",
@@ -168,6 +195,8 @@ def similarity_scores(
         unit="",
         n_real=real.n,
         n_generated=generated.n,
+        low=low,
+        high=high,
         error=generated.error,
         baseline=real.mean,
         baseline_of="pairs of real volumes" + ("" if real.error is None else f" (standard error {real.error:.2g})"),
@@ -177,52 +206,76 @@ def similarity_scores(
     return [score], notes
 
 
-def copies_of(sets: Sets, features: Callable[[VolumeSet], np.ndarray], false_alarms: float) -> Copies:
-    """Which generated volumes are copies of training volumes, or of real ones where what was trained on is not known.
+def copies_of(
+    sets: Sets, features: Callable[[VolumeSet], np.ndarray], false_alarms: float
+) -> tuple[Copies | None, tuple[str, ...]]:
+    """Finds the generated volumes that are copies of training volumes, or of real ones where those are not known.
 
-    Raises:
-      UserError: nothing can be said of these sets.
+    All generated and all training volumes take part, however many are compared otherwise.
+
+    Returns:
+      What was found, and what is to be noted of it; None and the reason where nothing can be said of these sets.
     """
-    known = sets.train is not None and len(sets.train) >= 2
-    training = sets.train if known else sets.real
-    examined = [Examined(each.volumes, features(each)) for each in (sets.generated, training)]
-    held_out = Examined(sets.real.volumes, features(sets.real)) if known else None
+    trained = knows_training(sets)
+    training = sets.train if trained else sets.real
+    examined = [Examined(each.low, features(each)) for each in (sets.generated, training)]
+    held_out = Examined(sets.real.low, features(sets.real)) if trained else None
     try:
-        return find_copies(*examined, held_out, training.subjects, false_alarms)
+        found = find_copies(*examined, held_out, training.subjects, false_alarms)
     except ValueError as error:
-        raise UserError(f"evaluation: {error}") from error
+        return None, (f"copies were not looked for: {error}",)
+    return found, found.warnings
 
 
-def copies_score(found: Copies, trained: bool) -> Score:
-    """How many generated volumes are flagged.
+def knows_training(sets: Sets) -> bool:
+    """Tells whether generated volumes can be held against what the model has learned from."""
+    return sets.train is not None and sets.train.total >= 2
 
-    Args:
-      trained: whether they were compared with what the model learned from.
-    """
+
+def copies_score(found: Copies | None, sets: Sets) -> Score:
+    """Tells how many generated volumes are flagged, and how many volumes are that nothing can have copied."""
+    trained = knows_training(sets)
     of = "training" if trained else "real"
     how = f"Generated volumes far more like one {of} volume than like the next ones, in voxels or features. "
-    if found.calibrated:
-        how += (
-            f"{found.share:.1%} of them (95 % interval {found.low:.1%} to {found.high:.1%}); {found.subjects_copied} of "
-            f"{found.n_subjects} {of} subjects. The threshold lets {found.false_alarms:.1%} of new subjects be flagged, by "
-            f"{found.null}: {found.null_flagged} of {found.n_null} are."
-        )
-    else:
-        how += "Not counted: see the notes."
-    return Score(
-        name="copies",
-        title="Copies",
+    counts = {"n_real": (sets.train if trained else sets.real).total, "n_generated": sets.generated.total}
+    plain = Score(name="copies", title="Copies", value=None, direction="less", unit="volumes", **counts, how=how)
+    if found is None or not found.calibrated:
+        return dataclasses.replace(plain, how=f"{how}Not counted: see the notes.")
+    seen = found.observed
+    return dataclasses.replace(
+        plain,
         value=found.copies,
-        direction="less",
-        unit="volumes",
-        n_real=found.n_training,
-        n_generated=found.n_generated,
-        low=None if found.low is None else found.low * found.n_generated,
-        high=None if found.high is None else found.high * found.n_generated,
-        baseline=None if found.copies is None else found.null_flagged / found.n_null * found.n_generated,
-        baseline_of="" if found.copies is None else f"as many volumes of {found.null}",
-        how=how,
+        low=found.low * found.n_generated,
+        high=found.high * found.n_generated,
+        baseline=seen.count / found.n_null * found.n_generated,
+        baseline_of=f"as many volumes of {found.null}",
+        how=(
+            f"{how}{found.share:.1%} of them (95 % interval {found.low:.1%} to {found.high:.1%}); {found.subjects_copied} of "
+            f"{found.n_subjects} {of} subjects. False alarms: {seen.count} of {found.n_null} ({found.null}) are flagged, each by "
+            f"the threshold that the others give; the 95 % interval for a new subject is {seen.low:.1%} to {seen.high:.1%} "
+            f"(asked for: {found.false_alarms:.1%})."
+        ),
     )
+
+
+def flat_score(sets: Sets) -> list[Score]:
+    """Tells how many generated volumes are of one value everywhere; nothing where none is."""
+    flat = [sets.generated.names[row] for row in sets.generated.flat]
+    if not flat:
+        return []
+    return [
+        Score(
+            name="flat",
+            title="Volumes of one value",
+            value=len(flat),
+            direction="less",
+            unit="volumes",
+            n_real=None,
+            n_generated=sets.generated.total,
+            how=f"They show nothing: {listed(flat)}. All other numbers count them as they are, but the correlation of slices, "
+            "which they have not.",
+        )
+    ]
 
 
 def copies_told(found: Copies, generated: VolumeSet, training: VolumeSet) -> list[dict]:
@@ -239,40 +292,54 @@ def copies_told(found: Copies, generated: VolumeSet, training: VolumeSet) -> lis
 
 
 def consistency_score(sets: Sets) -> Score:
-    """The mean correlation of neighbouring slices, along the three axes."""
+    """Takes the mean correlation of neighbouring slices, along the three axes."""
     means = {}
     for name, each in (("generated", sets.generated), ("real", sets.real)):
-        rows = [np.nanmean(adjacent_correlations(each.volumes, axis)) for axis in range(3)]
-        means[name] = float(np.mean(rows))
+        rows = [adjacent_correlations(each.volumes, axis) for axis in range(3)]
+        known = [row[np.isfinite(row)] for row in rows]
+        means[name] = float(np.mean([row.mean() for row in known])) if all(len(row) for row in known) else None
     return Score(
         name="slice_consistency",
         title="Correlation of neighbouring slices",
-        value=finite(means["generated"]),
+        value=means["generated"],
         direction="like real",
         unit="",
-        n_real=len(sets.real),
-        n_generated=len(sets.generated),
-        baseline=finite(means["real"]),
+        n_real=sets.real.compared,
+        n_generated=sets.generated.compared,
+        baseline=means["real"],
         baseline_of="real volumes",
-        how="Pearson's, mean over slices and the three axes. Less than real: slices do not fit; more: smeared.",
+        how="Pearson's, mean over slices that are not of one value and the three axes. Less than real: slices do not fit; more: "
+        "smeared.",
     )
 
 
 def counted_notes(sets: Sets) -> list[str]:
-    """What is to be said of the numbers of volumes."""
-    few = [
-        f"{len(each)} {name}" for name, each in (("real", sets.real), ("generated", sets.generated)) if len(each) < FEW
-    ]
-    return (
+    """Tells what the numbers of volumes mean for the numbers below."""
+    both = (("real", sets.real), ("generated", sets.generated))
+    few = [f"{each.compared} {name}" for name, each in both if each.compared < FEW]
+    notes = (
         [f"only {' and '.join(few)} volumes: distances are biased upwards and neighbours mostly chance"] if few else []
     )
+    limited = [f"{each.compared} of {each.total} {name}" for name, each in both if each.compared < each.total]
+    if limited:
+        notes.append(
+            f"{' and '.join(limited)} volumes are compared (evaluate.count); copies are looked for among all of them"
+        )
+    subjects = len(set(sets.real.subjects[: sets.real.compared]))
+    if subjects < sets.real.compared:
+        whose = f"{subjects} subject{'s' * (subjects != 1)}"
+        notes.append(
+            f"the {sets.real.compared} real volumes are of {whose}: intervals, standard errors and p-values take volumes for "
+            "independent and promise too much"
+        )
+    if sets.generated.flat:
+        notes.append(
+            f"{len(sets.generated.flat)} of {sets.generated.total} generated volumes are of one value everywhere: the model has "
+            "collapsed there"
+        )
+    return notes
 
 
 def by_name(scores: Sequence[Score]) -> dict[str, Score]:
     """For looking one up."""
     return {score.name: score for score in scores}
-
-
-def finite(value: float) -> float | None:
-    """None in place of what is not a number."""
-    return value if math.isfinite(value) else None

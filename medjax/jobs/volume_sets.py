@@ -1,9 +1,6 @@
 """The sets of volumes that are compared: of a run, or of two folders of anybody's NIfTI files."""
 
 import dataclasses
-import hashlib
-import math
-import os
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -12,51 +9,18 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from data_pipelines import nifti, transforms
-from data_pipelines.batches import open_dataset, volume_count, volumes
+from data_pipelines.batches import Dataset, open_dataset, volume_count, volumes
 from data_pipelines.errors import DataError
 from data_pipelines.folder import find_scans
-from data_pipelines.nifti import Volume
+from data_pipelines.scans import Scan
 from data_pipelines.sources import find_sources
-from data_pipelines.transforms import from_network
+from data_pipelines.transforms import from_network, voxel_shape
 from medjax.errors import UserError
-from medjax.runtime.workdir import read_json
+from medjax.jobs.volume_set import VolumeSet, check_memory, volume_set
+from medjax.runtime.workdir import as_json, first_difference, read_json
 
 QUANTILES = (0.001, 0.999)  # of a volume's intensities, what its range is taken to be
-SHARE_OF_MEMORY = 0.4
-
-
-@dataclasses.dataclass(frozen=True)
-class VolumeSet:
-    """Volumes of one kind.
-
-    Attributes:
-      volumes: [n, I, J, K, 1] float32 in [-1, 1], voxels in the order of the files.
-      names: of each, for people.
-      subjects: of each; volumes of one subject are no strangers to each other.
-      affine: [4, 4], of the first.
-      source: what the volumes are, in words that change when they do.
-    """
-
-    volumes: np.ndarray
-    names: tuple[str, ...]
-    subjects: tuple[str, ...]
-    affine: np.ndarray
-    source: str
-
-    def __len__(self) -> int:
-        return len(self.volumes)
-
-    def take(self, rows: Sequence[int]) -> "VolumeSet":
-        """Some of them."""
-        rows = [int(row) for row in rows]
-        names, subjects = ([each[row] for row in rows] for each in (self.names, self.subjects))
-        return dataclasses.replace(
-            self,
-            volumes=self.volumes[rows],
-            names=tuple(names),
-            subjects=tuple(subjects),
-            source=f"{self.source} of which {rows}",
-        )
+EVERYTHING = 2**62  # volumes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +30,7 @@ class Sets:
     Attributes:
       real: of which no model has seen any, or of unknown history where there are two folders alone.
       generated: what is judged.
-      train: what the model has learned from; None where that is not known.
+      train: what the model has learned from, all of it, none of it to be compared; None where that is not known.
       notes: what a reader of the numbers should know of them.
     """
 
@@ -77,7 +41,9 @@ class Sets:
 
 
 def sets_of_folders(real: pathlib.Path, generated: pathlib.Path, evaluate: ConfigDict) -> Sets:
-    """All NIfTI files of two folders, brought to RAS and to one range of intensities; each file is read once.
+    """Reads all NIfTI files of two folders, brought to RAS and to one range of intensities.
+
+    Every file is read twice, first for its range.
 
     Args:
       real, generated: searched to the bottom.
@@ -89,47 +55,60 @@ def sets_of_folders(real: pathlib.Path, generated: pathlib.Path, evaluate: Confi
     """
     if evaluate.intensities not in ("shared", "each"):
         raise UserError(f"evaluate.intensities is {evaluate.intensities!r}: use 'shared' or 'each'")
-    read = {
-        flag: _read_folder(flag, folder, evaluate.count)
-        for flag, folder in (("--real", real), ("--generated", generated))
+    kinds = {"real": ("--real", real), "generated": ("--generated", generated)}
+    scans = {kind: _scans_in(flag, folder) for kind, (flag, folder) in kinds.items()}
+    first = transforms.to_orientation(nifti.read_unchecked(scans["real"][0].path), "RAS")
+    count = evaluate.count or EVERYTHING
+    counts = [len(found) for found in scans.values()]
+    check_memory(sum(min(n, count) for n in counts), sum(counts), counts[0], first.array.shape)
+
+    def read(kind: str, row: int) -> nifti.Volume:
+        # A collapsed model draws one value everywhere, which is to be reported; a real scan of one value is damaged.
+        path = scans[kind][row].path
+        volume = transforms.to_orientation((nifti.read if kind == "real" else nifti.read_unchecked)(path), "RAS")
+        if volume.array.shape != first.array.shape:
+            raise UserError(
+                f"{kinds[kind][0]}: {path} has {volume.array.shape} voxels in RAS order, {scans['real'][0].path} "
+                f"{first.array.shape}: bring all to one shape first"
+            )
+        return volume
+
+    ranges = {
+        kind: np.array([np.quantile(read(kind, row).array, QUANTILES) for row in range(len(found))])
+        for kind, found in scans.items()
     }
-    scans, scanned = read["--real"]
-    first = scanned[0].array.shape
-    for flag, (found, each) in read.items():
-        for scan, volume in zip(found, each, strict=True):
-            if volume.array.shape != first:
-                raise UserError(
-                    f"{flag}: {scan.path} has {volume.array.shape} voxels in RAS order, {scans[0].path} {first}: "
-                    "bring all to one shape first"
-                )
-    ranges = {flag: np.array([np.quantile(v.array, QUANTILES) for v in each]) for flag, (_, each) in read.items()}
     notes = []
     if evaluate.intensities == "shared":
-        _check_ranges(ranges["--real"], ranges["--generated"])
-        ranges = {
-            flag: np.tile(np.median(ranges["--real"], axis=0), (len(each), 1)) for flag, (_, each) in read.items()
-        }
+        _check_ranges(ranges["real"], ranges["generated"])
+        shared = np.median(ranges["real"], axis=0)
+        ranges = {kind: np.tile(shared, (len(found), 1)) for kind, found in scans.items()}
     else:
         notes.append("every volume was brought to its own range of intensities: differences in brightness do not show")
-    sets = {}
-    for flag, (found, each) in read.items():
-        arrays = [transforms.window(v, low, high).array for v, (low, high) in zip(each, ranges[flag], strict=True)]
-        source = [(str(scan.path.absolute()), *_stamp(scan.path)) for scan in found]
-        sets[flag] = VolumeSet(
-            np.stack(arrays)[..., None],
-            tuple(scan.name for scan in found),
-            tuple(scan.subject for scan in found),
-            each[0].affine,
-            f"{source} in {ranges[flag].tolist()}",
+
+    def in_range(kind: str, row: int) -> np.ndarray:
+        low, high = ranges[kind][row]
+        return transforms.window(read(kind, row), low, high if high > low else low + 1).array
+
+    sets = {
+        kind: volume_set(
+            kind,
+            [scan.name for scan in found],
+            [scan.subject for scan in found],
+            first.array.shape,
+            first.affine,
+            lambda row, kind=kind: in_range(kind, row),
+            count,
         )
-    return Sets(sets["--real"], sets["--generated"], None, tuple(notes))
+        for kind, found in scans.items()
+    }
+    return Sets(**sets, train=None, notes=tuple(notes))
 
 
 def sets_of_run(config: ConfigDict, workdir: pathlib.Path) -> Sets:
-    """The samples of a run, the volumes it learned from and those that were kept from it (validation and test).
+    """Reads the samples of a run, the volumes it learned from and those that were kept from it (validation and test).
 
     Raises:
-      UserError, DataError: there are no samples, or the data are not at hand.
+      UserError, DataError: there are no samples, or the data are not at hand, or others than the run has learned from.
     """
     trained, known = read_json(workdir / "config.json"), read_json(workdir / "data.json")
     data = ConfigDict(trained["data"])
@@ -138,84 +117,123 @@ def sets_of_run(config: ConfigDict, workdir: pathlib.Path) -> Sets:
     if trained["task"] == "latent_diffusion":
         data.records = config.data.records  # those that it was trained on may hold latents
     dataset = open_dataset(data, trained["seed"])
-    # Records do not say whose a volume is; there, as in folders, the first folder of its name is the subject.
-    own_files = not data.records and data.name != "synthetic"
-    known_subjects = {scan.name: scan.subject for scan in find_sources(data).scans} if own_files else {}
-    count, generated = config.evaluate.count, read_samples(workdir, known, config.evaluate.count)
-    sides = ("train", "validation", "test")
-    check_memory(len(generated) + sum(volume_count(dataset, side, count) for side in sides), data.size)
-
-    def side(*names: str) -> VolumeSet:
-        arrays, examples = [], []
-        for name in names:
-            wanted = None if count is None else max(0, count - len(examples))
-            arrays.append(volumes(dataset, name, wanted))
-            examples += list(getattr(dataset, name)[:wanted])
-        stacked = np.concatenate(arrays)
-        # A made-up dataset has no examples with names.
-        labels = [example.name for example in examples] or [f"{names[0]} {n}" for n in range(len(stacked))]
-        subjects = [known_subjects.get(label, label.partition("/")[0]) for label in labels]
-        turned = (
-            np.stack([from_network(v[..., 0], dataset.axes) for v in stacked])[..., None] if len(stacked) else stacked
-        )
-        digest = hashlib.sha256(np.ascontiguousarray(turned)).hexdigest()  # files may change and keep their size
-        source = f"{names} of {dataset.identity()}, {len(stacked)}, {digest}"
-        return VolumeSet(turned, tuple(labels), tuple(subjects), np.asarray(known["affine"]), source)
-
-    held_out = side("validation", "test")
-    if len(held_out) < 2:
+    notes = check_same_data(workdir, known, dataset)
+    paths = sample_paths(workdir)
+    count = config.evaluate.count or EVERYTHING
+    held_out = sum(volume_count(dataset, side) for side in ("validation", "test"))
+    if held_out < 2:
         raise UserError(
-            f"{workdir}: {len(held_out)} volumes were kept from the model (data.split), two or more are needed to compare with"
+            f"{workdir}: {held_out} volumes were kept from the model (data.split), two or more are needed to compare with"
         )
-    return Sets(held_out, generated, side("train"), ())
+    n_train, shape = volume_count(dataset, "train"), voxel_shape(dataset.size, dataset.axes)
+    compared = min(len(paths), count) + min(held_out, count)
+    check_memory(compared, len(paths) + held_out + n_train, n_train, shape)
+    subjects, affine = subjects_of(data), np.asarray(known["affine"])
+
+    def of_sides(kind: str, sides: Sequence[str], compared: int) -> VolumeSet:
+        places = [(side, row) for side in sides for row in range(volume_count(dataset, side))]
+        # A made-up dataset has no examples with names.
+        names = [each.name for side in sides for each in getattr(dataset, side)] or [f"{s} {n}" for s, n in places]
+
+        def load(row: int) -> np.ndarray:
+            side, n = places[row]
+            return from_network(volumes(dataset, side, chosen=[n])[0, ..., 0], dataset.axes)
+
+        whose = [subjects.get(name, name.partition("/")[0]) for name in names]
+        return volume_set(kind, names, whose, shape, affine, load, compared)
+
+    return Sets(
+        real=of_sides("held-out", ("validation", "test"), count),
+        generated=read_samples(paths, known, shape, count),
+        train=of_sides("training", ("train",), 0),
+        notes=notes,
+    )
 
 
-def read_samples(workdir: pathlib.Path, known: dict[str, Any], count: int | None) -> VolumeSet:
-    """WORKDIR/samples as they are, back in [-1, 1].
+def check_same_data(workdir: pathlib.Path, known: dict[str, Any], dataset: Dataset) -> tuple[str, ...]:
+    """Makes sure that these are the data that the run has learned from, and returns what is to be noted of it.
+
+    Others have other subjects on either side of the split: those it has learned from would be taken for new ones.
+
+    Raises:
+      UserError: they are not.
+    """
+    if known.get("identity") is None:
+        return (
+            "which volumes this model has learned from is not recorded: that they are those at hand is taken on trust",
+        )
+    difference = first_difference(known["identity"], as_json(dataset.identity()), "data")
+    if difference:
+        raise UserError(
+            f"{workdir} has learned from other data than these: {difference}; give its own (data.root or data.records), or "
+            "compare two folders, --real and --generated"
+        )
+    return ()
+
+
+def subjects_of(data: ConfigDict) -> dict[str, str]:
+    """Tells whose each scan is, by its name; records do not say it: there the first folder of a name is the subject."""
+    if data.records or data.name == "synthetic":
+        return {}
+    return {scan.name: scan.subject for scan in find_sources(data).scans}
+
+
+def sample_paths(workdir: pathlib.Path) -> list[pathlib.Path]:
+    """Finds the files of WORKDIR/samples.
 
     Raises:
       UserError: there are none.
     """
-    folder = workdir / "samples"
-    paths = sorted(folder.glob("sample_*.nii.gz"))[:count]
+    paths = sorted((workdir / "samples").glob("sample_*.nii.gz"))
     if not paths:
-        raise UserError(f"{folder} holds no samples: draw some first, --mode=sample")
+        raise UserError(f"{workdir / 'samples'} holds no samples: draw some first, --mode=sample")
+    return paths
+
+
+def read_samples(
+    paths: Sequence[pathlib.Path], known: dict[str, Any], shape: Sequence[int], compared: int
+) -> VolumeSet:
+    """Reads samples as they are, back in [-1, 1].
+
+    Args:
+      paths: of the files.
+      known: the run's data.json.
+      shape: (I, J, K) of each.
+      compared: how many to keep in memory.
+    """
     low, high = known["intensity_range"]
-    arrays = [
-        np.clip((nifti.read(path).array - low) / (high - low) * 2 - 1, -1, 1).astype(np.float32) for path in paths
-    ]
-    source = f"{[(path.name, *_stamp(path)) for path in paths]} of {workdir.absolute()}"
-    names = tuple(path.name.removesuffix(".nii.gz") for path in paths)
-    return VolumeSet(np.stack(arrays)[..., None], names, names, np.asarray(known["affine"]), source)
+
+    def load(row: int) -> np.ndarray:
+        array = nifti.read_unchecked(paths[row]).array
+        if array.shape != tuple(shape):
+            raise UserError(f"{paths[row]} has {array.shape} voxels, this run draws {tuple(shape)}: take it away")
+        return np.clip((array - low) / (high - low) * 2 - 1, -1, 1).astype(np.float32)
+
+    names = [path.name.removesuffix(".nii.gz") for path in paths]
+    return volume_set("generated", names, names, shape, np.asarray(known["affine"]), load, compared)
 
 
-def check_memory(count: int, size: Sequence[int]) -> None:
-    """Raises UserError unless so many volumes fit into a part of this computer's memory."""
-    needed = 4 * count * math.prod(size)
-    there = SHARE_OF_MEMORY * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    if needed > there:
-        raise UserError(
-            f"{count} volumes of {tuple(size)} need {needed / 2**30:.1f} GiB, {there / 2**30:.1f} may be used: "
-            "set evaluate.count to compare fewer"
-        )
-
-
-def _read_folder(flag: str, folder: pathlib.Path, count: int | None) -> tuple[list[Any], list[Volume]]:
+def _scans_in(flag: str, folder: pathlib.Path) -> list[Scan]:
     try:
         scans = list(find_scans(folder.expanduser()))
     except DataError as error:
         raise UserError(str(error).replace("data.root", flag)) from None
-    scans = [scan for scan in scans if nifti.is_nifti(scan.path)][:count]
+    scans = [scan for scan in scans if nifti.is_nifti(scan.path)]
     if len(scans) < 2:
         raise UserError(
             f"{flag}={folder} holds {len(scans)} NIfTI volume{'s' * (len(scans) != 1)}: two or more are needed"
         )
-    check_memory(2 * len(scans), nifti.read(scans[0].path).array.shape)
-    return scans, [transforms.to_orientation(nifti.read(scan.path), "RAS") for scan in scans]
+    return scans
 
 
 def _check_ranges(real: np.ndarray, generated: np.ndarray) -> None:
-    """Raises UserError where the generated volumes are plainly of another scale than the real ones."""
+    """Raises UserError where the generated volumes are plainly of another scale than the real ones.
+
+    Volumes of one value tell nothing of their scale, nor do those with NaN.
+    """
+    generated = generated[generated[:, 1] > generated[:, 0]]
+    if not len(generated):
+        return
     (low, high), (low_g, high_g) = np.median(real, axis=0), np.median(generated, axis=0)
     span = high - low
     if not (0.5 < (high_g - low_g) / span < 2) or abs(low_g - low) > span / 2:
@@ -223,8 +241,3 @@ def _check_ranges(real: np.ndarray, generated: np.ndarray) -> None:
             f"intensities differ: real volumes have {low:.4g} to {high:.4g}, generated ones {low_g:.4g} to {high_g:.4g}; "
             "bring them to one scale, or set evaluate.intensities=each to judge every volume in its own range"
         )
-
-
-def _stamp(path: pathlib.Path) -> tuple[int, int]:
-    stat = path.stat()
-    return stat.st_size, stat.st_mtime_ns

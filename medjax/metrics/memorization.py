@@ -7,26 +7,29 @@ the others. That margin, of Fisher's z of the correlations, is the score. What a
 one, lowers all correlations alike and makes no copies.
 
 How large the score gets without any copying is seen on volumes that no model has learned: held-out ones, or each training
-volume against all others. It is a difference of extremes of many correlations, so a Gumbel distribution is fitted, by its
-median and quartiles: duplicates among these volumes, up to a quarter, do no harm. The threshold is set so that a new such
-volume is beyond it with the probability asked for, the error of the fit included.
+volume against all others. `false_alarms` makes a threshold of that, and counts how often these volumes pass it.
+
+Of a volume only a low-passed copy of at most 32^3 voxels and its features are looked at, so any number of volumes can be.
 """
 
 import dataclasses
-import functools
 from collections.abc import Sequence
 
 import numpy as np
-from scipy import optimize, stats
+from scipy import stats
 
 from medjax.metrics.alignment import MIRRORS, low_passed, mirrored, posed
+from medjax.metrics.false_alarms import Observed, limit_of, observed
 
 FEWEST = 10  # volumes without copies that a threshold is taken from
 MOST = 200  # of them that are compared, which tells the threshold to about a twentieth
-BEHIND = 10  # the rank behind the nearest that it must stand out from; lower where there are few subjects
+# The rank behind the nearest that it must stand out from. 1 would miss the copies of a scan that is there twice; more, and
+# subjects that are alike in threes (of a small site, a family) stand out by nature.
+BEHIND = 2
 PER_COMPONENT = 10  # training volumes a whitened component of the features; fewer fit the training volumes too well
 MOST_ALIKE = 0.9999  # correlations above are rounding
-SIMULATIONS = 4000
+CHUNK = 64  # low-passed volumes in work at once
+UNLIKELY = 0.05  # as many false alarms as this or less are told
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +44,7 @@ class Space:
       null_scores: [k], the same of volumes without copies.
       threshold: of scores; None without enough of these.
       threshold_error: its standard error, from the fit.
-      scale: of the Gumbel distribution, likewise.
+      scale: of the distribution that was fitted, likewise.
     """
 
     name: str
@@ -69,12 +72,14 @@ class Copies:
     """Attributes:
     copies: generated volumes flagged in any space; None, like all that follows from it, if not `calibrated`.
     share: of the generated volumes.
-    low: of the interval that holds the model's share 95 times in 100 (Clopper and Pearson 1934); `false_alarms` of it is chance.
+    low: of the interval that holds the model's share 95 times in 100 (Clopper and Pearson 1934), false alarms included.
     high: the same.
     subjects_copied: different training subjects among the flagged volumes' nearest.
     subjects_share: of all training subjects.
-    false_alarms: the probability for a volume of a new subject to be flagged, shared out equally between the spaces.
-    null_flagged: volumes without copies that are flagged all the same, of `n_null`.
+    false_alarms: the share of new subjects that the threshold was set for, shared out equally between the spaces. What it is
+      comes of a fit; `observed` tells what it came to.
+    observed: which of the volumes without copies are flagged all the same, each by the threshold that the others give, and the
+      interval for the rate.
     null: which these are, in words.
     calibrated: whether there are enough of them.
     spaces: what each says.
@@ -97,7 +102,7 @@ class Copies:
     subjects_copied: int | None
     subjects_share: float | None
     false_alarms: float
-    null_flagged: int | None
+    observed: Observed | None
     null: str
     calibrated: bool
     spaces: tuple[Space, ...]
@@ -117,12 +122,24 @@ class Examined:
     """Volumes to compare.
 
     Attributes:
-      volumes: [n, D, H, W, 1] float32 in [-1, 1].
+      low: [n, d, h, w] float32, low-passed volumes (`alignment.low_passed`).
       features: [n, f] of some network; None to compare voxels alone.
     """
 
-    volumes: np.ndarray
+    low: np.ndarray
     features: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.low)
+
+    def take(self, rows: np.ndarray) -> "Examined":
+        """Picks some of them."""
+        return Examined(self.low[rows], None if self.features is None else self.features[rows])
+
+
+def examined(volumes: np.ndarray, features: np.ndarray | None = None) -> Examined:
+    """Makes volumes [n, D, H, W, 1] in [-1, 1] that are all in memory ready to be compared."""
+    return Examined(low_passed(volumes), features)
 
 
 def find_copies(
@@ -132,7 +149,7 @@ def find_copies(
     subjects: Sequence[object] | None = None,
     false_alarms: float = 0.01,
 ) -> Copies:
-    """Which generated volumes are copies of training volumes, under any mirroring, small motion, noise and slight warps.
+    """Finds the generated volumes that are copies of training volumes, under any mirroring, small motion, noise and slight warps.
 
     Args:
       generated: m volumes.
@@ -140,14 +157,14 @@ def find_copies(
       held_out: volumes of subjects that no training volume shows, to calibrate on. Without them, or with fewer than
         `FEWEST`, every training volume is compared with those of other subjects.
       subjects: [n], whose each training volume is; by default each is its own. Volumes of one subject count as one.
-      false_alarms: the probability to call a volume of a new subject a copy.
+      false_alarms: the share of volumes of new subjects that may be called copies.
 
     Raises:
       ValueError: fewer than two volumes on a side, shapes that differ, a value that is not finite, or a rate that is no
         probability.
     """
     _check(generated, training, held_out, false_alarms)
-    n = len(training.volumes)
+    n = len(training)
     groups = (
         np.unique([str(name) for name in subjects], return_inverse=True)[1] if subjects is not None else np.arange(n)
     )
@@ -157,45 +174,46 @@ def find_copies(
     if n_subjects < 2:
         raise ValueError("all training volumes are of one subject: a copy cannot be told from a likeness")
     warnings = []
-    alone = held_out is None or len(held_out.volumes) < FEWEST
+    alone = held_out is None or len(held_out) < FEWEST
     if alone and held_out is not None:
-        warnings.append(f"only {len(held_out.volumes)} held-out volumes: calibrated among the training volumes instead")
+        warnings.append(f"only {len(held_out)} held-out volumes: calibrated among the training volumes instead")
     source = training if alone else held_out
-    chosen = np.unique(np.linspace(0, len(source.volumes) - 1, min(MOST, len(source.volumes))).round().astype(int))
-    null = Examined(source.volumes[chosen], None if source.features is None else source.features[chosen])
+    chosen = np.unique(np.linspace(0, len(source) - 1, min(MOST, len(source))).round().astype(int))
+    null = source.take(chosen)
     own = groups[chosen] if alone else None
     calibrated = len(chosen) >= FEWEST and (not alone or n_subjects >= FEWEST)
 
-    compared = {"voxels": _voxel_correlations(training.volumes, [generated.volumes, null.volumes])}
+    compared = {"voxels": _voxel_correlations(training.low, [generated.low, null.low])}
     if training.features is not None:
         compared["features"] = _feature_correlations(training.features, [generated.features, null.features])
+    # At least one behind, or nothing would ever stand out: but for the own subject, which leaves one of two.
+    rank = min(BEHIND, max(0 if alone else 1, (n_subjects - 1) // 2))
+    rate = false_alarms / len(compared)
     spaces = []
     for name, (of_generated, of_null) in compared.items():
-        # At least one behind, or nothing would ever stand out: but for the own subject, which leaves one of two.
-        rank = min(BEHIND, max(0 if alone else 1, (n_subjects - 1) // 2))
-        scores, null_scores = _scores(of_generated, groups, rank), _scores(of_null, groups, rank, own)
-        rate = false_alarms / len(compared)
-        threshold, error, scale = _threshold(null_scores, rate) if calibrated else (None, None, None)
+        scores, null_scores = margins(of_generated, groups, rank), margins(of_null, groups, rank, own)
+        limit = dataclasses.astuple(limit_of(null_scores, rank, rate)) if calibrated else (None,) * 3
         nearest = of_generated.argmax(axis=1)
         correlations = of_generated[np.arange(len(nearest)), nearest]
-        spaces.append(Space(name, nearest, correlations, scores, null_scores, threshold, error, scale))
+        spaces.append(Space(name, nearest, correlations, scores, null_scores, *limit))
 
     excess = np.stack([space.excess for space in spaces] if calibrated else [spaces[0].correlations])
     best = excess.argmax(axis=0)
     nearest = np.stack([space.nearest for space in spaces])[best, np.arange(excess.shape[1])]
     flagged = np.any([space.flagged for space in spaces], axis=0)
-    found = dict.fromkeys(("copies", "share", "low", "high", "subjects_copied", "subjects_share", "null_flagged"))
+    found = dict.fromkeys(("copies", "share", "low", "high", "subjects_copied", "subjects_share", "observed"))
     if calibrated:
-        copies, beyond = int(flagged.sum()), np.any([s.null_scores > s.threshold for s in spaces], axis=0)
+        copies, seen = int(flagged.sum()), observed([space.null_scores for space in spaces], rank, rate)
         interval = stats.binomtest(copies, len(flagged)).proportion_ci(method="exact")
         copied = len(np.unique(groups[nearest[flagged]]))
         found |= {"copies": copies, "share": copies / len(flagged), "low": float(interval.low)}
         found |= {"high": float(interval.high), "subjects_copied": copied, "subjects_share": copied / n_subjects}
-        found["null_flagged"] = int(beyond.sum())
-        if stats.binom.sf(beyond.sum() - 1, len(beyond), false_alarms) < 1e-3:
+        found["observed"] = seen
+        if seen.chance(false_alarms) < UNLIKELY:
             warnings.append(
-                f"{beyond.sum()} of {len(beyond)} volumes that nothing can have copied stand out as copies do: scans that "
-                "are there twice, or of one subject under two names"
+                f"{seen.count} of {len(chosen)} volumes that nothing can have copied stand out as copies do, more than the "
+                f"{false_alarms:.1%} that evaluate.false_alarms asks for: scans that are there twice, or of one subject under "
+                "two names, or groups of subjects that are much alike"
             )
     else:
         warnings.append(
@@ -224,38 +242,39 @@ def _check(generated: Examined, training: Examined, held_out: Examined | None, f
         raise ValueError(f"a false-alarm rate of {false_alarms}: give one between 0 and 0.5")
     sets = {"generated": generated, "training": training} | ({} if held_out is None else {"held-out": held_out})
     for name, each in sets.items():
-        if each.volumes.ndim != 5 or each.volumes.shape[1:] != training.volumes.shape[1:] or each.volumes.shape[4] != 1:
-            raise ValueError(
-                f"{name} volumes {each.volumes.shape}, training {training.volumes.shape}: give [n, D, H, W, 1]"
-            )
-        if len(each.volumes) < 2 and name != "held-out":
-            raise ValueError(f"{len(each.volumes)} {name} volume: two or more are needed to look for copies")
+        if each.low.ndim != 4 or each.low.shape[1:] != training.low.shape[1:]:
+            raise ValueError(f"{name} volumes {each.low.shape}, training {training.low.shape}: give [n, d, h, w]")
+        if len(each) < 2 and name != "held-out":
+            raise ValueError(f"{len(each)} {name} volume: two or more are needed to look for copies")
         if (each.features is None) != (training.features is None):
             raise ValueError("features of some volumes and not of others: give them for all, or for none")
-        for values in (each.volumes, each.features):
+        for values in (each.low, each.features):
             if values is not None and not all(np.isfinite(value).all() for value in values):
                 raise ValueError(f"{name} volumes or features that are not finite")
-            if values is not None and len(values) != len(each.volumes):
-                raise ValueError(f"{len(values)} features of {len(each.volumes)} {name} volumes: give one for each")
+            if values is not None and len(values) != len(each):
+                raise ValueError(f"{len(values)} features of {len(each)} {name} volumes: give one for each")
 
 
 def _voxel_correlations(training: np.ndarray, others: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """[k, n] for each of `others` [k, D, H, W, 1]: the highest correlation of any mirroring of each with training volumes.
+    """Correlates `others` [k, d, h, w] each, in whichever mirroring is most alike, with the training volumes: [k, n] for each.
 
     In the pose of the training volumes' mean. What a volume has of that mean, and of uniform brightness, is taken away, so
-    that what is correlated is how subjects differ.
+    that what is correlated is how subjects differ. One copy of the training volumes is made, [n, d h w] float32.
     """
-    low = low_passed(training)
-    template = low.mean(axis=0)
-    in_pose = posed(low, template)
-    mean = in_pose.mean(axis=0)
-    rows = _residuals(in_pose, mean)
+    template, posed_training = training.mean(axis=0), np.empty_like(training)
+    for start in range(0, len(training), CHUNK):
+        posed_training[start : start + CHUNK] = posed(training[start : start + CHUNK], template)
+    mean = posed_training.mean(axis=0)
+    rows = posed_training.reshape(len(training), -1)
+    for start in range(0, len(rows), CHUNK):
+        rows[start : start + CHUNK] = _residuals(posed_training[start : start + CHUNK], mean)
     found = []
     for volumes in others:
-        low = low_passed(volumes)
-        alike = np.full((len(low), len(rows)), -1, np.float32)
-        for mirror in MIRRORS:
-            np.maximum(alike, _residuals(posed(mirrored(low, mirror), template), mean) @ rows.T, out=alike)
+        alike = np.full((len(volumes), len(rows)), -1, np.float32)
+        for start in range(0, len(volumes), CHUNK):
+            low, part = volumes[start : start + CHUNK], alike[start : start + CHUNK]
+            for mirror in MIRRORS:
+                np.maximum(part, _residuals(posed(mirrored(low, mirror), template), mean) @ rows.T, out=part)
         found.append(alike)
     return found
 
@@ -282,7 +301,7 @@ def _feature_correlations(training: np.ndarray, others: Sequence[np.ndarray]) ->
     return [whitened(rows) @ whitened(training).T for rows in others]
 
 
-def _scores(correlations: np.ndarray, groups: np.ndarray, rank: int, own: np.ndarray | None = None) -> np.ndarray:
+def margins(correlations: np.ndarray, groups: np.ndarray, rank: int, own: np.ndarray | None = None) -> np.ndarray:
     """[k]: Fisher's z of the nearest subject less that of the subject `rank` places behind, of [k, n].
 
     Args:
@@ -296,34 +315,3 @@ def _scores(correlations: np.ndarray, groups: np.ndarray, rank: int, own: np.nda
         of_subjects[np.arange(len(z)), own] = -np.inf
     ranked = np.sort(of_subjects, axis=1)
     return ranked[:, -1] - ranked[:, -1 - rank]
-
-
-def _threshold(scores: np.ndarray, rate: float) -> tuple[float, float, float]:
-    """What a further score is beyond with probability `rate`, its standard error, and the scale of the fit."""
-    location, scale = _gumbel(scores)
-    scale = max(float(scale), 1e-6)
-    factor, error = _scales_away(len(scores), rate)
-    return float(location + factor * scale), error * scale, scale
-
-
-@functools.cache
-def _scales_away(k: int, rate: float) -> tuple[float, float]:
-    """How many scales from the location, both fitted to k scores, the threshold is, and its standard error in scales.
-
-    In these units a fit errs alike whatever location and scale are sought, so that it can be simulated.
-    """
-    draws = -np.log(-np.log(np.random.default_rng(0).random((SIMULATIONS, k))))
-    locations, scales = _gumbel(draws)
-
-    def too_often(factor: float) -> float:
-        return float(np.mean(-np.expm1(-np.exp(-(locations + factor * scales))))) - rate
-
-    factor = float(optimize.brentq(too_often, 0, 1e4))
-    return factor, float(np.std(locations + factor * scales))
-
-
-def _gumbel(scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The location and scale of Gumbel's distribution with the quartiles of scores [..., k]."""
-    low, middle, high = np.percentile(scores, [25, 50, 75], axis=-1)
-    scale = (high - low) / np.log(np.log(4) / np.log(4 / 3))
-    return middle + scale * np.log(np.log(2)), scale

@@ -2,7 +2,7 @@ import numpy as np
 from scipy import ndimage
 
 from medjax.jobs.copies_page import COLUMNS, closest_pairs
-from medjax.metrics.memorization import Examined, find_copies
+from medjax.metrics.memorization import examined, find_copies
 from medjax.runtime.pictures import GAP, LABEL_HEIGHT
 
 
@@ -15,11 +15,12 @@ def bumps(n, seed):
 def test_a_mirrored_copy_leaves_no_difference_and_its_row_is_the_first_and_red():
     training, generated = bumps(16, 0), bumps(4, 1)
     generated[2] = training[5, ::-1]
-    found = find_copies(Examined(generated), Examined(training))
+    found = find_copies(examined(generated), examined(training))
     names = [f"sample {n}" for n in range(4)], [f"subject {n}" for n in range(16)]
     affine = np.diag([-2.0, 1, 1, 1])
-    page = closest_pairs(found, generated, training, *names, affine, most=3, height=24)
-    assert page.tobytes() == closest_pairs(found, generated, training, *names, affine, most=3, height=24).tobytes()
+    arguments = (found, lambda m: generated[m, ..., 0], lambda n: training[n, ..., 0], *names, affine)
+    page = closest_pairs(*arguments, most=3, height=24)
+    assert page.tobytes() == closest_pairs(*arguments, most=3, height=24).tobytes()
 
     assert page.height == LABEL_HEIGHT + 3 * (24 + GAP + LABEL_HEIGHT) + GAP
     pixels, line = np.asarray(page).astype(int), 24 + GAP + LABEL_HEIGHT

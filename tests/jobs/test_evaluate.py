@@ -105,6 +105,9 @@ def test_two_folders(folders, tmp_path, capsys):
     written = json.loads(pathlib.Path(found["metrics"]).read_text())
     scores = {score["name"]: score for score in written["scores"]}
     assert scores["fid"]["value"] == found["fid"] and scores["fid"]["baseline"] > 0
+    assert 0 < scores["fid"]["p_value"] <= 1 and scores["fid_infinity"]["value"] is None
+    assert 0 < scores["ms_ssim"]["low"] < scores["ms_ssim"]["value"] < scores["ms_ssim"]["high"] <= 1
+    assert scores["kid"]["low"] < scores["kid"]["value"] < scores["kid"]["high"]
     for score in scores.values():
         assert score["direction"] in ("less", "more", "like real") and score["how"] and score["n_generated"] == 8
     assert "random halves of the real volumes, 6 against 6" in scores["fid"]["baseline_of"]
@@ -135,6 +138,37 @@ def test_voxel_orders_are_brought_together_and_features_are_kept(folders, tmp_pa
 
     monkeypatch.setattr("medjax.models.features.Backbone.features", never)
     assert evaluated(folders, tmp_path, capsys)["fid"] == expected["fid"]
+
+
+def test_collapsed_volumes_are_reported_and_cost_no_number(folders, tmp_path, capsys):
+    copy = changed(
+        folders, tmp_path, lambda image: nibabel.Nifti1Image(np.full(image.shape, 90, np.float32), image.affine)
+    )
+    found = evaluated(copy, tmp_path, capsys)
+    assert (found["flat"], found["n_generated"], found["copies"]) == (1, 8, 0)
+    written = json.loads(pathlib.Path(found["metrics"]).read_text())
+    scores = {score["name"]: score for score in written["scores"]}
+    assert (
+        written["flat"] == ["sample_15.nii.gz"]
+        and scores["flat"]["value"] == 1
+        and "sample_15" in scores["flat"]["how"]
+    )
+    for name in ("fid", "kid", "precision", "recall", "ms_ssim", "slice_consistency"):
+        assert np.isfinite(scores[name]["value"])
+    assert "Volumes of one value" in pathlib.Path(found["report"]).read_text()
+
+
+def test_where_copies_cannot_be_told_all_other_numbers_are_given(folders, tmp_path, capsys):
+    """Of one subject alone a copy is no more than a likeness."""
+    for n, path in enumerate(sorted((folders / "real").rglob("*.nii.gz"))):
+        target = tmp_path / f"sets/real/patient/scan_{n}.nii.gz"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, target)
+    shutil.copytree(folders / "generated", tmp_path / "sets/generated")
+    found = evaluated(tmp_path / "sets", tmp_path, capsys)
+    assert found["copies"] is None and found["fid"] > 0 and 0 < found["ms_ssim_generated"] < 1
+    page = pathlib.Path(found["report"]).read_text()
+    assert "all training volumes are of one subject" in page and "12 real volumes are of 1 subject:" in page
 
 
 def one_voxel_nan(image):

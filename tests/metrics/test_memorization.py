@@ -2,10 +2,10 @@ import functools
 
 import numpy as np
 import pytest
-from scipy import ndimage, stats
+from scipy import ndimage
 
 from data_pipelines import atlas
-from medjax.metrics.memorization import BEHIND, Examined, _gumbel, _scores, _threshold, find_copies
+from medjax.metrics.memorization import BEHIND, examined, find_copies, margins
 from medjax.models.features import random_backbone
 
 N_TRAINING, N_HELD_OUT, N_FRESH, EACH = 48, 16, 16, 3
@@ -46,8 +46,8 @@ def test_planted_copies_are_found_and_fresh_subjects_are_not():
     features = random_backbone().features
     volumes = [each.astype(np.float32) for each in (generated, training, held_out)]
     for found in (
-        find_copies(*[Examined(each, features(each, 16)) for each in volumes]),
-        find_copies(*[Examined(each) for each in volumes[:2]]),
+        find_copies(*[examined(each, features(each, 16)) for each in volumes]),
+        find_copies(*[examined(each) for each in volumes[:2]]),
     ):
         assert found.calibrated and found.warnings == ()
         assert found.flagged[N_FRESH:].mean() >= 0.95 and found.flagged[:N_FRESH].sum() <= 1
@@ -57,7 +57,7 @@ def test_planted_copies_are_found_and_fresh_subjects_are_not():
         assert found.copies == found.flagged.sum() and found.share == found.copies / len(generated)
         assert found.low < found.share < found.high
         assert found.subjects_copied == len(np.unique(found.nearest[found.flagged]))
-        assert found.n_null == (N_HELD_OUT if len(found.spaces) == 2 else N_TRAINING) and found.null_flagged <= 1
+        assert found.n_null == (N_HELD_OUT if len(found.spaces) == 2 else N_TRAINING) and found.observed.count <= 1
 
 
 def made_up(n, seed):
@@ -72,15 +72,15 @@ def test_several_scans_of_a_subject_are_no_copies_of_each_other():
     scans = np.repeat(made_up(20, 0), 3, axis=0) + 0.01 * made_up(60, 1)
     subjects = np.repeat(np.arange(20), 3)
     generated = np.concatenate([scans[[0, 1, 30]], made_up(7, 2)])
-    found = find_copies(Examined(generated), Examined(scans), subjects=subjects)
+    found = find_copies(examined(generated), examined(scans), subjects=subjects)
     assert found.flagged.tolist() == [True] * 3 + [False] * 7 and found.warnings == ()
     assert (found.subjects_copied, found.subjects_share, found.n_subjects) == (2, 0.1, 20)
 
 
 def test_duplicates_among_the_volumes_without_copies_are_told_and_do_no_harm():
     training = np.concatenate([made_up(40, 0), made_up(4, 0)])
-    found = find_copies(Examined(np.concatenate([training[:2], made_up(8, 3)])), Examined(training))
-    assert found.copies == 2 and found.null_flagged == 8
+    found = find_copies(examined(np.concatenate([training[:2], made_up(8, 3)])), examined(training))
+    assert found.copies == 2 and found.observed.count == 8
     assert len(found.warnings) == 1 and "there twice" in found.warnings[0]
 
 
@@ -91,59 +91,42 @@ def test_blurred_or_collapsed_models_are_not_copying():
         0.1 * fresh + 0.9 * training.mean(axis=0),
         1.5 * fresh + made_up(1, 6),
     ):
-        assert find_copies(Examined(generated), Examined(training), false_alarms=0.01).copies == 0
+        assert find_copies(examined(generated), examined(training), false_alarms=0.01).copies == 0
 
 
 def test_a_likeness_to_many_subjects_is_no_copy_of_one():
     correlations = np.full((2, 30), 0.1)
     correlations[0, 7] = 0.9
     correlations[1, :12] = 0.9
-    scores = _scores(correlations, np.arange(30), BEHIND)
+    scores = margins(correlations, np.arange(30), BEHIND)
     np.testing.assert_allclose(scores, [np.arctanh(0.9) - np.arctanh(0.1), 0], atol=1e-9)
 
 
 def test_too_few_to_calibrate_on():
-    generated, training = Examined(made_up(3, 1)), Examined(np.concatenate([made_up(4, 0), made_up(1, 1)]))
+    generated, training = examined(made_up(3, 1)), examined(np.concatenate([made_up(4, 0), made_up(1, 1)]))
     found = find_copies(generated, training)
     assert not found.calibrated and found.copies is None and found.share is None and not found.flagged.any()
     assert "copies not counted" in found.warnings[0]
     assert found.closest[0] == 0 and found.nearest[0] == 4
-    few_held_out = find_copies(generated, Examined(made_up(12, 0)), Examined(made_up(3, 2)))
+    few_held_out = find_copies(generated, examined(made_up(12, 0)), examined(made_up(3, 2)))
     assert few_held_out.calibrated and "only 3 held-out volumes" in few_held_out.warnings[0]
-    assert find_copies(generated, training, Examined(made_up(12, 2))).calibrated
+    assert find_copies(generated, training, examined(made_up(12, 2))).calibrated
 
 
 def test_copies_of_two_subjects_are_found_too():
     training = made_up(2, 0)
     found = find_copies(
-        Examined(np.concatenate([training, made_up(2, 1)])), Examined(training), Examined(made_up(12, 2))
+        examined(np.concatenate([training, made_up(2, 1)])), examined(training), examined(made_up(12, 2))
     )
     assert found.calibrated and found.flagged.tolist() == [True, True, False, False]
-    assert find_copies(Examined(training), Examined(training)).copies is None
-
-
-@pytest.mark.parametrize("n", [10, 40])
-def test_the_threshold_is_passed_as_often_as_asked_for(n):
-    """Whatever the location and the scale, the error of the fit included."""
-    rng = np.random.default_rng(n)
-    passed = []
-    for _ in range(300):
-        threshold, error, _ = _threshold(rng.gumbel(-3, 0.2, n), 0.05)
-        passed.append(stats.gumbel_r.sf(threshold, -3, 0.2))
-        assert error > 0
-    np.testing.assert_allclose(np.mean(passed), 0.05, atol=4 * np.std(passed) / np.sqrt(300))
-
-
-def test_quartiles_of_a_gumbel_distribution():
-    location, scale = _gumbel(stats.gumbel_r.ppf(np.linspace(0, 1, 40_001)[1:-1], 2, 0.3))
-    np.testing.assert_allclose([location, scale], [2, 0.3], rtol=1e-3)
+    assert find_copies(examined(training), examined(training)).copies is None
 
 
 @pytest.mark.parametrize(
     ("generated", "more", "words"),
     [
         (made_up(1, 0), {}, "1 generated volume"),
-        (made_up(3, 0)[:, :4], {}, "give \\[n, D, H, W, 1\\]"),
+        (made_up(3, 0)[:, :4], {}, "give \\[n, d, h, w\\]"),
         (np.full_like(made_up(3, 0), np.nan), {}, "not finite"),
         (made_up(3, 0), {"subjects": [1, 2]}, "2 subjects of 12"),
         (made_up(3, 0), {"subjects": ["one"] * 12}, "of one subject"),
@@ -152,4 +135,4 @@ def test_quartiles_of_a_gumbel_distribution():
 )
 def test_refuses(generated, more, words):
     with pytest.raises(ValueError, match=words):
-        find_copies(Examined(generated), Examined(made_up(12, 1)), **more)
+        find_copies(examined(generated), examined(made_up(12, 1)), **more)

@@ -137,6 +137,9 @@ def score_rows(score: Score) -> str:
         low, high = score.value - 1.96 * score.error, score.value + 1.96 * score.error
     else:
         spread = ""
+    if is_finite(score.p_value):
+        tested = f"p = {number(score.p_value, 2)} if both were of one distribution"
+        spread = f"{spread}; {tested}" if spread else tested
     direction = DIRECTIONS.get(score.direction, score.direction)
     sides = {"real": score.n_real, "generated": score.n_generated}
     counts = "".join(f'<span class="small">{n} {side}</span>' for side, n in sides.items() if n is not None)

@@ -101,6 +101,12 @@ def test_the_page_is_whole_and_holds_everything_given():
     assert all(header["scope"] in ("col", "row") for header in parsed.of("th"))
 
 
+def test_a_p_value_is_told_in_place_of_an_interval():
+    text = " ".join(Page(page(evaluation(scores=[score(low=None, high=None, p_value=0.015)]))).text)
+    assert "p = 0.015 if both were of one distribution" in text
+    assert "95 % interval 2" not in text
+
+
 def test_every_text_is_escaped():
     texts = {name: f"{name} {AWKWARD}" for name in ("name", "title", "unit", "direction", "baseline_of", "how")}
     awkward = evaluation(

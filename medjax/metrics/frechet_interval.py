@@ -93,15 +93,14 @@ def estimate_frechet(real: np.ndarray, generated: np.ndarray, resamples: int = 2
     real, generated = comparable(real, generated)
     n, m = len(real), len(generated)
     value = frechet_distance(real, generated)
-    rng = np.random.default_rng(seed)
-    shuffled = _shuffled(real, generated, rng)
+    shuffled = _shuffled(real, generated, np.random.default_rng([seed, 1]))
     # Sets that are equal but for rounding are as far apart as each other.
     p_value = float((1 + np.sum(shuffled >= value * (1 - 1e-9))) / (1 + len(shuffled)))
     tested = {"p_value": p_value, "shuffled": float(shuffled.mean()), "n_real": n, "n_generated": m}
     if min(n, m) < FEWEST:
         return FrechetEstimate(value, None, None, None, None, **tested)
 
-    pairs = _Pairs(real, generated)
+    rng, pairs = np.random.default_rng(seed), _Pairs(real, generated)
     everything = pairs.parts(np.arange(n), np.arange(m))
     halves, quarters = [], []
     for _ in range(resamples):

@@ -18,8 +18,8 @@ class KernelDistance:
       error: its standard error over new volumes on both sides (jackknife); for sets of one distribution too large, by up to 1.4
         times.
       low: of an interval for the distance of the two distributions. It holds it about 95 times in 100 where the sets differ in
-        what most volumes show. A kind of volumes that only one set has counts from its second volume on: where one or none is
-        to be expected, the distance is mostly seen too small, and the interval with it (benchmarks/coverage.py).
+        what most volumes show. A kind of volumes that only one set has counts from its second volume on: with fewer than
+        about ten of them the distance is mostly seen too small, and held 6 to 9 times in 10 (benchmarks/coverage.py).
       high: the same.
       n_real: volumes.
       n_generated: volumes.

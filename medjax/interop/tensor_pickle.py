@@ -4,6 +4,9 @@ A pickle is a program for a stack machine. Unpickling imports and calls what it 
 machine also trusts sizes and memo numbers that it finds. This one knows the few instructions that tensors, numbers, texts
 and containers need; of functions it knows `FUNCTIONS`, by name, and calls none. What any other would make is, where that is
 allowed, an `Opaque`: training scripts leave their own classes beside the tensors, and nobody here looks into them.
+
+Reading takes time and memory in proportion to the pickle, whatever is in it: nothing is copied as often as it is referred
+to, only texts are hashed (Python seeds their hashes, so that none can be made to collide), and no value is ever printed.
 """
 
 import dataclasses
@@ -11,6 +14,7 @@ import io
 import pickletools
 from typing import Any, BinaryIO
 
+MOST_AXES = 8  # of a tensor
 ADVICE = "in PyTorch, save model.state_dict() alone"
 FUNCTIONS = {
     ("collections", "OrderedDict"),
@@ -35,7 +39,7 @@ class Storage:
 
 @dataclasses.dataclass(frozen=True)
 class Tensor:
-    """A view of a storage; offset and strides count numbers. Nothing in it has been checked but that they are integers."""
+    """A view of a storage; offset and strides count numbers. They have 64 bits, axes are few; no more is checked."""
 
     storage: Storage
     offset: int
@@ -65,7 +69,7 @@ def interpret(pickle: bytes, pass_over: bool = False) -> Any:
     Args:
       pickle: the bytes.
       pass_over: what else it describes becomes `Opaque`. Entries of dictionaries with other keys than texts and whole
-        numbers are left out then.
+        numbers are left out then. Whole numbers become texts.
 
     Raises:
       PickleError: it is damaged, or, unless that is passed over, describes anything else.
@@ -94,12 +98,15 @@ class _Machine:
     def __init__(self, pass_over: bool):
         self.pass_over = pass_over
         self.stack: list[Any] = []
-        self.memo: dict[int, Any] = {}
+        self.memo: list[Any] = []
         self.storages: dict[str, Storage] = {}
+        self.steps = 0  # instructions so far
+        self.copied = 0  # items that calls have put into dictionaries of their own
 
     def step(self, opcode: str, argument: Any) -> None:
         """One instruction, by the name that `pickletools` gives it."""
         stack = self.stack
+        self.steps += 1
         match opcode:
             case "PROTO" | "FRAME":
                 pass
@@ -124,9 +131,9 @@ class _Machine:
                 if not isinstance(stack[-1], Opaque):
                     self.fill(_of_kind(stack[-1], dict), list(zip(items[::2], items[1::2], strict=True)))
             case "BINPUT" | "LONG_BINPUT":
-                self.memo[argument] = stack[-1]
+                self.remember(argument, stack[-1])
             case "MEMOIZE":
-                self.memo[len(self.memo)] = stack[-1]
+                self.memo.append(stack[-1])
             case "BINGET" | "LONG_BINGET":
                 stack.append(self.memo[argument])
             case "GLOBAL":
@@ -148,6 +155,12 @@ class _Machine:
             case _:
                 raise PickleError(f"has a pickle with the instruction {opcode}, which no state dict needs: {ADVICE}")
 
+    def remember(self, number: int, value: Any) -> None:
+        """Puts a value into the memo; Python numbers what it puts there from 0, versions before 3 from 1."""
+        while len(self.memo) <= number <= len(self.memo) + 1:
+            self.memo.append(value)
+        self.memo[number] = value
+
     def pop(self, count: int) -> list[Any]:
         """The last `count` items; there must be so many."""
         return [self.stack.pop() for _ in range(count)][::-1]
@@ -159,17 +172,19 @@ class _Machine:
             items.append(item)
         return items[::-1]
 
-    def named(self, module: str, name: str) -> _Name | Opaque:
+    def named(self, module: Any, name: Any) -> _Name | Opaque:
         """A name that a state dict may hold.
 
         Raises:
           PickleError: any other, unless it is passed over.
+          TypeError: they are no texts.
         """
+        _of_kind(module, str), _of_kind(name, str)
         if (module, name) in FUNCTIONS or (module in ("torch", "torch.storage") and name.endswith("Storage")):
             return _Name(module, name)
         if self.pass_over:
             return Opaque()
-        named = f"{f'{module}.{name}'!r:.80}"
+        named = f"{f'{module:.80}.{name:.80}'!r:.80}"
         raise PickleError(f"names {named}, which a state dict needs not and nothing here runs: {ADVICE}")
 
     def applied(self, function: Any, arguments: tuple[Any, ...]) -> Any:
@@ -177,14 +192,20 @@ class _Machine:
         if isinstance(function, Opaque):
             return function
         if function == _Name("collections", "OrderedDict"):
-            return self.fill({}, *arguments)
+            items = _of_kind(arguments[0], (list, tuple)) if arguments else ()
+            self.copied += len(items)
+            if self.copied > self.steps:  # a list that was made once is copied time and again
+                raise PickleError(f"repeats more than it holds: {ADVICE}")
+            return self.fill({}, items)
         return _tensor(_of_kind(function, _Name), arguments)
 
     def fill(self, target: dict, items: Any = ()) -> dict:
-        """Adds the items, whose keys nothing takes long to hash."""
+        """Adds the items by their keys as texts."""
         for key, value in items:
-            if isinstance(key, str | int) or not self.pass_over:
-                target[key if isinstance(key, str | int) else _of_kind(key, str)] = value
+            if isinstance(key, str | int):
+                target[str(key)] = value
+            elif not self.pass_over:
+                raise TypeError
         return target
 
 
@@ -194,8 +215,12 @@ def _tensor(function: _Name, arguments: tuple[Any, ...]) -> Tensor:
         case ("torch._utils", "_rebuild_parameter"), (tensor, *_):
             return _of_kind(tensor, Tensor)
         case ("torch._utils", _), (storage, offset, shape, strides, *_):
-            numbers = (offset, *_of_kind(shape, tuple), *_of_kind(strides, tuple))
-            if all(type(number) is int for number in numbers):
+            if max(len(_of_kind(shape, tuple)), len(_of_kind(strides, tuple))) > MOST_AXES:
+                raise PickleError(
+                    f"has a tensor in a shape that cannot be ({len(shape)} axes): download or copy it again"
+                )
+            numbers = (offset, *shape, *strides)
+            if all(map(_is_whole, numbers)):
                 return Tensor(_of_kind(storage, Storage), offset, shape, strides)
     raise TypeError
 
@@ -206,9 +231,14 @@ def _storage(tag: Any, kind: Any, key: Any, device: Any, numel: Any, view: Any =
         raise PickleError(
             "has storages inside of storages, as PyTorch 0.3 wrote them: save it again with a recent PyTorch"
         )
-    if tag != "storage" or type(numel) is not int:
+    if tag != "storage" or not _is_whole(numel):
         raise TypeError
     return Storage(_of_kind(kind, _Name).name, _of_kind(key, str), numel)
+
+
+def _is_whole(number: Any) -> bool:
+    """Whether it is a whole number of 64 bits, as all of PyTorch's are."""
+    return type(number) is int and -(2**63) <= number < 2**63
 
 
 def _of_kind(value: Any, kind: type | tuple[type, ...]) -> Any:

@@ -45,7 +45,7 @@ def read_stream(
     for key in keys:
         storage = storages[key]
         if storage.kind not in itemsizes:
-            raise PickleError(f"has a {storage.kind:.40}: only plain numbers are read")
+            raise PickleError(f"has a {storage.kind!r:.40}: only plain numbers are read")
         size = storage.numel * itemsizes[storage.kind]
         count = content[start : start + COUNT.itemsize].tobytes()
         if size < 0 or int.from_bytes(count, "little") != storage.numel or start + COUNT.itemsize + size > len(content):

@@ -7,12 +7,13 @@ older versions, without the zip file around, are `torch_legacy`'s.
 """
 
 import dataclasses
+import itertools
 import math
 import pathlib
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -23,8 +24,9 @@ from medjax.interop.tensor_pickle import PickleError, Tensor, interpret
 from medjax.interop.torch_legacy import START, read_stream
 
 LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature, ..., length of the name, of the extra field
-MOST_AXES = 8
-LARGEST_PICKLE = 64 * 2**20  # bytes; that of a network of 500 tensors has 100 kB
+LARGEST_PICKLE = 16 * 2**20  # bytes; that of a network of 500 tensors has 100 kB
+MOST_SHARED = 16  # times the size of the file: what its tensors may measure together, where they share storages
+BYTE_ORDER = b"little"
 DTYPES = {
     "DoubleStorage": np.dtype(np.float64),
     "FloatStorage": np.dtype(np.float32),
@@ -82,7 +84,7 @@ def load_state_dicts(path: pathlib.Path, names: Sequence[str]) -> dict[str, dict
         found = {name: there[name] for name in names if name in there and _is_state_dict(there[name])}
         if not found:
             wanted = " or ".join(repr(name) for name in names if name)
-            held = ", ".join(f"{key!r:.40}" for key in list(there)[:6] if key != "") or type(content).__name__
+            held = ", ".join(_quoted(key) for key in list(there)[:6] if key != "") or type(content).__name__
             raise _Unfit(f"holds no state dict {wanted} (it holds {held}): name a checkpoint of the published code")
         return found
 
@@ -98,7 +100,7 @@ def _load(
             start = file.read(16)
         if start.startswith(b"PK"):
             with zipfile.ZipFile(path) as archive:
-                pickle, records = _open(archive)
+                pickle, records = _open(archive, path.stat().st_size)
             described, content = interpret(pickle, pass_over), np.memmap(path, np.uint8, "r")
         elif start.startswith(START):
             content = np.memmap(path, np.uint8, "r")
@@ -108,10 +110,13 @@ def _load(
         else:
             raise _Unfit(_what_else(start))
         state_dicts, seen = choose(described), set()
-        return {
-            key: _unwrapped({name: _array(name, tensor, content, records, seen) for name, tensor in tensors.items()})
-            for key, tensors in state_dicts.items()
-        }
+        found = {}
+        for key, tensors in state_dicts.items():
+            arrays = {name: _array(name, tensor, content, records, seen) for name, tensor in tensors.items()}
+            if sum(array.nbytes for array in arrays.values()) > MOST_SHARED * len(content):
+                raise _Unfit(f"has tensors that measure over {MOST_SHARED} times the file: save them without sharing")
+            found[key] = _unwrapped(arrays)
+        return found
     except FileNotFoundError:
         raise UserError(f"{path}: there is no such file") from None
     except IsADirectoryError:
@@ -120,7 +125,7 @@ def _load(
         raise UserError(f"{path} may not be read: allow it or copy it") from None
     except (_Unfit, PickleError) as error:
         raise UserError(f"{path} {error}") from error
-    except (zipfile.BadZipFile, RuntimeError, EOFError, OSError, ValueError, struct.error) as error:
+    except (zipfile.BadZipFile, RuntimeError, EOFError, OSError, ValueError, OverflowError, struct.error) as error:
         reason = " ".join(str(error).split())[:120]
         raise UserError(f"{path} is damaged or cut short ({reason}): download or copy it again") from error
 
@@ -141,19 +146,25 @@ class _Record:
     crc: int | None = None
 
 
-def _open(archive: zipfile.ZipFile) -> tuple[bytes, dict[str, _Record]]:
-    """The pickle, and where the storages are by their keys."""
+def _open(archive: zipfile.ZipFile, size: int) -> tuple[bytes, dict[str, _Record]]:
+    """The pickle, and where the storages are by their keys, in a file of `size` bytes."""
     entries = {entry.filename: entry for entry in archive.infolist()}
+    if len(entries) < len(archive.infolist()):
+        raise _Unfit("has two entries of one name: download or copy it again")
     pickles = [name for name in entries if name.count("/") == 1 and name.endswith("/data.pkl")]
     if len(pickles) != 1:
         raise _Unfit("is a zip file but not of PyTorch's (no data.pkl): name the .pt file as it was downloaded")
     for name, entry in entries.items():
         if entry.compress_type != zipfile.ZIP_STORED or entry.compress_size != entry.file_size:
-            raise _Unfit(f"is compressed ({name!r:.60}), as torch.save never does: save it again with torch.save")
+            raise _Unfit(f"is compressed ({_quoted(name)}), as torch.save never does: save it again with torch.save")
+    # Entries that lay in each other would be read as often as there are such.
+    if sum(entry.file_size for entry in entries.values()) > size:
+        raise _Unfit("is damaged or cut short (its entries claim more than it holds): download or copy it again")
     if entries[pickles[0]].file_size > LARGEST_PICKLE:
         raise _Unfit(f"describes its tensors in more than {LARGEST_PICKLE // 2**20} MiB: it is no state dict")
     prefix = pickles[0].removesuffix("data.pkl")
-    if prefix + "byteorder" in entries and archive.read(prefix + "byteorder") != b"little":
+    order = entries.get(prefix + "byteorder")
+    if order and (order.file_size != len(BYTE_ORDER) or archive.read(order) != BYTE_ORDER):
         raise _Unfit("was written on a big-endian machine: save it again on another")
     data = prefix + "data/"
     storages = {
@@ -174,13 +185,24 @@ def _only_state_dict(content: Any) -> dict[str, Tensor]:
         raise _Unfit(f"holds a {type(content).__name__} and no state dict: save model.state_dict() alone")
     if _is_state_dict(content):
         return content
-    inside = [str(key) for key, value in content.items() if _is_state_dict(value)]
+    # Each once, however many names it has.
+    judged = {id(value): _is_state_dict(value) for value in {id(v): v for v in content.values()}.values()}
+    inside = [key for key, value in content.items() if judged[id(value)]]
     if len(inside) == 1:
-        return next(value for key, value in content.items() if str(key) == inside[0])
+        return content[inside[0]]
     if inside:
-        raise _Unfit(f"holds several state dicts ({', '.join(inside[:4])}): save the one you mean alone")
-    odd = [f"{key!r:.60}" for key, value in content.items() if not isinstance(value, Tensor)]
-    raise _Unfit(f"holds no state dict ({', '.join(odd[:3]) or 'it is empty'}): save model.state_dict() alone")
+        raise _Unfit(f"holds several state dicts ({_listed(inside, 4)}): save the one you mean alone")
+    odd = (key for key, value in content.items() if not isinstance(value, Tensor))
+    raise _Unfit(f"holds no state dict ({_listed(odd, 3) or 'it is empty'}): save model.state_dict() alone")
+
+
+def _quoted(text: str) -> str:
+    """A text from the file as a message may show it: short, and in one line."""
+    return f"{text[:60]!r:.60}"
+
+
+def _listed(texts: Iterable[str], most: int) -> str:
+    return ", ".join(map(_quoted, itertools.islice(texts, most)))
 
 
 def _is_state_dict(value: Any) -> bool:
@@ -203,27 +225,30 @@ def _array(
     """
     storage, shape, strides = tensor.storage, tensor.shape, tensor.strides
     if storage.kind not in DTYPES:
-        raise _Unfit(f"has {name!r:.80} as {storage.kind:.40}: only plain numbers are read")
+        raise _Unfit(f"has {_quoted(name)} as {_quoted(storage.kind)}: only plain numbers are read")
     dtype = DTYPES[storage.kind]
     if storage.key not in records:
-        raise _Unfit(f"lacks the numbers of {name!r:.80} (data/{storage.key:.20}): download or copy it again")
+        raise _Unfit(
+            f"lacks the numbers of {_quoted(name)} ({_quoted('data/' + storage.key)}): download or copy it again"
+        )
     record = records[storage.key]
     if storage.numel * dtype.itemsize != record.size:
         raise _Unfit(
-            f"has {record.size} bytes for {name!r:.80}, not {storage.numel} numbers of {dtype}: download or copy it again"
+            f"has {record.size} bytes for {_quoted(name)}, not {storage.numel:} numbers of {dtype}: download or copy it again"
         )
     # Before anything is made of them: the shape is that of no more numbers than the file holds.
     reach = tensor.offset + sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True)) + 1
-    if len(shape) > MOST_AXES or min((tensor.offset, *shape, *strides)) < 0:
-        raise _Unfit(f"has {name!r:.80} in a shape that cannot be: download or copy it again")
+    if min((tensor.offset, *shape, *strides)) < 0:
+        raise _Unfit(f"has {_quoted(name)} in a shape that cannot be: download or copy it again")
     if math.prod(shape) > storage.numel or (math.prod(shape) and reach > storage.numel):
-        raise _Unfit(f"has {name!r:.80} of shape {shape} in {storage.numel} numbers: download or copy it again")
+        raise _Unfit(f"has {_quoted(name)} of shape {shape} in {storage.numel} numbers: download or copy it again")
     if storage.key not in seen:
         if record.crc is not None and zlib.crc32(_bytes_of(record, content)) != record.crc:
-            raise _Unfit(f"has damaged numbers (the checksum of {name!r:.80} is wrong): download or copy it again")
+            raise _Unfit(f"has damaged numbers (the checksum of {_quoted(name)} is wrong): download or copy it again")
         seen.add(storage.key)
-    numbers = _bytes_of(record, content).view(dtype)[tensor.offset :]
-    steps = [stride * dtype.itemsize for stride in strides]
+    numbers = _bytes_of(record, content).view(dtype)[tensor.offset :] if math.prod(shape) else np.empty(0, dtype)
+    # Where there is nothing to step to, a stride may be anything.
+    steps = [stride * dtype.itemsize if n > 1 and numbers.size else 0 for n, stride in zip(shape, strides, strict=True)]
     return np.lib.stride_tricks.as_strided(numbers, shape, steps, writeable=False)
 
 
@@ -234,7 +259,7 @@ def _bytes_of(record: _Record, content: np.ndarray) -> np.ndarray:
     header = content[record.start : record.start + LOCAL_HEADER.size]
     signature, name_length, extra_length = LOCAL_HEADER.unpack(header.tobytes())
     start = record.start + LOCAL_HEADER.size + name_length + extra_length
-    if signature != b"PK\x03\x04" or start + record.size > len(content):
+    if record.start < 0 or signature != b"PK\x03\x04" or start + record.size > len(content):
         raise zipfile.BadZipFile(f"no entry at byte {record.start}")
     return content[start : start + record.size]
 

@@ -94,3 +94,9 @@ def test_cut_short_anywhere(tmp_path):
         (tmp_path / "a.pth").write_bytes(whole[:length])
         with pytest.raises(UserError, match="damaged|cut short|does not end"):
             load_state_dict(tmp_path / "a.pth")
+
+
+def test_what_a_storage_is_called_stays_in_one_line(tmp_path):
+    odd = dictionary(a=stored("7", 6, integers(6), integers(1)).replace(b"ctorch\nFloat", b"ctorch\nFlo\x1b[2J", 1))
+    with pytest.raises(UserError, match=r"has a 'Flo\\x1b\[2JStorage'"):
+        load_state_dict(stream(tmp_path / "a.pth", odd, {"7": STORAGES["7"]}))

@@ -190,7 +190,7 @@ BAD_PICKLES = {
     "an extension": (dictionary(a=b"\x82\x01"), "EXT1"),
     "a huge text": (b"X\xff\xff\xff\xff", "damaged pickle"),
     "a huge bytearray": (b"\x96" + struct.pack("<Q", 2**62), "damaged pickle"),
-    "a huge memo number": (b"]r\xff\xff\xff\x7f" + b"0", "POP"),
+    "a huge memo number": (b"]r\xff\xff\xff\x7f" + b"0", "damaged pickle"),
     "an empty stack": (b"R", "damaged pickle"),
     "no mark": (b"t", "damaged pickle"),
     "a list for a dictionary": (b"](" + text("a") + GOOD + b"u", "damaged pickle"),
@@ -203,7 +203,7 @@ BAD_PICKLES = {
     "storage of a text": (dictionary(a=b"ctorch._utils\n_rebuild_tensor_v2\n(NK\x00)))tR"), "damaged pickle"),
     "no tensors": (dictionary(epoch=integer(3)), "no state dict ('epoch')"),
     "nothing": (b"}", "no state dict (it is empty)"),
-    "two state dicts": (dictionary(model=dictionary(a=GOOD), ema=dictionary(a=GOOD)), "model, ema"),
+    "two state dicts": (dictionary(model=dictionary(a=GOOD), ema=dictionary(a=GOOD)), "'model', 'ema'"),
     "a tensor alone": (GOOD, "holds a Tensor"),
 }
 

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 
 NAMED = 3  # as many of the names that do not fit
+LONGEST = 120  # characters of each that are shown
 
 
 def require_match(state_dict: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]]) -> None:
@@ -39,6 +40,6 @@ def require_none(problems: Mapping[str, list[str]]) -> None:
     for what, names in problems.items():
         if names:
             more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-            found.append(f"{what}: {', '.join(names[:NAMED])}{more}")
+            found.append(f"{what}: {', '.join(f'{name:.{LONGEST}}' for name in names[:NAMED])}{more}")
     if found:
         raise ValueError(f"the state dict {'; '.join(found)}. Is it of this architecture?")

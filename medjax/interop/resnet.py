@@ -20,6 +20,7 @@ CHILDREN = {
 }  # of torchvision's ResNet
 KERAS_EPSILON = 1.001e-5  # of Keras's batch norms; ours have 1e-5
 NAMED = 3  # as many of the names that do not fit
+MOST_BLOCKS = 64  # of a stage; ResNet-200 has 36
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,12 +63,12 @@ def architecture_of(state_dict: Mapping[str, np.ndarray]) -> Architecture:
     form = "radimagenet" if any(name.startswith("backbone.") for name in state_dict) else "torchvision"
     names = with_torchvision_names(state_dict)
     first = np.shape(names.get("conv1.weight", ()))
-    found = [re.match(r"layer(\d)\.(\d+)\.", name) for name in names]
+    found = [re.match(r"layer(\d)\.(\d{1,9})\.", name) for name in names]
     blocks = tuple(1 + max((int(m[2]) for m in found if m and m[1] == str(stage)), default=-1) for stage in range(1, 5))
-    if first[:2] != {5: (64, 1), 4: (64, 3)}.get(len(first)) or not all(blocks):
+    if first[:2] != {5: (64, 1), 4: (64, 3)}.get(len(first)) or not all(0 < n <= MOST_BLOCKS for n in blocks):
         raise ValueError(
             "is neither a 3D ResNet of MedicalNet nor a 2D ResNet with torchvision's names: "
-            f"its tensors are {', '.join(list(state_dict)[:NAMED])} ..."
+            f"its tensors are {', '.join(f'{name[:60]!r:.60}' for name in list(state_dict)[:NAMED])} ..."
         )
     bottleneck, projection = "layer1.0.conv3.weight" in names, "layer2.0.downsample.0.weight" in names
     if len(first) == 4 and not (bottleneck and projection):
@@ -86,9 +87,11 @@ def with_torchvision_names(state_dict: Mapping[str, np.ndarray]) -> dict[str, np
         named[f"{CHILDREN[child[1]]}.{name[child.end() :]}" if known else name] = array
     for name in [name for name in named if re.search(r"(conv\d|downsample\.0)\.bias$", name)]:
         norm = name.removesuffix(".bias").replace("downsample.0", "downsample.1").replace("conv", "bn")
-        if f"{norm}.running_mean" in named:
-            named[f"{norm}.running_mean"] = named[f"{norm}.running_mean"] - named.pop(name)
-            named[f"{norm}.running_var"] = named[f"{norm}.running_var"] + np.float32(KERAS_EPSILON - 1e-5)
+        mean, var = named.get(f"{norm}.running_mean"), named.get(f"{norm}.running_var")
+        # Of other shapes they would be spread over each other; who asks for them finds that they do not fit.
+        if mean is not None and var is not None and np.shape(mean) == np.shape(var) == np.shape(named[name]):
+            named[f"{norm}.running_mean"] = np.asarray(mean, np.float32) - np.asarray(named.pop(name), np.float32)
+            named[f"{norm}.running_var"] = np.asarray(var, np.float32) + np.float32(KERAS_EPSILON - 1e-5)
     return named
 
 
@@ -118,10 +121,12 @@ def params_from_state_dict(state_dict: Mapping[str, np.ndarray], like: Mapping[s
         if name not in state_dict:
             problems["lacks"].append(name)
             continue
+        if np.shape(state_dict[name]) != torch_shape(leaf.shape):
+            found = f"{name} {np.shape(state_dict[name])} for {torch_shape(leaf.shape)}"
+            problems["has in another shape"].append(found)
+            continue
         array = np.asarray(state_dict[name], np.float32)
-        if array.shape != torch_shape(leaf.shape):
-            problems["has in another shape"].append(f"{name} {array.shape} for {torch_shape(leaf.shape)}")
-        elif not math.isfinite(float(np.sum(array, dtype=np.float64))):
+        if not math.isfinite(float(np.sum(array, dtype=np.float64))):
             problems["has not finite"].append(name)
         params[path] = np.moveaxis(array, (0, 1), (-1, -2)) if array.ndim > 1 else array
     for what, names in problems.items():

@@ -78,6 +78,23 @@ def test_other_networks():
         (small | {"conv1.weight": np.zeros((64, 3, 7, 7, 7))}, "neither"),
         ({name: array for name, array in small.items() if "layer3" not in name}, "neither"),
         (small | {"conv1.weight": np.zeros((64, 3, 7, 7))}, "name a ResNet-50"),
+        (small | {"layer1.999999999.bn1.bias": np.zeros(64)}, "neither"),
+        ({"x\n" * 1000: np.zeros(3)}, r"its tensors are 'x\\nx\\n.{0,100} \.\.\.$"),
     ):
         with pytest.raises(ValueError, match=words):
             architecture_of(given)
+
+
+def test_biases_that_do_not_fit_their_norms_are_left_where_they_are():
+    """Added up, [n, 1] and [1, n] numbers would be n^2."""
+    n = 300_000
+    state_dict = {
+        "conv1.bias": np.zeros((1, n), np.float32),
+        "bn1.running_mean": np.zeros((n, 1), np.float32),
+        "bn1.running_var": np.zeros((n, 1), np.float32),
+    }
+    assert {name: array.shape for name, array in with_torchvision_names(state_dict).items()} == {
+        name: array.shape for name, array in state_dict.items()
+    }
+    flags = dict.fromkeys(("conv1.bias", "bn1.running_mean", "bn1.running_var"), np.ones(3, np.bool_))
+    assert with_torchvision_names(flags)["bn1.running_mean"].dtype == np.float32

@@ -5,6 +5,7 @@ is whole on every device. A mesh axis of size 1 costs nothing, so one device is 
 """
 
 import functools
+import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -12,10 +13,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from medjax.errors import UserError
+from medjax.runtime.placement import arrange, islands_of
 
 AXES = ("data", "fsdp", "depth", "height")
 
@@ -28,7 +29,7 @@ def make_mesh(sizes: Mapping[str, int], devices: Sequence[jax.Device] | None = N
       devices: to choose from, all there are by default; those of a machine that is not there are as good.
 
     Raises:
-      UserError: a size is not positive, or there are too few devices.
+      UserError: a size is not positive, there are too few devices, or a volume would be cut between TPU slices.
     """
     devices = jax.devices() if devices is None else devices
     shape = [int(sizes[axis]) for axis in AXES]
@@ -43,11 +44,8 @@ def make_mesh(sizes: Mapping[str, int], devices: Sequence[jax.Device] | None = N
         raise UserError(f"{described} asks for {wanted} devices, found {len(devices)}: make the mesh smaller")
     if jax.process_count() > 1 and wanted != len(devices):
         raise UserError(f"the mesh uses {wanted} of {len(devices)} devices: with several processes it must use all")
-    if wanted == len(devices):
-        # Neighbours in the mesh are neighbours on a TPU's wires, where an axis of the mesh may be part of one of the torus.
-        arranged = mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
-    else:
-        arranged = np.asarray(devices[:wanted]).reshape(shape)
+    chosen = list(itertools.chain(*islands_of(devices)))[:wanted]
+    arranged = arrange(dict(zip(AXES, shape, strict=True)), chosen, whole=wanted == len(devices))
     # Auto axes let the compiler partition convolutions; under JAX's default, Explicit, they raise a ShardingTypeError.
     return Mesh(arranged, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 

@@ -1,7 +1,7 @@
 """The device mesh `data` x `fsdp` x `depth` x `height`, and how a batch is laid on it.
 
-A batch [B, D, H, W, C] is split over data x fsdp along B, over depth along D and over height along H. Every other axis
-is whole on every device. A mesh axis of size 1 costs nothing, so one device is the same code as a pod.
+A batch [B, D, H, W, C] is split over data x fsdp along B, over depth along D and over height along H, where these divide
+it. Every other axis is whole on every device. A mesh axis of size 1 costs nothing, so one device is the same code as a pod.
 """
 
 import functools
@@ -16,6 +16,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from medjax.errors import UserError
+from medjax.layers.spatial import volume_spec
 from medjax.runtime.placement import arrange, islands_of
 
 AXES = ("data", "fsdp", "depth", "height")
@@ -101,8 +102,11 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def batch_sharding(mesh: Mesh, array: jax.ShapeDtypeStruct | np.ndarray | jax.Array) -> NamedSharding:
-    """How one array of a batch lies on the mesh: a volume [B, D, H, W, C] over all four axes, anything else along B."""
-    volume_axes = ("depth", "height") if array.ndim == 5 else ()
+    """How one array of a batch lies on the mesh: a volume [B, D, H, W, C] over all four axes, anything else along B.
+
+    A volume with too few planes for an axis of the mesh, as latents may have, is whole along it, as it is inside networks.
+    """
+    volume_axes = volume_spec(array.shape, mesh.shape)[1:] if array.ndim == 5 else ()
     return NamedSharding(mesh, PartitionSpec(("data", "fsdp"), *volume_axes))
 
 

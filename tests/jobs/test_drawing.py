@@ -11,6 +11,7 @@ from medjax.diffusion.sampling import SAMPLERS
 from medjax.jobs.drawing import Drawing
 from medjax.runtime.mesh import make_mesh
 from medjax.tasks import make_task
+from test_latent_diffusion import FROZEN, started, task_of
 
 INDICES, SEED = np.arange(2, dtype=np.uint32), 3
 
@@ -55,3 +56,15 @@ def test_other_volumes_by_the_same_programs():
     drawing = Drawing(task, mesh, params, {}, SEED, INDICES, None, {})
     there = np.asarray(drawing(INDICES + 1))
     np.testing.assert_array_equal(there[0], np.asarray(drawing(INDICES))[1])
+
+
+def test_latents_that_depth_does_not_divide_are_drawn_all_the_same():
+    task = task_of(**{"data.size": (12, 8, 16)})  # six planes of latents for four devices
+    params, variables = started(task)
+    drawn = {}
+    for depth in (1, 4):
+        mesh = make_mesh({"data": 1, "fsdp": 1, "depth": depth, "height": 1})
+        volumes = Drawing(task, mesh, params, variables, SEED, INDICES, None, FROZEN)(INDICES)
+        assert {shard.data.shape[1] for shard in volumes.addressable_shards} == {12 // depth}
+        drawn[depth] = np.asarray(volumes)
+    np.testing.assert_allclose(drawn[4], drawn[1], atol=1e-5)

@@ -74,6 +74,16 @@ def test_batches_lie_on_the_mesh():
         np.testing.assert_array_equal(row_everywhere(batch["image"], row, mesh), image[row])
 
 
+def test_a_batch_of_latents_that_depth_does_not_divide_is_whole_along_it():
+    mesh = make_mesh(ONE | {"data": 2, "depth": 4})
+    latents = np.arange(4 * 6 * 4 * 2 * 3, dtype=np.float32).reshape(4, 6, 4, 2, 3)
+    batch = put_batch({"latents": latents}, mesh, 4)["latents"]
+    np.testing.assert_array_equal(batch, latents)
+    assert {shard.data.shape for shard in batch.addressable_shards} == {(2, 6, 4, 2, 3)}
+    for row, array in take_rows(batch, mesh):
+        np.testing.assert_array_equal(array, latents[row])
+
+
 def test_each_process_reads_its_own_rows_and_every_row_comes_out_once():
     first, second = work_of_two("rows")
     assert [own for own, _ in first] == [[0, 1], [0, 2], [0, 1], [0, 1, 2, 3], [0, 1, 2, 3]]

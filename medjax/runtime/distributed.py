@@ -4,13 +4,14 @@ Each process runs the same program on its own devices; JAX makes one machine of 
 coordination service, through which the others learn of each other and by whose heartbeats they notice that one is gone.
 """
 
+import collections
 import contextlib
 import dataclasses
 import os
 import socket
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import jax
 
@@ -20,6 +21,9 @@ from medjax.errors import UserError
 JOIN_SECONDS = "MEDJAX_JOIN_SECONDS"  # how long the processes of a run wait for the last of them to start
 LOST_SECONDS = "MEDJAX_LOST_SECONDS"  # how long one may be silent before the others give it up
 DEFAULT_SECONDS = {JOIN_SECONDS: 300, LOST_SECONDS: 100}
+
+# In which a launcher lists the GPUs of a process: NVIDIA's, then AMD's.
+VISIBLE = ("CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES")
 
 BY_HAND = "give --coordinator=HOST:PORT --num_processes=N --process_id=I"
 
@@ -35,14 +39,14 @@ class Launcher:
       name: of the launcher.
       num_processes: of the run.
       process_id: of this one.
-      gpu: which of the node's GPUs is this process's; None: all that it sees.
+      gpus: which of the GPUs that this process sees are its own, by number; None: all of them.
       names_coordinator: whether JAX can tell from the environment where process 0 is.
     """
 
     name: str
     num_processes: int
     process_id: int
-    gpu: int | None
+    gpus: tuple[int, ...] | None
     names_coordinator: bool
 
 
@@ -51,6 +55,9 @@ def launcher(environment: Mapping[str, str]) -> Launcher | None:
 
     A step of a SLURM allocation counts and not the allocation: in a shell on a node the program is alone, however many
     tasks were allocated.
+
+    Raises:
+      UserError: processes of one node would have to share a GPU.
     """
     if "OMPI_COMM_WORLD_SIZE" in environment:
         together = int(environment["OMPI_COMM_WORLD_LOCAL_SIZE"])
@@ -58,7 +65,7 @@ def launcher(environment: Mapping[str, str]) -> Launcher | None:
             name="Open MPI",
             num_processes=int(environment["OMPI_COMM_WORLD_SIZE"]),
             process_id=int(environment["OMPI_COMM_WORLD_RANK"]),
-            gpu=_own_gpu(environment, together, int(environment["OMPI_COMM_WORLD_LOCAL_RANK"])),
+            gpus=own_gpus(environment, together, int(environment["OMPI_COMM_WORLD_LOCAL_RANK"])),
             names_coordinator="OMPI_MCA_orte_hnp_uri" in environment,  # Open MPI 4 and older
         )
     if "SLURM_STEP_NODELIST" in environment and "SLURM_PROCID" in environment:
@@ -68,16 +75,46 @@ def launcher(environment: Mapping[str, str]) -> Launcher | None:
             name="SLURM",
             num_processes=tasks,
             process_id=int(environment["SLURM_PROCID"]),
-            gpu=_own_gpu(environment, -(-tasks // nodes), int(environment["SLURM_LOCALID"])),
+            gpus=own_gpus(environment, -(-tasks // nodes), int(environment["SLURM_LOCALID"])),
             names_coordinator=True,
         )
     return None
 
 
-def _own_gpu(environment: Mapping[str, str], processes_here: int, number_here: int) -> int | None:
-    """One GPU a process, unless there is one process a node or the launcher has dealt out the GPUs already."""
-    dealt_out = environment.get("CUDA_VISIBLE_DEVICES", ",").count(",") == 0
-    return None if processes_here == 1 or dealt_out else number_here
+def own_gpus(environment: Mapping[str, str], processes_here: int, number_here: int) -> tuple[int, ...] | None:
+    """The share of this process in the GPUs that all processes of the node see; None if what it sees is its own.
+
+    SLURM deals GPUs out under --gpus-per-task and --gpu-bind: then a task sees fewer than its step has on the node.
+
+    Args:
+      environment: of the process.
+      processes_here: of the run, on this node.
+      number_here: of this process among them, from 0.
+
+    Raises:
+      UserError: there are fewer GPUs than processes.
+    """
+    lists = [environment[name] for name in VISIBLE if name in environment]
+    seen = len([gpu for gpu in lists[0].split(",") if gpu.strip()]) if lists else None
+    on_node, a_task = (_count(environment.get(name)) for name in ("SLURM_GPUS_ON_NODE", "SLURM_GPUS_PER_TASK"))
+    dealt_out = seen is not None and (seen <= 1 or seen <= (a_task or 0) or seen < (on_node or 0))
+    if processes_here == 1 or dealt_out:
+        return None
+    shared = seen or on_node
+    if shared is None:  # how many there are is not told; of CPUs, none
+        return (number_here,)
+    share = min(a_task or shared, shared // processes_here)
+    if share < 1:
+        raise UserError(
+            f"{processes_here} processes on a node see the same {shared} GPUs: start one for each GPU, or one for the node"
+        )
+    return tuple(range(number_here * share, (number_here + 1) * share))
+
+
+def _count(text: str | None) -> int | None:
+    """The number in what SLURM writes as "2", "a100:2" or "gpu:a100:2"; None where there is none."""
+    number = (text or "").rpartition(":")[2]
+    return int(number) if number.isdecimal() else None
 
 
 def join(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
@@ -118,7 +155,7 @@ def join(coordinator: str | None, num_processes: int | None, process_id: int | N
                 coordinator,
                 num_processes,
                 process_id,
-                local_device_ids=found.gpu if found else None,
+                local_device_ids=found.gpus if found else None,
                 cluster_detection_method="deactivate" if coordinator else None,
                 initialization_timeout=seconds + 60,  # JAX would abort; ours comes first
                 heartbeat_timeout_seconds=_seconds(LOST_SECONDS),
@@ -131,9 +168,19 @@ def join(coordinator: str | None, num_processes: int | None, process_id: int | N
         if not found and not coordinator and "coordinator_address should be defined" in str(error):
             return  # a TPU of one host, or a pod without the kubernetes package
         raise UserError(f"the other processes cannot be joined ({_first_line(error)}): {BY_HAND}") from error
-    if found and found.gpu is None:
+    if found and found.gpus is None:
         for kind in ("cuda", "rocm"):  # JAX took one GPU for each process of a launcher; here it is all
             jax.config.update(f"jax_{kind}_visible_devices", "all")
+    if jax.process_count() > 1 and jax.process_index() == 0:
+        print(devices_in_words(jax.devices()), file=sys.stderr)
+
+
+def devices_in_words(devices: Sequence[jax.Device]) -> str:
+    """The devices of a run in one line, so that it shows if some of a machine are left out."""
+    held = collections.Counter(device.process_index for device in devices)
+    each = " or ".join(map(str, sorted(set(held.values()))))
+    kinds = ", ".join(sorted({device.device_kind for device in devices}))
+    return f"{len(held)} processes with {each} of {len(devices)} devices each ({kinds})"
 
 
 def leave() -> None:

@@ -2,6 +2,7 @@
 
 import signal
 import socket
+import types
 
 import jax
 import pytest
@@ -85,17 +86,65 @@ OPEN_MPI = {
     [
         ({}, None),
         ({"SLURM_JOB_ID": "7", "SLURM_NTASKS": "8", "SLURM_PROCID": "0"}, None),  # a batch script itself
-        (SLURM, ("SLURM", 8, 5, 1, True)),
+        (SLURM, ("SLURM", 8, 5, (1,), True)),
         (SLURM | {"SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0"}, ("SLURM", 1, 0, None, True)),  # a shell on a node
         (SLURM | {"SLURM_STEP_NUM_TASKS": "2"}, ("SLURM", 2, 5, None, True)),  # one task a node takes all its GPUs
         (SLURM | {"CUDA_VISIBLE_DEVICES": "1"}, ("SLURM", 8, 5, None, True)),  # --gpus-per-task=1
-        (OPEN_MPI, ("Open MPI", 4, 3, 1, False)),
-        (SLURM | OPEN_MPI | {"OMPI_MCA_orte_hnp_uri": "1.0;tcp://10.0.0.1:5"}, ("Open MPI", 4, 3, 1, True)),
+        (OPEN_MPI, ("Open MPI", 4, 3, (1,), False)),
+        (SLURM | OPEN_MPI | {"OMPI_MCA_orte_hnp_uri": "1.0;tcp://10.0.0.1:5"}, ("Open MPI", 4, 3, (2, 3), True)),
     ],
 )
 def test_launchers(environment, expected):
     found = distributed.launcher(environment)
     assert found == (expected and distributed.Launcher(*expected))
+
+
+# Two nodes of eight GPUs, four tasks on each; this is the second of its node.
+EIGHT = SLURM | {"SLURM_GPUS_ON_NODE": "8", "CUDA_VISIBLE_DEVICES": "0,1,2,3,4,5,6,7"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "gpus"),
+    [
+        ({}, (2, 3)),  # --gpus-per-node=8 alone: all tasks see all
+        ({"SLURM_GPUS_PER_TASK": "2", "CUDA_VISIBLE_DEVICES": "0,1"}, None),  # --gpus-per-task=2, numbered by cgroups
+        ({"SLURM_GPUS_PER_TASK": "a100:2", "CUDA_VISIBLE_DEVICES": "2,3"}, None),  # or as they are on the node
+        ({"SLURM_GPUS_PER_TASK": "2", "CUDA_VISIBLE_DEVICES": "0,1", "SLURM_GPUS_ON_NODE": "2"}, None),
+        ({"SLURM_GPUS_PER_TASK": "2"}, (2, 3)),  # with --gpu-bind=none
+        ({"SLURM_GPUS_PER_TASK": "1"}, (1,)),
+        ({"CUDA_VISIBLE_DEVICES": "4,5"}, None),  # --gpu-bind=map_gpu, closest or single:2
+        ({"CUDA_VISIBLE_DEVICES": "4"}, None),
+        ({"CUDA_VISIBLE_DEVICES": "GPU-1a,GPU-2b", "SLURM_GPUS_ON_NODE": "gpu:h100:8"}, None),
+        ({"SLURM_STEP_NUM_TASKS": "2"}, None),  # one task a node, --gpus-per-node=8
+        ({"SLURM_STEP_NUM_TASKS": "16"}, (1,)),  # one task a GPU, all seen by all
+        ({"SLURM_STEP_NUM_TASKS": "6"}, (2, 3)),  # three tasks for eight GPUs
+        ({"CUDA_VISIBLE_DEVICES": ""}, None),  # none for this step
+    ],
+)
+def test_gpus_of_a_task_of_slurm(changes, gpus):
+    assert distributed.launcher(EIGHT | changes).gpus == gpus
+    if "CUDA_VISIBLE_DEVICES" not in changes:
+        return
+    amd = {key: value for key, value in (EIGHT | changes).items() if key != "CUDA_VISIBLE_DEVICES"}
+    amd["ROCR_VISIBLE_DEVICES"] = changes["CUDA_VISIBLE_DEVICES"]
+    assert distributed.launcher(amd).gpus == gpus
+
+
+def test_gpus_that_slurm_lists_nowhere_are_shared_out_by_their_number():
+    without = {key: value for key, value in EIGHT.items() if key != "CUDA_VISIBLE_DEVICES"}
+    assert distributed.launcher(without).gpus == (2, 3)
+    del without["SLURM_GPUS_ON_NODE"]
+    assert distributed.launcher(without).gpus == (1,)
+
+
+def test_tasks_that_would_share_a_gpu_are_refused():
+    with pytest.raises(UserError, match="4 processes on a node see the same 2 GPUs: start one for each GPU"):
+        distributed.launcher(EIGHT | {"SLURM_GPUS_ON_NODE": "2", "CUDA_VISIBLE_DEVICES": "0,1"})
+
+
+def test_the_devices_of_a_run_in_one_line():
+    described = [types.SimpleNamespace(process_index=n // 2, device_kind="NVIDIA H100") for n in range(8)]
+    assert distributed.devices_in_words(described) == "4 processes with 2 of 8 devices each (NVIDIA H100)"
 
 
 def test_open_mpi_5_does_not_name_the_first_host(monkeypatch):

@@ -164,8 +164,11 @@ def with_trace(bench: Bench, stepping: Stepping, folder: pathlib.Path) -> None:
     with jax.profiler.trace(str(folder)):
         stepping.run(bench.batch for _ in range(PROFILED_STEPS))
     if jax.process_index() == 0:
-        found = operations(folder, hlo.parse(stepping.step.as_text()))
-        say("\n" + operations_table(found) + f"\ntrace of {PROFILED_STEPS} training steps: {folder}")
+        try:
+            shown = operations_table(operations(folder, hlo.parse(stepping.step.as_text())))
+        except hlo.UNREADABLE as error:
+            shown = f"the compiled step's text cannot be read ({type(error).__name__}): open the trace in a viewer"
+        say(f"\n{shown}\ntrace of {PROFILED_STEPS} training steps: {folder}")
 
 
 def headline(found: dict[str, dict[str, Any] | None]) -> dict[str, Any]:
@@ -246,11 +249,12 @@ def table(result: dict[str, Any]) -> str:
 def remark(part: str, numbers: dict[str, Any]) -> str:
     """What else there is to say of a timing."""
     if part == "train":
-        compiler = numbers["flops_per_volume_compiler"] / numbers["flops_per_volume"]
+        counted = numbers["flops_per_volume_compiler"]
+        compiler = f"{counted / numbers['flops_per_volume']:.2f} times that" if counted else "none"
         return (
             f"{numbers['tflops_per_second_per_device']:.4g} TFLOP/s a device, {numbers['mfu']:.1%} of a matrix product's "
             f"{numbers['ceiling_tflops_per_second_per_device']:.4g}; {numbers['flops_per_volume'] / 1e9:.5g} GFLOP a "
-            f"volume (compiler's count: {compiler:.2f} times that); {numbers['peak_bytes'] / 2**30:.3g} GiB by the "
+            f"volume (compiler's count: {compiler}); {numbers['peak_bytes'] / 2**30:.3g} GiB by the "
             f"{numbers['peak_bytes_by']}; compiled in {numbers['compile_seconds']:.1f} s"
         )
     if part == "sampler":

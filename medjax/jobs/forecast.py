@@ -157,27 +157,43 @@ def read(
     The compiler counts the operations of a loop's body once; the only loop that matters is that over microbatches, so its
     count is multiplied by `accumulate`.
     """
-    memory, program = compiled.memory(executable), hlo.parse(executable.as_text())
-    found = compiled.collectives(program)
-    summary = summarise(found, blank.mesh, parameter_sizes(params, blank.mesh["fsdp"]))
+    memory, counted = compiled.memory(executable), compiled.flops(executable)
+    found, estimate = read_text(executable, machine)
+    summary = None if found is None else summarise(found, blank.mesh, parameter_sizes(params, blank.mesh["fsdp"]))
     fits = memory.total <= machine.memory
     reason = None if fits else f"needs {memory.total / GiB:.2f} of {machine.memory / GiB:.2f} GiB"
-    estimate = compiled.estimate(program, machine.chip.link_bytes_per_cycle) if machine.chip else None
     return dataclasses.replace(
         blank,
         fits=fits,
         reason=reason,
         bytes_per_device=memory.total,
         memory=dict(holdings) | {"arguments": memory.arguments, "temporaries": memory.temporaries, "code": memory.code},
-        flops=compiled.flops(executable) * accumulate,
+        flops=counted and counted * accumulate,
         collectives=summary,
-        communicated_bytes=sum(kind["bytes"] for kind in summary.values()),
+        communicated_bytes=None if summary is None else sum(kind["bytes"] for kind in summary.values()),
         cycles=estimate and estimate.cycles,
         communication_cycles=estimate and estimate.communication,
         communication_share=estimate and estimate.communication_share,
         exposed_share=estimate and estimate.exposed_share,
         seconds_estimated=estimate and estimate.cycles / machine.chip.clock,
     )
+
+
+def read_text(
+    executable: jax.stages.Compiled, machine: Topology
+) -> tuple[list[Collective] | None, compiled.Estimate | None]:
+    """What a compiled step sends, and the compiler's estimate of its cycles; None where it does not tell.
+
+    What fits is decided by memory alone, so a text that cannot be read stops nobody.
+    """
+    try:
+        program = hlo.parse(executable.as_text())
+        estimate = compiled.estimate(program, machine.chip.link_bytes_per_cycle) if machine.chip else None
+        return compiled.collectives(program), estimate
+    except hlo.UNREADABLE as error:
+        reason = " ".join(f"{type(error).__name__} {error}".split())[:100]
+        say(f"the compiled step's text cannot be read ({reason}): what it sends and its cycles are not told")
+        return None, None
 
 
 def compile_for(lowered: jax.stages.Lowered, machine: Topology) -> jax.stages.Compiled:

@@ -30,7 +30,8 @@ def train(bench: Bench, stepping: Stepping) -> dict[str, Any]:
     step, product = timings["step"], timings["product"]
     devices = bench.mesh.size
     useful = training_flops(bench)
-    reported = compiled.flops(stepping.step) * bench.config.train.accumulate * devices / bench.batch_size
+    counted = compiled.flops(stepping.step)
+    reported = counted and counted * bench.config.train.accumulate * devices / bench.batch_size
     tflops = useful * bench.batch_size / devices / step.median / 1e12
     ceiling = product_flops(bench) / product.median / 1e12
     peak, source = peak_bytes(stepping.step)

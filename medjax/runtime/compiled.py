@@ -125,9 +125,13 @@ def memory(compiled: jax.stages.Compiled) -> Memory:
     )
 
 
-def flops(compiled: jax.stages.Compiled) -> float:
-    """Floating-point operations on one device as the compiler counts them: a loop's body once, however often it runs."""
-    return float(compiled.cost_analysis().get("flops", 0.0))
+def flops(compiled: jax.stages.Compiled) -> float | None:
+    """Floating-point operations on one device as the compiler counts them: a loop's body once, however often it runs.
+
+    None where it does not count, as for a GPU that is not there.
+    """
+    counted = compiled.cost_analysis()
+    return None if counted is None else float(counted.get("flops", 0.0))
 
 
 def estimate(program: Program, link_bytes_per_cycle: float) -> Estimate | None:

@@ -13,6 +13,8 @@ DTYPE_BYTES = {"pred": 1, "s8": 1, "u8": 1, "s16": 2, "u16": 2, "f16": 2, "bf16"
 DTYPE_BYTES |= {"s32": 4, "u32": 4, "f32": 4, "s64": 8, "u64": 8, "f64": 8, "c64": 8, "c128": 16}
 ARRAY = re.compile(r"\b([a-z][a-z0-9]*)\[([0-9,]*)\]")
 CALLEES = re.compile(r"\b(calls|to_apply|body|condition|branch_computations|true_computation|false_computation)=")
+# What reading a text may end in whose compiler writes otherwise than those known here.
+UNREADABLE = (ValueError, LookupError, StopIteration, TypeError, AttributeError, RecursionError, NotImplementedError)
 NAME = re.compile(r"%([\w.\-]+)")
 
 

@@ -2,7 +2,7 @@ import jax
 import numpy as np
 import pytest
 
-from medjax.jobs import forecast
+from medjax.jobs import forecast, plan
 from medjax.jobs.forecast import OutOfMemory, compile_for, forecast_denoise, forecast_train, memory_numbers, purpose_of
 from medjax.runtime.compiled import Collective
 from medjax.runtime.hlo import Array
@@ -64,6 +64,17 @@ def test_a_mesh_that_cannot_divide_the_batch_does_not_fit(machine):
     found = forecast_train(small_config(**{"mesh.data": 4}), machine)
     assert (found.fits, found.bytes_per_device) == (False, None)
     assert "data.batch_size is 2: the mesh cannot divide it" in found.reason
+
+
+@pytest.mark.parametrize("text", ["another compiler's", "ENTRY %main (a: f32[]) -> f32[] {\n  ROOT %b = f32[\n}", None])
+def test_a_text_that_cannot_be_read_leaves_memory_known(text, machine, monkeypatch, capsys):
+    monkeypatch.setattr(jax.stages.Compiled, "as_text", lambda self: text)
+    monkeypatch.setattr(jax.stages.Compiled, "cost_analysis", lambda self: None)
+    found = forecast_train(small_config(**DATA_AND_DEPTH), machine)
+    assert found.fits and found.bytes_per_device > 0
+    assert (found.flops, found.collectives, found.communicated_bytes, found.cycles) == (None,) * 4
+    assert "cannot be read" in capsys.readouterr().err
+    assert "yes" in plan.table([vars(found)], machine)
 
 
 REFUSAL = (

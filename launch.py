@@ -66,6 +66,7 @@ def main(argv: Sequence[str], own_process: bool = False) -> int:
     from medjax.runtime import distributed
     from medjax.runtime.host_memory import keep_freed_memory, only_cpus
     from medjax.runtime.kept_programs import keep_programs
+    from medjax.runtime.precision import products_in
 
     logging.set_verbosity(logging.FATAL)  # Orbax logs, with its traceback, what it also raises
     keep_programs()
@@ -75,7 +76,8 @@ def main(argv: Sequence[str], own_process: bool = False) -> int:
     try:
         if mode != "plan":  # which is about another machine than this one
             distributed.join(values.coordinator, values.num_processes, values.process_id)
-        result = job.run(config, workdir, **{name: values[name].value for name in OPTIONS.get(mode, ())})
+        with products_in(config.train.precision):
+            result = job.run(config, workdir, **{name: values[name].value for name in OPTIONS.get(mode, ())})
     except (DataError, UserError) as error:
         return complain(str(error))
     except KeyboardInterrupt:

@@ -80,6 +80,8 @@ def base() -> ConfigDict:
     train.ema_every = 1  # steps from one update of it to the next
     train.accumulate = 1  # microbatches a step
     train.dtype = "float32"  # or "bfloat16", of the network's computations; parameters and losses stay float32
+    # Of products of float32 numbers, in every job: "tensorfloat32", "high" or "highest"; by default as exact as is fast here.
+    train.precision = "default"
     train.remat = (
         "none"  # activations to recompute, not keep: of all "blocks", of levels "above:32" voxels an edge; or "auto"
     )

@@ -269,3 +269,18 @@ def test_deterministic_operations_are_asked_of_xla(scans, tmp_path, monkeypatch,
     assert os.environ["XLA_FLAGS"] == before
     assert launch(command(scans, tmp_path, *wrong, "--config.train.deterministic=True"), capsys)[0] == 2
     assert os.environ["XLA_FLAGS"] == before + " --xla_gpu_deterministic_ops=true"
+
+
+def test_the_precision_of_products_holds_for_the_whole_job(monkeypatch, tmp_path, capsys):
+    import jax
+
+    from medjax.jobs import subbands
+
+    found = []
+    monkeypatch.setattr(subbands, "run", lambda *_: found.append(jax.config.jax_default_matmul_precision) or {})
+    common = ["launch.py", "--mode=subbands", f"--workdir={tmp_path}"]
+    assert launch([*common, "--config.train.precision=highest"], capsys)[0] == 0
+    assert launch(common, capsys)[0] == 0
+    assert found == ["highest", None]
+    refused([*common, "--config.train.precision=exact"], capsys, "train.precision is 'exact'", "highest")
+    assert len(found) == 2

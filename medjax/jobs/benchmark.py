@@ -210,6 +210,7 @@ def circumstances(config: ConfigDict, mesh: Mesh) -> dict[str, Any]:
         "batch_size": config.data.batch_size,
         "sample_batch_size": config.sample.batch_size,
         "dtype": config.train.dtype,
+        "precision": config.train.precision,
         "config_hash": hashlib.sha256(text.encode()).hexdigest()[:12],
         "versions": {"python": platform.python_version()} | {name: version(name) for name in ("jax", "jaxlib", "flax")},
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),

@@ -162,7 +162,8 @@ def settings(config: ConfigDict, step: int) -> dict[str, Any]:
     """What decides what a sample is: equal settings, equal files but for the last bits, which depend on the batch size."""
     irrelevant = {"count", "batch_size"} | (set() if config.sample.start else {"strength"})
     sample = {k: v for k, v in config.sample.to_dict().items() if k not in irrelevant}
-    return {"step": step, "train_dtype": config.train.dtype} | sample
+    precision = {} if config.train.precision == "default" else {"train_precision": config.train.precision}
+    return {"step": step, "train_dtype": config.train.dtype} | precision | sample
 
 
 def open_folder(folder: pathlib.Path, settings: dict[str, Any]) -> None:

@@ -11,7 +11,7 @@ SHIFT, SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
 
 
 class LPIPS(nn.Module):
-    """The learned distance of slices, in float32."""
+    """The learned distance of slices, in float32, its products as exact as `train.precision` has them."""
 
     @nn.compact
     def __call__(self, a: jax.Array, b: jax.Array) -> jax.Array:

@@ -15,6 +15,7 @@ import pickletools
 from typing import Any, BinaryIO
 
 MOST_AXES = 8  # of a tensor
+MOST_STEPS = 4_000_000  # instructions, of which a tensor takes 30; what each leaves in memory may be 80 bytes
 ADVICE = "in PyTorch, save model.state_dict() alone"
 FUNCTIONS = {
     ("collections", "OrderedDict"),
@@ -107,6 +108,8 @@ class _Machine:
         """One instruction, by the name that `pickletools` gives it."""
         stack = self.stack
         self.steps += 1
+        if self.steps > MOST_STEPS:
+            raise PickleError(f"describes more than tensors, in over {MOST_STEPS} instructions: {ADVICE}")
         match opcode:
             case "PROTO" | "FRAME":
                 pass

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from medjax.errors import UserError
+from medjax.interop import tensor_pickle
 from medjax.interop.torch_load import load_state_dict, load_state_dicts
 from torch_files import GOOD, NUMBERS, dictionary, integer, integers, tensor, text, write
 
@@ -102,6 +103,13 @@ def test_what_costs_more_than_it_holds_is_refused_in_one_short_line(tmp_path):
     last = done.stdout.splitlines()[-1]
     assert done.returncode == 0, (last, done.stderr[-2000:])
     assert int(last) < 100_000  # kilobytes
+
+
+def test_no_more_instructions_are_read_than_many_thousand_tensors_take(tmp_path, monkeypatch):
+    monkeypatch.setattr(tensor_pickle, "MOST_STEPS", 100)
+    few = write(tmp_path / "a.pt", dictionary(a=GOOD), {"0": NUMBERS.tobytes()})
+    assert len(load_state_dict(few)) == 1
+    refused(write(tmp_path / "b.pt", dictionary(a=GOOD, b=b"](" + b"N" * 100 + b"e")), "over 100 instructions")
 
 
 def refused(path: pathlib.Path, words: str) -> None:

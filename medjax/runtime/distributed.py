@@ -98,7 +98,7 @@ def own_gpus(environment: Mapping[str, str], processes_here: int, number_here: i
     seen = len([gpu for gpu in lists[0].split(",") if gpu.strip()]) if lists else None
     on_node, a_task = (_count(environment.get(name)) for name in ("SLURM_GPUS_ON_NODE", "SLURM_GPUS_PER_TASK"))
     dealt_out = seen is not None and (seen <= 1 or seen <= (a_task or 0) or seen < (on_node or 0))
-    if processes_here == 1 or dealt_out:
+    if processes_here == 1 or dealt_out or environment.get("JAX_PLATFORMS") == "cpu":
         return None
     shared = seen or on_node
     if shared is None:  # how many there are is not told; of CPUs, none

@@ -119,6 +119,7 @@ EIGHT = SLURM | {"SLURM_GPUS_ON_NODE": "8", "CUDA_VISIBLE_DEVICES": "0,1,2,3,4,5
         ({"SLURM_STEP_NUM_TASKS": "16"}, (1,)),  # one task a GPU, all seen by all
         ({"SLURM_STEP_NUM_TASKS": "6"}, (2, 3)),  # three tasks for eight GPUs
         ({"CUDA_VISIBLE_DEVICES": ""}, None),  # none for this step
+        ({"CUDA_VISIBLE_DEVICES": "0,1", "SLURM_GPUS_ON_NODE": "2", "JAX_PLATFORMS": "cpu"}, None),  # nor asked for
     ],
 )
 def test_gpus_of_a_task_of_slurm(changes, gpus):

@@ -240,7 +240,7 @@ def _storage(tag: Any, kind: Any, key: Any, device: Any, numel: Any, view: Any =
 
 
 def _is_whole(number: Any) -> bool:
-    """Whether it is a whole number of 64 bits, as all of PyTorch's are."""
+    """Tells whether it is a whole number of 64 bits, as all of PyTorch's are."""
     return type(number) is int and -(2**63) <= number < 2**63
 
 

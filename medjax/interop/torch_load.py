@@ -197,7 +197,7 @@ def _only_state_dict(content: Any) -> dict[str, Tensor]:
 
 
 def _quoted(text: str) -> str:
-    """A text from the file as a message may show it: short, and in one line."""
+    """Quotes a text from the file as a message may show it: short, and in one line."""
     return f"{text[:60]!r:.60}"
 
 

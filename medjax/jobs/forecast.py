@@ -182,7 +182,7 @@ def read(
 def read_text(
     executable: jax.stages.Compiled, machine: Topology
 ) -> tuple[list[Collective] | None, compiled.Estimate | None]:
-    """What a compiled step sends, and the compiler's estimate of its cycles; None where it does not tell.
+    """Reads what a compiled step sends, and the compiler's estimate of its cycles; None where its text does not tell.
 
     What fits is decided by memory alone, so a text that cannot be read stops nobody.
     """

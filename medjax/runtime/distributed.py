@@ -82,7 +82,7 @@ def launcher(environment: Mapping[str, str]) -> Launcher | None:
 
 
 def own_gpus(environment: Mapping[str, str], processes_here: int, number_here: int) -> tuple[int, ...] | None:
-    """The share of this process in the GPUs that all processes of the node see; None if what it sees is its own.
+    """Finds the share of this process in the GPUs that all of its node see; None if what it sees is its own.
 
     SLURM deals GPUs out under --gpus-per-task and --gpu-bind: then a task sees fewer than its step has on the node.
 
@@ -112,7 +112,7 @@ def own_gpus(environment: Mapping[str, str], processes_here: int, number_here: i
 
 
 def _count(text: str | None) -> int | None:
-    """The number in what SLURM writes as "2", "a100:2" or "gpu:a100:2"; None where there is none."""
+    """Reads the number in what SLURM writes as "2", "a100:2" or "gpu:a100:2"; None where there is none."""
     number = (text or "").rpartition(":")[2]
     return int(number) if number.isdecimal() else None
 
@@ -176,7 +176,7 @@ def join(coordinator: str | None, num_processes: int | None, process_id: int | N
 
 
 def devices_in_words(devices: Sequence[jax.Device]) -> str:
-    """The devices of a run in one line, so that it shows if some of a machine are left out."""
+    """Describes the devices of a run in one line, so that it shows if some of a machine are left out."""
     held = collections.Counter(device.process_index for device in devices)
     each = " or ".join(map(str, sorted(set(held.values()))))
     kinds = ", ".join(sorted({device.device_kind for device in devices}))

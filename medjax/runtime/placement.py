@@ -1,4 +1,4 @@
-"""Which device stands where in the mesh: neighbours on the fastest links, slices and nodes side by side along the batch.
+"""Places devices in the mesh: neighbours on the fastest links, slices and nodes side by side along the batch.
 
 The chips of a TPU slice, or the GPUs of a node, are an island: fast among themselves, and between islands there is only the
 data centre's network. `data` talks once a step and `fsdp` once a layer; `depth` and `height` exchange halos in every
@@ -22,7 +22,7 @@ UNPLACED = (AssertionError, NotImplementedError, ValueError)
 
 
 def islands_of(devices: Sequence[jax.Device]) -> list[list[jax.Device]]:
-    """The devices by slice, or for GPUs of which no slice is known by process; one island where neither tells."""
+    """Groups devices by slice, or GPUs of which no slice is known by process; one island where neither tells."""
     slices = [getattr(device, "slice_index", None) for device in devices]
     processes = [device.process_index for device in devices]
     if None not in slices and len(set(slices)) > 1:
@@ -35,7 +35,7 @@ def islands_of(devices: Sequence[jax.Device]) -> list[list[jax.Device]]:
 
 
 def arrange(sizes: Mapping[str, int], devices: Sequence[jax.Device], whole: bool = True) -> np.ndarray:
-    """The devices as an array of the mesh's shape.
+    """Arranges devices as an array of the mesh's shape.
 
     Args:
       sizes: devices along `data`, `fsdp`, `depth` and `height`, in this order.
@@ -65,14 +65,14 @@ def arrange(sizes: Mapping[str, int], devices: Sequence[jax.Device], whole: bool
 
 
 def outer_shape(sizes: Mapping[str, int], islands: int) -> tuple[int, ...] | None:
-    """How many islands lie along each axis: along `data` as many as divide it, the rest along `fsdp`; None if any are left."""
+    """Tells how many islands lie along each axis: as many as divide `data`, the rest along `fsdp`; None if any are left."""
     data = math.gcd(sizes["data"], islands)
     fsdp = islands // data
     return None if sizes["fsdp"] % fsdp else (data, fsdp, 1, 1)
 
 
 def _placed(shape: tuple[int, ...], outer: tuple[int, ...], islands: list[list[jax.Device]], whole: bool) -> np.ndarray:
-    """Islands laid out as `outer`, the devices of each so that neighbours in the mesh are neighbours on its wires."""
+    """Lays islands out as `outer`, the devices of each so that neighbours in the mesh are neighbours on its wires."""
     inner = tuple(n // islands_along for n, islands_along in zip(shape, outer, strict=True))
     blocks = [_on_wires(inner, island) if whole else np.asarray(island).reshape(inner) for island in islands]
     # [outer..., inner...] to [outer_0, inner_0, outer_1, inner_1, ...]

@@ -1,4 +1,4 @@
-"""How exactly products of float32 numbers are taken, in every program of a job.
+"""Sets how exactly products of float32 numbers are taken, in every program of a job.
 
 XLA may round the factors of a float32 convolution or matrix product before it multiplies: a TPU takes them in bfloat16, an
 NVIDIA GPU from Ampere on in TF32, a CPU as they are. Sums, and all that is no product, are float32 everywhere. What must

@@ -6,6 +6,7 @@ import numpy as np
 import pydicom
 from pydicom.errors import InvalidDicomError
 
+from data_pipelines.claims import check_shape
 from data_pipelines.errors import DataError
 from data_pipelines.nifti import Volume, check_values
 
@@ -51,6 +52,8 @@ def read_series(folder: str | Path) -> Volume:
                 else f"has {len(values)} values, such as {' and '.join(sorted(values)[:2])}"
             )
             raise DataError(f"{folder}: {key} {found}; keep the slices of one series in a folder of their own")
+
+    check_shape(folder, (slices[0].Columns, slices[0].Rows, len(slices)))
 
     across, down = np.asarray(slices[0].ImageOrientationPatient, np.float64).reshape(2, 3)
     normal = np.cross(across, down)

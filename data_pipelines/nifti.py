@@ -2,12 +2,14 @@
 
 import dataclasses
 import errno
+import math
 import os
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 
+from data_pipelines.claims import check_bytes, check_shape
 from data_pipelines.errors import DataError
 
 MILLIMETRES = {"meter": 1e3, "mm": 1.0, "micron": 1e-3, "unknown": 1.0}
@@ -52,7 +54,8 @@ def read(path: str | Path) -> Volume:
       path: a .nii or .nii.gz file of one 3D volume; trailing axes of length one are dropped.
 
     Raises:
-      DataError: not a readable NIfTI file, not one 3D volume, values not finite or all the same, no usable spacing.
+      DataError: not a readable NIfTI file, shorter than its header claims, not one 3D volume or one of more than 1024^3
+        voxels, values not finite or all the same, no usable spacing.
     """
     volume = read_unchecked(path)
     check_values(Path(path), volume.array)
@@ -72,6 +75,8 @@ def read_unchecked(path: str | Path) -> Volume:
         if image.get_data_dtype().kind not in "iufb":
             raise DataError(f"{path}: holds {image.get_data_dtype()} values; convert it to a scalar NIfTI volume")
         shape = _spatial_shape(path, image.shape)
+        check_shape(path, shape)
+        check_bytes(path, int(header["vox_offset"]) + math.prod(shape) * image.get_data_dtype().itemsize)
         affine = _affine(path, image, header)
         array = np.array(image.dataobj, dtype=np.float32).reshape(shape)
     except FileNotFoundError:

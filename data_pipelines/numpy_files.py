@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
+from data_pipelines.claims import check_shape
 from data_pipelines.errors import DataError
 from data_pipelines.nifti import check_values
 
@@ -17,13 +18,15 @@ def read(path: Path) -> np.ndarray:
     """A 3D array of numbers, as float32, its axes as stored; axes of length one before or after them are dropped.
 
     Raises:
-      DataError: it is no such file, not one 3D volume of numbers, or values are not finite or all the same.
+      DataError: it is no such file, shorter than its header claims, not one 3D volume of numbers or one of more than
+        1024^3, or values are not finite or all the same.
     """
     try:
-        array = np.load(path, allow_pickle=False)
+        with np.errstate(over="ignore"):  # of a claim beyond 64 bits
+            array = np.load(path, mmap_mode="r", allow_pickle=False)  # refuses what is longer than the file
     except FileNotFoundError:
         raise DataError(f"{path}: no such file") from None
-    except (OSError, ValueError, EOFError) as error:
+    except Exception as error:  # a damaged header can make numpy raise nearly anything
         reason = " ".join(str(error).split())[:120]
         raise DataError(f"{path}: not a readable .npy file ({reason}); replace or remove it") from error
     while isinstance(array, np.ndarray) and array.ndim > 3 and 1 in (array.shape[0], array.shape[-1]):
@@ -31,6 +34,7 @@ def read(path: Path) -> np.ndarray:
     if not isinstance(array, np.ndarray) or array.ndim != 3 or min(array.shape) < 2 or array.dtype.kind not in "iufb":
         found = f"{array.dtype} of shape {array.shape}" if isinstance(array, np.ndarray) else type(array).__name__
         raise DataError(f"{path}: {found} is not a 3D volume of numbers; save one a file, or remove it")
-    array = array.astype(np.float32)
+    check_shape(path, array.shape)
+    array = np.array(array, np.float32)
     check_values(path, array)
     return array

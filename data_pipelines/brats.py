@@ -17,6 +17,7 @@ from data_pipelines.errors import DataError
 from data_pipelines.folder import list_files
 from data_pipelines.nifti import Volume
 from data_pipelines.scans import Scan
+from data_pipelines.subjects import subject_of
 from data_pipelines.transforms import Shape
 
 # BraTS-GLI-00000-000-t2f.nii.gz: the patient, the visit, the series; BraTS20_Training_001_flair.nii.gz before.
@@ -46,7 +47,7 @@ def find_scans(root: Path, series: str = "t1n") -> tuple[Scan, ...]:
     for path in files:
         match = NAME.fullmatch(path.name) or EARLIER_NAME.fullmatch(path.name)
         if match and match["series"] in (series, EARLIER[series]):
-            name, subject = match[1], match[2]
+            name, subject = match[1], subject_of(match[2])
             start, end = match.span("series")
             label_map = path.with_name(f"{path.name[:start]}seg{path.name[end:]}")
             above = [GRADES[part] for part in path.relative_to(root).parts if part in GRADES]

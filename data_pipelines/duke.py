@@ -10,12 +10,14 @@ from data_pipelines.errors import DataError
 from data_pipelines.folder import list_files
 from data_pipelines.nifti import is_nifti, stem
 from data_pipelines.scans import Scan
+from data_pipelines.subjects import person_in, subject_of
 
 NAME = re.compile(r"Dyn_\d+")
+PATIENT = re.compile(r"Breast_MRI_\d+")
 
 
 def find_scans(root: Path, series: str = "Dyn_0") -> tuple[Scan, ...]:
-    """The scans PATIENT/Dyn_0.nii.gz ..., at any depth; the patient is the folder the file is in.
+    """The scans PATIENT/Dyn_0.nii.gz ..., at any depth; the patient is the folder the file is in, less a visit.
 
     Args:
       root: of the patients' folders.
@@ -30,4 +32,10 @@ def find_scans(root: Path, series: str = "Dyn_0") -> tuple[Scan, ...]:
         raise DataError(
             f"data.root={root}: {len(files)} NIfTI files, none PATIENT/{series}.nii.gz; give the folder of the patients"
         )
-    return tuple(Scan(str(path.parent.relative_to(root)), path.parent.name, path) for path in scans)
+    folders = [path.parent.relative_to(root) for path in scans]
+    return tuple(Scan(str(folder), _patient(folder), path) for folder, path in zip(folders, scans, strict=True))
+
+
+def _patient(folder: Path) -> str:
+    match = PATIENT.search(str(folder))
+    return match.group() if match else subject_of(folder.name if person_in(folder.name) else folder.as_posix())

@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import re
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +10,7 @@ from data_pipelines import nifti, numpy_files, transforms
 from data_pipelines.errors import DataError
 from data_pipelines.nifti import Volume
 from data_pipelines.scans import Scan
+from data_pipelines.subjects import subject_of
 from data_pipelines.transforms import Shape
 
 VOXEL_SIZE = (1.0, 1.0, 1.0)  # mm, of files that do not say
@@ -19,8 +19,7 @@ VOXEL_SIZE = (1.0, 1.0, 1.0)  # mm, of files that do not say
 def find_scans(root: Path) -> tuple[Scan, ...]:
     """Every .nii, .nii.gz and .npy under a folder, at any depth.
 
-    Scans in sub-folders belong to the subject that the first folder below `root` is named after; a scan directly in
-    `root` to the subject of its own name, up to the first underscore if it begins with "sub-" as BIDS names do.
+    Whose each is, its path says, as subjects.py reads it.
 
     Raises:
       DataError: the folder does not exist, is empty, or has no such file in it.
@@ -30,7 +29,8 @@ def find_scans(root: Path) -> tuple[Scan, ...]:
     if not scans:
         found = ", ".join(sorted({"".join(path.suffixes[-2:]) or path.name for path in files})[:5])
         raise DataError(f"data.root={root}: {len(files)} files ({found}), none .nii, .nii.gz or .npy; convert to NIfTI")
-    return tuple(Scan(str(path.relative_to(root)), _subject(path.relative_to(root)), path) for path in scans)
+    names = [path.relative_to(root).as_posix() for path in scans]
+    return tuple(Scan(name, subject_of(name), path) for name, path in zip(names, scans, strict=True))
 
 
 def list_files(root: Path) -> list[Path]:
@@ -113,11 +113,3 @@ def brain_box(path: Path, volume: Volume, margin: int) -> tuple[slice, ...]:
         there = np.flatnonzero(inside.any(axis=tuple({0, 1, 2} - {axis})))
         box.append(slice(max(0, int(there[0]) - margin), int(there[-1]) + 1 + margin))
     return tuple(box)
-
-
-def _subject(relative: Path) -> str:
-    if len(relative.parts) > 1:
-        return relative.parts[0]
-    stem = nifti.stem(relative).removesuffix(".npy")
-    bids = re.match(r"sub-[^_]+", stem)
-    return bids.group() if bids else stem

@@ -11,6 +11,7 @@ from data_pipelines.errors import DataError
 from data_pipelines.folder import list_files
 from data_pipelines.nifti import Volume
 from data_pipelines.scans import Scan
+from data_pipelines.subjects import subject_of
 from data_pipelines.transforms import Shape
 
 PATIENT = re.compile(r"LIDC-IDRI-\d{4}")
@@ -88,4 +89,4 @@ def zoom(volume: Volume, spacing: tuple[float, float, float]) -> Volume:
 
 def _patient(relative: Path) -> str:
     match = PATIENT.search(str(relative))
-    return match.group() if match else relative.parts[0]
+    return match.group() if match else subject_of(relative.as_posix())

@@ -35,6 +35,10 @@ def base() -> ConfigDict:
     data.flip = False  # left and right, at random, in training
     data.batch_size = 10  # of all devices together
     data.split = (0.8, 0.1, 0.1)  # of the subjects: train, validation, test
+    data.split_seed = 0  # which subject is on which side; with another seed other subjects are
+    data.subject_pattern = config_dict.placeholder(
+        str
+    )  # regex in a path; group 1: the subject; else as docs/data.md says
     data.skip_bad_files = False
     data.atlas_layout = False  # made-up subjects laid out as this dataset, in place of root
     data.atlas_count = 256  # how many
@@ -317,6 +321,7 @@ def short_run(config: ConfigDict) -> None:
     config.data.batch_size = 4
     config.data.atlas_layout = True
     config.data.atlas_count = 24
+    config.data.split_seed = 1  # leaves subjects on every side, of each reader's 24
     config.train.steps = 60
     config.train.log_every = 5
     config.train.eval_every = 20

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from data_pipelines import nifti, records, scans, synthetic, transforms
-from data_pipelines.datasets import Dataset, first_examples, open_dataset
+from data_pipelines import nifti, records, splits, synthetic, transforms
+from data_pipelines.datasets import Dataset, check_seed, first_examples, open_dataset
 from data_pipelines.errors import DataError
 from data_pipelines.lazy_tensorflow import import_tensorflow
 from data_pipelines.scans import Example
@@ -40,7 +40,7 @@ def train_batches(
 
     Args:
       dataset: whose training examples are shuffled anew each epoch; a batch may reach over several epochs.
-      seed: of the shuffles and flips.
+      seed: of the shuffles and flips, from 0 to 2**32 - 1.
       batch_size: of the global batch.
       step: which batch comes first.
       rows: of the global batch, those of this process, in any order; the others are not read. None: all.
@@ -51,8 +51,9 @@ def train_batches(
       float32; and of a dataset with labels, label: [b] int32, -1 where it is not known.
 
     Raises:
-      DataError: latents cannot be mirrored, or a record is damaged.
+      DataError: latents cannot be mirrored, a record is damaged, or the seed is none.
     """
+    check_seed("seed", seed)
     if flip and dataset.latents:
         raise DataError(
             "data.flip is True, but data.records holds latents, which cannot be mirrored; set data.flip=False"
@@ -76,7 +77,7 @@ def train_batches(
     def element(index: tf.Tensor) -> dict[str, tf.Tensor]:
         p = index // len(chosen) * batch_size + row_of[index % len(chosen)]
         epoch, place = p // len(examples), p % len(examples)
-        shuffle_key, flip_key = (tf.stack([tf.constant(seed % 2**63, tf.int64), x]) for x in (epoch, p))
+        shuffle_key, flip_key = (tf.stack([tf.constant(seed, tf.int64), x]) for x in (epoch, p))
         example = tf.random.experimental.index_shuffle(place, shuffle_key, tf.constant(len(examples) - 1, tf.int64))
         array = tf.reshape(read(example), shape)
         if flip:
@@ -119,7 +120,7 @@ def volumes(dataset: Dataset, side: str, count: int | None = None, chosen: Seque
     """
     if dataset.name == "synthetic":
         seed = int(dataset.parameters["seed"])
-        start = 2**40 * scans.SPLITS.index(side)  # far apart, so that the sides share no volume
+        start = 2**40 * splits.SPLITS.index(side)  # far apart, so that the sides share no volume
         numbers = range(volume_count(dataset, side, count)) if chosen is None else chosen
         made = [synthetic.volume(dataset.size, seed, start + i) for i in numbers]
         return np.array(made, np.float32).reshape(-1, *dataset.size, 1)

@@ -25,8 +25,8 @@ def decode(
 ) -> dict[str, Example]:
     """Preprocesses the scans that are not in the cache yet, in parallel.
 
-    A cached volume is named by a hash of its source's path, size and time of change and of the preprocessing, so runs
-    share it, and a changed source or parameter makes a new one. Several processes may call this at the same time.
+    A cached volume is named by a hash of its source's path, size, time of change and content and of the preprocessing, so
+    runs share it, and a changed source or parameter makes a new one. Several processes may call this at the same time.
 
     Args:
       scans: what to decode.
@@ -41,7 +41,7 @@ def decode(
       DataError: a scan cannot be used (unless skipped), none can, or the cache cannot be written.
     """
     folder = folder / "decoded" / _digest(f"{preprocessing!r} {VERSION}")
-    paths = {scan.name: folder / f"{_digest(_state_of(scan.path))}-{nifti.stem(scan.path)}.nii" for scan in scans}
+    paths = {scan.name: folder / f"{_digest(_state_of(scan))}-{nifti.stem(scan.path)}.nii" for scan in scans}
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(folder / ".lock"):
@@ -58,14 +58,15 @@ def decode(
 
 def _example(scan: Scan, path: Path) -> Example:
     affine, description = nifti.read_header(path)
-    return Example(scan.name, path, scan.path, affine, scan.label_map, description, scan.label)
+    return Example(scan.name, scan.subject, path, scan.path, affine, scan.label_map, description, scan.label)
 
 
-def _state_of(path: Path) -> str:
-    """Path, size and time of change of a file, or of all files of a DICOM series."""
+def _state_of(scan: Scan) -> str:
+    """Path, size and time of change of a file, or of all files of a DICOM series, and its digest where it has one."""
+    path = scan.path
     files = sorted(path.iterdir()) if path.is_dir() else [path]
     stats = [file.stat() for file in files]
-    return f"{path.resolve()} {[(stat.st_size, stat.st_mtime_ns) for stat in stats]}"
+    return f"{path.resolve()} {[(stat.st_size, stat.st_mtime_ns) for stat in stats]} {scan.digest}"
 
 
 def _digest(text: str) -> str:

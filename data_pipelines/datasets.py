@@ -2,15 +2,17 @@
 
 import dataclasses
 import json
+import sys
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from data_pipelines import cache, duke, records, scans, transforms
+from data_pipelines import cache, contents, duke, records, splits, subjects, transforms
 from data_pipelines.decoding import Preprocessing
 from data_pipelines.errors import DataError
 from data_pipelines.records import Latents, Records
-from data_pipelines.scans import Example
+from data_pipelines.scans import Example, Scan
 from data_pipelines.sources import (
     LABEL_NAMES,
     SERIES,
@@ -40,10 +42,13 @@ class Dataset:
       skipped: how many files could not be used.
       padded: how many scans were smaller than the published field of view.
       parameters: plain data that, with the sources, determines every volume.
+      digests: of what each scan's file holds, by its name, those skipped included; of made-up scans, and of records of
+        layout 1, none.
       prepared: the examples are prepared records (records.py), not decoded files (cache.py).
       classes: how many labels there are, 0 to classes - 1; 0 without.
       latents: which the examples hold in place of volumes; None where they hold volumes.
-      latent_range: of latents, the least and the largest value of each channel in training, [c] float32 each.
+      latent_ranges: of latents, the least and the largest value of each channel in each training volume, [n, c] float32
+        each.
     """
 
     name: str
@@ -60,7 +65,8 @@ class Dataset:
     prepared: bool = False
     classes: int = 0
     latents: Latents | None = None
-    latent_range: tuple[np.ndarray, np.ndarray] | None = None
+    latent_ranges: tuple[np.ndarray, np.ndarray] | None = None
+    digests: dict[str, str] = dataclasses.field(default_factory=dict)
 
     @property
     def content(self) -> str:
@@ -82,9 +88,9 @@ def open_dataset(data: Any, seed: int, latents: Latents | None = None) -> Datase
 
     Args:
       data: the `data` part of a config, with attributes name, root, records, cache, size, axes, orientation, split,
-        skip_bad_files, label_name, labels; for most spacing, fit, margin, window, window_range, voxel_size; for some
-        series; for the atlas, and with atlas_layout=True and no root for all, atlas_count, atlas_seed, lesion_share. With
-        records set nothing is read from root.
+        split_seed, subject_pattern, skip_bad_files, label_name, labels; for most spacing, fit, margin, window,
+        window_range, voxel_size; for some series; for the atlas, and with atlas_layout=True and no root for all,
+        atlas_count, atlas_seed, lesion_share. With records set nothing is read from root.
       seed: of the run; only "synthetic" volumes depend on it.
       latents: which of them records may hold in place of volumes; None: no latents.
 
@@ -92,6 +98,7 @@ def open_dataset(data: Any, seed: int, latents: Latents | None = None) -> Datase
       DataError: with one line that says what cannot work.
     """
     check(data)
+    check_seed("seed", seed)
     if data.name == "synthetic":
         return Dataset(
             "synthetic", (), (), (), tuple(data.size), data.axes, np.eye(4), (0.0, 1.0), 0, 0, {"seed": seed}
@@ -100,35 +107,45 @@ def open_dataset(data: Any, seed: int, latents: Latents | None = None) -> Datase
         return _prepared_dataset(data, _open_records(data, latents))
 
     sources = find_sources(data)
+    side_of = sides_of_subjects(data, sources.scans)
+    tell_of_empty_sides(data, side_of)
     examples = cache.decode(sources.scans, sources.preprocessing, cache_folder(data), data.skip_bad_files)
     usable = [scan for scan in sources.scans if scan.name in examples]
-    sides = {
-        side: tuple(examples[scan.name] for scan in chosen)
-        for side, chosen in scans.split(usable, tuple(data.split)).items()
-    }
+    divided = [(side_of[scan.subject], examples[scan.name]) for scan in usable]
     skipped = len(sources.scans) - len(usable)
-    return _dataset(data, sides, skipped, sources.parameters | {"count": len(usable)}, prepared=False)
+    dataset = _dataset(data, divided, skipped, sources.parameters | {"count": len(usable)}, prepared=False)
+    return dataclasses.replace(dataset, digests=contents.digests_by_name(sources.scans))
 
 
 def _prepared_dataset(data: Any, prepared: Records) -> Dataset:
     examples = prepared.examples(records.folder_of(data.records))
-    by_split = {side: [] for side in scans.SPLITS}
-    for example, shard in zip(examples, prepared.shards, strict=True):
-        by_split[shard.split].append(example)
-    sides = {side: tuple(sorted(by_split[side], key=lambda example: example.name)) for side in scans.SPLITS}
+    divided = [(shard.split, example) for shard, example in zip(prepared.shards, examples, strict=True)]
+    place = f"data.records={records.folder_of(data.records)}"
+    if prepared.version == 1:
+        told = "divided as it was by the version that wrote it, and whose a scan is, told from its name"
+        print(f"{place}: of an earlier layout: {told}", file=sys.stderr)
+    subjects.tell(place, [(example.name, example.subject) for example in examples])
+    tell_of_empty_sides(data, {example.subject: side for side, example in divided})
     unlabelled = () if has_labels(data) else ("labels",)
     parameters = {k: v for k, v in prepared.identity.items() if k not in ("name", "size", "axes", *unlabelled)}
-    dataset = _dataset(data, sides, prepared.skipped, parameters, prepared=True)
+    dataset = _dataset(data, divided, prepared.skipped, parameters, prepared=True)
+    dataset = dataclasses.replace(dataset, digests=prepared.scans)
     if not prepared.latents:
         return dataset
-    bounds = [(shard.low, shard.high) for shard in prepared.shards if shard.split == "train"]
-    low, high = (np.asarray(values, np.float32) for values in zip(*bounds, strict=True))
-    return dataclasses.replace(dataset, latents=prepared.latents, latent_range=(low.min(axis=0), high.max(axis=0)))
+    bounds = {shard.name: (shard.low, shard.high) for shard in prepared.shards}
+    in_order = [bounds[example.name] for example in dataset.train]
+    low, high = (np.asarray(values, np.float32) for values in zip(*in_order, strict=True))
+    return dataclasses.replace(dataset, latents=prepared.latents, latent_ranges=(low, high))
 
 
 def _dataset(
-    data: Any, sides: dict[str, tuple[Example, ...]], skipped: int, parameters: dict[str, Any], prepared: bool
+    data: Any, divided: list[tuple[str, Example]], skipped: int, parameters: dict[str, Any], prepared: bool
 ) -> Dataset:
+    """The dataset of examples, each with its side; on every side in the order of their names."""
+    ordered = sorted(divided, key=lambda pair: pair[1].name)
+    sides = {name: tuple(example for side, example in ordered if side == name) for name in splits.SPLITS}
+    if not sides["train"]:
+        raise DataError(f"none of the {len(ordered)} usable scans is for training; see data.split and data.split_seed")
     return Dataset(
         name=data.name,
         **sides,
@@ -142,6 +159,38 @@ def _dataset(
         prepared=prepared,
         classes=parameters.get("labels", {}).get("classes", 0),
     )
+
+
+def sides_of_subjects(data: Any, scans: Sequence[Scan]) -> dict[str, str]:
+    """The side of the split of each subject of these scans, by data.split and data.split_seed."""
+    return {scan.subject: splits.side(scan.subject, tuple(data.split), data.split_seed) for scan in scans}
+
+
+def tell_of_empty_sides(data: Any, side_of: dict[str, str]) -> None:
+    """Says on stderr which sides of the split have no subject though they were to have some, and what would give them one.
+
+    Args:
+      data: with `split`, `split_seed` and `records`.
+      side_of: the side of each subject.
+
+    Raises:
+      DataError: none is left for training.
+    """
+    fractions = tuple(data.split)
+    everyone, held = sorted(side_of), set(side_of.values())
+    empty = [name for name, share in zip(splits.SPLITS, fractions, strict=True) if share > 0 and name not in held]
+    if not empty:
+        return
+    seed = splits.seed_that_fills(everyone, fractions)
+    advice = "take more subjects" if seed is None else f"data.split_seed={seed} leaves some on every side"
+    if data.records and not data.root:
+        advice = f"prepare another folder; {advice}" if seed is not None else "prepare more subjects"
+    s = f"{len(everyone)} subject{'s' * (len(everyone) != 1)}"
+    found = f"none of {s} falls to {' or '.join(empty)} with data.split={fractions}, data.split_seed={data.split_seed}"
+    if "train" in empty:
+        raise DataError(f"{found}: nothing is left to learn from; {advice}, or use a larger first number in data.split")
+    what = "val_loss will be null; " if "validation" in empty else ""
+    print(f"{found}: {what}{advice}, or use a larger number in data.split", file=sys.stderr)
 
 
 def first_examples(data: Any, count: int) -> tuple[Example, ...]:
@@ -218,9 +267,18 @@ def check(data: Any) -> None:
     for key in ("spacing", "voxel_size"):
         if (edges := getattr(data, key)) is not None and (len(edges) != 3 or min(edges) <= 0):
             raise DataError(f"data.{key} is {tuple(edges)}; give three edges in millimetres, or None")
+    check_seed("data.atlas_seed", data.atlas_seed)
+    if data.subject_pattern:
+        subjects.compiled(data.subject_pattern)
     if data.margin < 0:
         raise DataError(f"data.margin is {data.margin}; give 0 voxels or more")
     _check_series_and_labels(data)
+
+
+def check_seed(key: str, seed: int) -> None:
+    """Raises DataError unless a seed is one that JAX and TensorFlow both take as it is."""
+    if not 0 <= seed < 2**32:
+        raise DataError(f"{key} is {seed}; give a whole number from 0 to {2**32 - 1}")
 
 
 def _check_series_and_labels(data: Any) -> None:

@@ -23,8 +23,8 @@ import filelock
 import numpy as np
 from etils import epath
 
-from data_pipelines import records, scans, transforms
-from data_pipelines.datasets import check
+from data_pipelines import contents, records, splits, transforms
+from data_pipelines.datasets import check, sides_of_subjects, tell_of_empty_sides
 from data_pipelines.decoding import Preprocessing, decode_each, refuse_failures
 from data_pipelines.errors import DataError
 from data_pipelines.lazy_tensorflow import import_tensorflow
@@ -58,6 +58,11 @@ class Preparation:
     skip_bad_files: bool
 
     @property
+    def digests(self) -> dict[str, str]:
+        """The digests of what the scans' files hold, by name."""
+        return contents.digests_by_name(self.scans)
+
+    @property
     def unfinished(self) -> epath.Path:
         return self.folder / "unfinished"
 
@@ -87,6 +92,7 @@ def plan(data: Any, latents: Latents | None = None) -> Preparation:
     check(data)
     import_tensorflow()
     sources = find_sources(data)
+    tell_of_empty_sides(data, sides_of_subjects(data, sources.scans))
     return Preparation(
         folder=records.folder_of(data.records),
         scans=sources.scans,
@@ -106,12 +112,14 @@ def is_finished(preparation: Preparation) -> bool:
     with _explained(preparation.folder):
         if (preparation.folder / records.FILE_NAME).exists():
             made = records.open_records(os.fspath(preparation.folder))
-            _check_same(preparation, made.settings, made.identity)
+            _check_same(preparation, made.settings, made.identity, made.scans)
             _check_sizes(made, preparation.folder)
             return True
         if (preparation.unfinished / "settings.json").exists():
             begun = records.read_json(preparation.unfinished / "settings.json")
-            _check_same(preparation, begun["settings"], begun)
+            # Until the last one is decoded, a scan that has changed, repaired perhaps, is only decoded again.
+            changeable = not (preparation.unfinished / records.FILE_NAME).exists()
+            _check_same(preparation, begun["settings"], begun, begun.get("scans", {}), changeable)
         elif found := _strangers(preparation):
             raise DataError(
                 f"data.records={preparation.folder}: holds {found[0]}, which is no record; give a new or empty folder"
@@ -126,7 +134,7 @@ def sole_use(preparation: Preparation) -> Iterator[None]:
     Raises:
       DataError: the folder cannot be made, or another run is preparing it.
     """
-    begun = {"settings": preparation.settings, **preparation.parameters}
+    begun = {"settings": preparation.settings, "scans": preparation.digests, **preparation.parameters}
     in_bucket = "://" in os.fspath(preparation.folder)
     lock = contextlib.nullcontext() if in_bucket else filelock.FileLock(preparation.folder / LOCK, timeout=0)
     with _explained(preparation.folder):
@@ -142,11 +150,15 @@ def sole_use(preparation: Preparation) -> Iterator[None]:
 
 
 def missing(preparation: Preparation) -> list[int]:
-    """Numbers of the scans that no process has decoded yet, those that could not be used included."""
+    """Numbers of the scans that no process has decoded yet as they are, those that could not be used included."""
     with _explained(preparation.folder):
         there = {path.name for path in preparation.unfinished.iterdir()}
         noted = [n for n in range(len(preparation.scans)) if preparation.note(n).name in there]
-        done = {n for n, note in zip(noted, _read_notes(preparation, noted), strict=True) if "error" not in note}
+        done = {
+            n
+            for n, note in zip(noted, _read_notes(preparation, noted), strict=True)
+            if "error" not in note and note["digest"] == preparation.scans[n].digest
+        }
     return [n for n in range(len(preparation.scans)) if n not in done]
 
 
@@ -166,7 +178,7 @@ def decode(preparation: Preparation, numbers: Sequence[int], encode: Encoder | N
         n = number_of[scan.name]
         array = transforms.to_network(volume.array, preparation.settings["axes"])
         affine = np.asarray(volume.affine, np.float64).tolist()
-        note = {"affine": affine, "description": volume.description, "label": scan.label}
+        note = {"affine": affine, "description": volume.description, "label": scan.label, "digest": scan.digest}
         if content == "latents":
             with turn:  # memory for one
                 array = _checked(preparation, encode(array))
@@ -216,14 +228,22 @@ def _divided(preparation: Preparation) -> Records:
         if "error" in note:
             print(f"skipped {note['error']}", file=sys.stderr)
     usable = [scan for scan in preparation.scans if "error" not in notes[scan.name]]
-    sides = scans.split(usable, tuple(preparation.settings["split"]))
-    split_of = {scan.name: split for split, chosen in sides.items() for scan in chosen}
+    fractions, seed = tuple(preparation.settings["split"]), preparation.settings["split_seed"]
     chosen = {key: preparation.settings[key] for key in ("name", "size", "axes")}
     return Records(
         settings=preparation.settings,
         identity=chosen | preparation.parameters | {"count": len(usable)},
         skipped=len(preparation.scans) - len(usable),
-        shards=tuple(Shard(name=scan.name, split=split_of[scan.name], **notes[scan.name]) for scan in usable),
+        shards=tuple(
+            Shard(
+                name=scan.name,
+                split=splits.side(scan.subject, fractions, seed),
+                subject=scan.subject,
+                **{key: value for key, value in notes[scan.name].items() if key != "digest"},
+            )
+            for scan in usable
+        ),
+        scans=preparation.digests,
     )
 
 
@@ -243,8 +263,21 @@ def _checked(preparation: Preparation, latents: np.ndarray) -> np.ndarray:
     return latents
 
 
-def _check_same(preparation: Preparation, made_with: dict[str, Any], identity: dict[str, Any]) -> None:
-    """Raises DataError, naming the key, unless a folder was begun or finished with just these settings and scans."""
+def _check_same(
+    preparation: Preparation,
+    made_with: dict[str, Any],
+    identity: dict[str, Any],
+    digests: dict[str, str],
+    changeable: bool = False,
+) -> None:
+    """Raises DataError, naming the key, unless a folder was begun or finished with just these settings and scans.
+
+    Args:
+      made_with: its settings.
+      identity: of its dataset.
+      digests: of its scans, by name, as far as they are known.
+      changeable: whether scans may hold something else now, as long as they are those of the same names.
+    """
     folder = preparation.folder
     planned = preparation.settings.get("latents")
     records.check_latents(made_with, Latents(**planned) if planned else None, folder)
@@ -255,9 +288,17 @@ def _check_same(preparation: Preparation, made_with: dict[str, Any], identity: d
         raise DataError(
             f"data.label_name, data.labels: not the labels that {folder} was prepared with; give another data.records"
         )
-    if identity["fingerprint"] != preparation.parameters["fingerprint"]:
+    if identity.get("rules", 1) != preparation.parameters["rules"]:
         raise DataError(
-            f"data.root: not the scans that {folder} was prepared from (their names or sizes differ); "
+            f"data.records={folder}: prepared by a version that divided subjects by other rules; train on it as it is if it "
+            "is finished, without --mode=prepare, or give another data.records"
+        )
+    if changeable and digests and digests.keys() == preparation.digests.keys():
+        return
+    if identity["fingerprint"] != preparation.parameters["fingerprint"]:
+        changed = contents.changed_scan(digests, preparation.digests) or "whose scans they are differs"
+        raise DataError(
+            f"data.root: not the scans that {folder} was prepared from ({changed}); "
             "give another data.records, or train on what is there"
         )
 

@@ -27,13 +27,15 @@ from etils import epath
 
 from data_pipelines.errors import DataError
 from data_pipelines.lazy_tensorflow import import_tensorflow
-from data_pipelines.scans import SPLITS, Example
+from data_pipelines.scans import Example
+from data_pipelines.splits import SPLITS
+from data_pipelines.subjects import subject_of
 from data_pipelines.transforms import Shape
 
 if TYPE_CHECKING:
     import tensorflow as tf
 
-VERSION = 1  # of this layout
+VERSION = 2  # of this layout; 1 was without subjects and digests, and divided otherwise; it is read as it stands
 FILE_NAME = "records.json"
 FRAME_BYTES = 12  # before the one example of a TFRecord file: its length and a checksum of that
 REQUESTS = 32  # to a bucket at a time
@@ -67,6 +69,7 @@ class Shard:
       affine: [4][4], of the preprocessed volume.
       description: what preprocessing noted.
       bytes: of the file.
+      subject: whose the scan is.
       label: of the scan, if it is known.
       low, high: of latents, the least and the largest value of each channel.
     """
@@ -76,6 +79,7 @@ class Shard:
     affine: list[list[float]]
     description: str
     bytes: int
+    subject: str
     label: int | None = None
     low: list[float] | None = None
     high: list[float] | None = None
@@ -90,12 +94,16 @@ class Records:
       identity: of the dataset, the same as when it is read from the scans themselves.
       skipped: how many scans could not be used.
       shards: in the order in which the scans were found.
+      scans: the digest of what each scan's file held (contents.py), by name, those skipped included; of made-up scans none.
+      version: of the layout.
     """
 
     settings: dict[str, Any]
     identity: dict[str, Any]
     skipped: int
     shards: tuple[Shard, ...]
+    scans: dict[str, str] = dataclasses.field(default_factory=dict)
+    version: int = VERSION
 
     @property
     def latents(self) -> Latents | None:
@@ -120,7 +128,16 @@ class Records:
     def examples(self, folder: epath.Path) -> tuple[Example, ...]:
         """In the order of the shards."""
         return tuple(
-            Example(shard.name, path, None, np.asarray(shard.affine, np.float64), None, shard.description, shard.label)
+            Example(
+                name=shard.name,
+                subject=shard.subject,
+                path=path,
+                source=None,
+                affine=np.asarray(shard.affine, np.float64),
+                label_map=None,
+                description=shard.description,
+                label=shard.label,
+            )
             for shard, path in zip(self.shards, self.paths(folder), strict=True)
         )
 
@@ -164,17 +181,23 @@ def open_records(records: str) -> Records:
 
 
 def load(path: epath.Path) -> Records:
-    """Reads records.json; a DataError if it is of another layout."""
+    """Reads records.json; in layout 1, whose scan a volume is, is told from its name.
+
+    Raises:
+      DataError: it is of a layout that is not known here.
+    """
     content = read_json(path)
-    if content["version"] != VERSION:
-        raise DataError(f"{path}: of layout {content['version']}, not {VERSION}; prepare another folder")
-    shards = tuple(Shard(**shard) for shard in content["shards"])
-    return Records(content["settings"], content["identity"], content["skipped"], shards)
+    version = content["version"]
+    if version not in (1, VERSION):
+        raise DataError(f"{path}: of layout {version}, not 1 or {VERSION}; prepare another folder")
+    shards = tuple(Shard(**({"subject": subject_of(shard["name"])} | shard)) for shard in content["shards"])
+    scans = content.get("scans", {})
+    return Records(content["settings"], content["identity"], content["skipped"], shards, scans, version)
 
 
 def save(records: Records, path: epath.Path) -> None:
     """Writes records.json, whole or not at all."""
-    write_json(path, {"version": VERSION} | dataclasses.asdict(records))
+    write_json(path, dataclasses.asdict(records))
 
 
 def check_settings(prepared: dict[str, Any], settings: dict[str, Any], folder: epath.Path) -> None:

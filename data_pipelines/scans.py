@@ -1,13 +1,9 @@
-"""What a dataset is made of: scans as they were found, their division by subject, examples ready to be read."""
+"""What a dataset is made of: scans as they were found, and examples ready to be read."""
 
 import dataclasses
-import hashlib
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-
-SPLITS = ("train", "validation", "test")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,6 +16,7 @@ class Scan:
       path: a NIfTI or .npy file, or the folder of one DICOM series.
       label_map: a NIfTI file of integer labels on the same voxels, if there is one.
       label: of the whole scan, from 0, if it is known.
+      digest: of what the file holds (contents.py); empty for scans that were made up.
     """
 
     name: str
@@ -27,6 +24,7 @@ class Scan:
     path: Path
     label_map: Path | None = None
     label: int | None = None
+    digest: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +33,7 @@ class Example:
 
     Attributes:
       name: of the scan.
+      subject: of the scan.
       path: of the preprocessed volume, float32 in uncompressed NIfTI (cache.py), or of a record (records.py).
       source: of the file or DICOM folder it was made from; a record does not know it.
       affine: [4, 4] float64, of the preprocessed volume.
@@ -44,31 +43,10 @@ class Example:
     """
 
     name: str
+    subject: str
     path: Path
     source: Path | None
     affine: np.ndarray
     label_map: Path | None
     description: str
     label: int | None = None
-
-
-def split(scans: Sequence[Scan], fractions: tuple[float, float, float]) -> dict[str, tuple[Scan, ...]]:
-    """Divides scans into "train", "validation" and "test", by subject.
-
-    Subjects are ranked by a hash of their name, so the division depends on nothing but the names. Train has at least
-    one subject; validation too if there are two.
-
-    Args:
-      scans: of any number of subjects.
-      fractions: of the subjects, in the order train, validation, test; they are normalised to add up to one.
-    """
-    subjects = sorted({scan.subject for scan in scans}, key=lambda name: hashlib.sha256(name.encode()).digest())
-    n = len(subjects)
-    _, validation, test = (fraction / sum(fractions) for fraction in fractions)
-    n_validation = min(max(1, round(n * validation)), n - 1)
-    n_test = min(round(n * test), n - 1 - n_validation)
-    sides = dict.fromkeys(subjects, "train")
-    sides |= dict.fromkeys(subjects[:n_validation], "validation")
-    sides |= dict.fromkeys(subjects[n_validation : n_validation + n_test], "test")
-    ordered = sorted(scans, key=lambda scan: scan.name)
-    return {side: tuple(scan for scan in ordered if sides[scan.subject] == side) for side in SPLITS}

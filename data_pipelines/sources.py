@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from data_pipelines import adni, atlas_files, brats, duke, folder, labels, lidc, mrnet, transforms
+from data_pipelines import adni, atlas_files, brats, contents, duke, folder, labels, lidc, mrnet, subjects, transforms
 from data_pipelines.atlas_files import Atlas
 from data_pipelines.cache import default_folder
 from data_pipelines.decoding import Preprocessing
@@ -52,6 +52,8 @@ def find_sources(data: Any, atlas_count: int | None = None) -> Sources:
     parameters = {
         "preprocessing": dataclasses.asdict(preprocessing),
         "split": tuple(data.split),
+        "split_seed": data.split_seed,
+        "rules": contents.RULES,
         "fingerprint": fingerprint,
     }
     if data.labels:
@@ -67,8 +69,8 @@ def settings(data: Any) -> dict[str, Any]:
     preprocessing = dataclasses.asdict(make_preprocessing(data, shape))
     del preprocessing["shape"]  # data.size and data.axes, said otherwise
     made_up = {key: getattr(data, key) for key in MADE_UP_KEYS} if is_made_up(data) else {}
-    own = {"name": data.name, "size": data.size, "axes": data.axes, "split": data.split}
-    chosen = {key: getattr(data, key) for key in ("series", "label_name") if getattr(data, key)}
+    own = {key: getattr(data, key) for key in ("name", "size", "axes", "split", "split_seed")}
+    chosen = {key: getattr(data, key) for key in ("series", "label_name", "subject_pattern") if getattr(data, key)}
     return json.loads(json.dumps(own | preprocessing | made_up | chosen))
 
 
@@ -121,19 +123,26 @@ def _find(data: Any, shape: Shape, atlas_count: int) -> tuple[tuple[Scan, ...], 
     if is_made_up(data):
         if atlas_count < 1:
             raise DataError(f"data.atlas_count is {atlas_count}; give the number of subjects to make")
-        subjects = Atlas(data.atlas_seed, shape, data.lesion_share)
+        made_up = Atlas(data.atlas_seed, shape, data.lesion_share)
         # Other runs may have asked for more subjects.
-        found = _find_made_up(data, subjects, cache_folder(data), atlas_count)[:atlas_count]
+        found = _find_made_up(data, made_up, cache_folder(data), atlas_count)[:atlas_count]
         if data.label_name == "lesion":
-            found = tuple(dataclasses.replace(scan, label=subjects.lesion(n)) for n, scan in enumerate(found))
+            found = tuple(dataclasses.replace(scan, label=made_up.lesion(n)) for n, scan in enumerate(found))
         # The fingerprint is not of the files, whose compression differs from machine to machine.
-        return found, _sha256(f"{subjects} {atlas_count} {atlas_files.VERSION}")
+        return found, _sha256(f"{made_up} {atlas_count} {atlas_files.VERSION}")
     if not data.root:
         raise DataError(
             f"data.root is not set; give the folder of the {data.name} scans with --config.data.root=FOLDER"
         )
-    found = _find_in(data, Path(data.root).expanduser())
-    return found, _sha256("\n".join(sorted(f"{scan.name} {_bytes_of(scan.path)}" for scan in found)))
+    root = Path(data.root).expanduser()
+    found = _find_in(data, root)
+    if data.subject_pattern:
+        paths = [scan.path.relative_to(root).as_posix() for scan in found]
+        found = subjects.regrouped(found, paths, data.subject_pattern)
+    subjects.tell(f"data.root={root}", [(scan.name, scan.subject) for scan in found])
+    digests = contents.digests([scan.path for scan in found])
+    found = tuple(dataclasses.replace(scan, digest=digest) for scan, digest in zip(found, digests, strict=True))
+    return found, contents.fingerprint(found)
 
 
 def _find_in(data: Any, root: Path) -> tuple[Scan, ...]:
@@ -156,26 +165,22 @@ def _find_in(data: Any, root: Path) -> tuple[Scan, ...]:
     return found
 
 
-def _find_made_up(data: Any, subjects: Atlas, cache: Path, count: int) -> tuple[Scan, ...]:
+def _find_made_up(data: Any, made_up: Atlas, cache: Path, count: int) -> tuple[Scan, ...]:
     """The scans of made-up subjects, from files laid out as `data.name` says."""
     match data.name:
         case "adni":
-            root = atlas_files.write_as_adni(cache, subjects, count)
+            root = atlas_files.write_as_adni(cache, made_up, count)
         case "brats":
-            root = atlas_files.write_as_brats(cache, subjects, count, data.series or "t1n")
+            root = atlas_files.write_as_brats(cache, made_up, count, data.series or "t1n")
         case "duke":
-            root = atlas_files.write_as_duke(cache, subjects, count, data.series or "Dyn_0")
+            root = atlas_files.write_as_duke(cache, made_up, count, data.series or "Dyn_0")
         case "lidc":
-            root = atlas_files.write_as_lidc(cache, subjects, count)
+            root = atlas_files.write_as_lidc(cache, made_up, count)
         case "mrnet":
-            root = atlas_files.write_as_mrnet(cache, subjects, count, data.series or "sagittal")
+            root = atlas_files.write_as_mrnet(cache, made_up, count, data.series or "sagittal")
         case _:
-            return atlas_files.write_plain(cache, subjects, count)
+            return atlas_files.write_plain(cache, made_up, count)
     return _find_in(data, root)
-
-
-def _bytes_of(path: Path) -> int:
-    return sum(file.stat().st_size for file in path.iterdir()) if path.is_dir() else path.stat().st_size
 
 
 def _sha256(text: str) -> str:

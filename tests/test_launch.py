@@ -95,7 +95,7 @@ def test_a_series_of_one_volume_is_a_volume(scans, tmp_path, capsys):
         save(tmp_path / f"scans/{n}.nii.gz", random(20, 18, 16, 1) + n)
     status, out, lines = launch(command(tmp_path / "scans", tmp_path, "--config.train.steps=1"), capsys)
     assert status == 0, lines
-    assert result(out)["volumes"] == 2
+    assert result(out)["volumes"] == 3
 
 
 def test_one_bad_scan_among_good_ones(tmp_path, capsys):
@@ -105,7 +105,7 @@ def test_one_bad_scan_among_good_ones(tmp_path, capsys):
     skipping = command(tmp_path / "scans", tmp_path, "--config.data.skip_bad_files=True", "--config.train.steps=1")
     status, out, _ = launch(skipping, capsys)
     assert status == 0
-    assert (result(out)["skipped_files"], result(out)["volumes"]) == (1, 3)
+    assert (result(out)["skipped_files"], result(out)["volumes"]) == (1, 2)
 
 
 def test_folders_without_scans(tmp_path, capsys):

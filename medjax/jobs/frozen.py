@@ -160,8 +160,11 @@ def with_range(
         low, high = task.codebook_range(frozen.arrays["vqgan"]["codebook"])
     elif dataset is None:
         raise UserError("latents.scaling is 'data', but this run has measured none: use 'codebook', or train a step")
-    elif dataset.latent_range:
-        low, high = dataset.latent_range
+    elif dataset.latent_ranges:
+        lows, highs = (
+            bounds[:MEASURED] for bounds in dataset.latent_ranges
+        )  # of the volumes `measured_range` looks at
+        low, high = lows.min(axis=0), highs.max(axis=0)
     else:
         low, high = agreement.as_first(np.stack(measured_range(task, frozen.arrays["vqgan"], dataset)))
     low, high = np.asarray(low, np.float32), np.asarray(high, np.float32)

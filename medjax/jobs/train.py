@@ -232,8 +232,6 @@ def known_frozen(workdir: pathlib.Path) -> dict[str, Any] | None:
 
 def warn_of_oddities(dataset: Dataset) -> None:
     """Says on stderr what works but is seldom meant."""
-    if not dataset.validation and dataset.name != "synthetic":
-        print("one subject alone: none is left for validation, val_loss will be null", file=sys.stderr)
     orders = {"".join(nibabel.aff2axcodes(example.affine)) for example in dataset.train}
     if len(orders) > 1:
         found = ", ".join(sorted(orders))
@@ -263,6 +261,7 @@ def description(dataset: Dataset) -> dict[str, Any]:
     """What the workdir remembers of the data: its identity, and how arrays become files again."""
     return {
         "identity": dataset.identity(),
+        "scans": dataset.digests,
         "axes": dataset.axes,
         "affine": np.asarray(dataset.affine).tolist(),
         "intensity_range": list(dataset.intensity_range),

@@ -13,7 +13,6 @@ from data_pipelines.batches import Dataset, open_dataset, volume_count, volumes
 from data_pipelines.errors import DataError
 from data_pipelines.folder import find_scans
 from data_pipelines.scans import Scan
-from data_pipelines.sources import find_sources
 from data_pipelines.transforms import from_network, voxel_shape
 from medjax.errors import UserError
 from medjax.jobs.volume_set import VolumeSet, check_memory, volume_set
@@ -112,6 +111,9 @@ def sets_of_run(config: ConfigDict, workdir: pathlib.Path) -> Sets:
     """
     trained, known = read_json(workdir / "config.json"), read_json(workdir / "data.json")
     data = ConfigDict(trained["data"])
+    for key in config.data:  # such as an earlier version did not know
+        if key not in data:
+            data[key] = config.data[key]
     for key in ("root", "cache", "records"):
         data[key] = config.data[key] or data.get(key)
     if trained["task"] == "latent_diffusion":
@@ -128,18 +130,19 @@ def sets_of_run(config: ConfigDict, workdir: pathlib.Path) -> Sets:
     n_train, shape = volume_count(dataset, "train"), voxel_shape(dataset.size, dataset.axes)
     compared = min(len(paths), count) + min(held_out, count)
     check_memory(compared, len(paths) + held_out + n_train, n_train, shape)
-    subjects, affine = subjects_of(data), np.asarray(known["affine"])
+    affine = np.asarray(known["affine"])
 
     def of_sides(kind: str, sides: Sequence[str], compared: int) -> VolumeSet:
         places = [(side, row) for side in sides for row in range(volume_count(dataset, side))]
+        examples = [each for side in sides for each in getattr(dataset, side)]
         # A made-up dataset has no examples with names.
-        names = [each.name for side in sides for each in getattr(dataset, side)] or [f"{s} {n}" for s, n in places]
+        names = [each.name for each in examples] or [f"{side} {n}" for side, n in places]
 
         def load(row: int) -> np.ndarray:
             side, n = places[row]
             return from_network(volumes(dataset, side, chosen=[n])[0, ..., 0], dataset.axes)
 
-        whose = [subjects.get(name, name.partition("/")[0]) for name in names]
+        whose = [each.subject for each in examples] or names
         return volume_set(kind, names, whose, shape, affine, load, compared)
 
     return Sets(
@@ -169,13 +172,6 @@ def check_same_data(workdir: pathlib.Path, known: dict[str, Any], dataset: Datas
             "compare two folders, --real and --generated"
         )
     return ()
-
-
-def subjects_of(data: ConfigDict) -> dict[str, str]:
-    """Tells whose each scan is, by its name; records do not say it: there the first folder of a name is the subject."""
-    if data.records or data.name == "synthetic":
-        return {}
-    return {scan.name: scan.subject for scan in find_sources(data).scans}
 
 
 def sample_paths(workdir: pathlib.Path) -> list[pathlib.Path]:

@@ -14,6 +14,7 @@ from typing import Any
 
 import filelock
 
+from data_pipelines import contents
 from medjax.errors import UserError
 
 # Another value of these is another model; anything else (steps, mesh, batch size, sampler) may change between runs.
@@ -46,7 +47,8 @@ def open_workdir(workdir: pathlib.Path, config: Mapping[str, Any], data: Mapping
 
     Args:
       config: the whole configuration as plain data.
-      data: {"identity": what makes the dataset this dataset, or None if nothing is known of it, ...what sampling needs}.
+      data: {"identity": what makes the dataset this dataset, or None if nothing is known of it, "scans": the digest of what
+        each file holds, by name, ...what sampling needs}.
 
     Raises:
       UserError: it is of another model; nothing in it was touched.
@@ -57,9 +59,11 @@ def open_workdir(workdir: pathlib.Path, config: Mapping[str, Any], data: Mapping
         known = read_json(workdir / "config.json")
         check_same_model(workdir, known, config)
     if (workdir / "data.json").exists():
-        known = read_json(workdir / "data.json").get("identity", {})
-        difference = first_difference(known, as_json(data["identity"]), "data")
-        if known is not None and difference:
+        known = read_json(workdir / "data.json")
+        there, here = known.get("identity", {}), as_json(data["identity"])
+        in_words = contents.difference(known, {"identity": here, "scans": data.get("scans")})
+        difference = in_words or first_difference(there, here, "data")
+        if there is not None and difference:
             raise UserError(f"{workdir} belongs to a model of other data: {difference}; choose another --workdir")
     write_json(workdir / "config.json", config)
     write_json(workdir / "data.json", data)

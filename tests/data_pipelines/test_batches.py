@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 
 from data_pipelines import atlas, batches, nifti
+from data_pipelines.contents import changed_scan
 from data_pipelines.errors import DataError
 from data_pipelines.nifti import Volume
+from data_pipelines.splits import SPLITS
 
 SHAPE = (4, 6, 8)
 N = 7
@@ -24,6 +26,7 @@ def settings(**changes) -> SimpleNamespace:
         "split": (0.8, 0.1, 0.1), "skip_bad_files": False, "spacing": None, "fit": "crop", "window": "fixed",
         "window_range": (0.0, 1000.0), "atlas_count": 4, "atlas_seed": 0, "lesion_share": 0.25, "atlas_layout": False,
         "margin": 0, "series": None, "voxel_size": None, "label_name": None, "labels": None,
+        "split_seed": 2, "subject_pattern": None,
     }  # fmt: skip
     return SimpleNamespace(**(data | changes))
 
@@ -165,8 +168,59 @@ def test_identity_is_that_of_the_data(data, tmp_path):
     assert identity(window_range=(0.0, 900.0)) != first
     assert identity(size=(4, 6, 10)) != first
     assert identity(split=(0.5, 0.3, 0.2)) != first
+    assert identity(split_seed=3) != first
     (tmp_path / "moved/8.nii.gz").rename(tmp_path / "moved/9.nii.gz")
     assert identity() != first
+
+
+def test_a_scan_written_anew_with_as_many_bytes_makes_other_data(data, tmp_path):
+    paths = [tmp_path / f"scans/{n}.nii" for n in range(10, 13)]
+    for path in paths:
+        nifti.write(path, Volume(np.random.default_rng(0).uniform(0, 1000, SHAPE).astype(np.float32), np.eye(4)))
+    first, size = batches.open_dataset(data, seed=0), paths[0].stat().st_size
+    nifti.write(paths[0], Volume(nifti.read(paths[0]).array[::-1], np.eye(4)))
+    second = batches.open_dataset(data, seed=0)
+    assert paths[0].stat().st_size == size and second.identity() != first.identity()
+    assert changed_scan(first.digests, second.digests) == "10.nii holds something else"
+
+
+def test_a_pattern_says_whose_scans_are(data, tmp_path):
+    data.subject_pattern = r"([0-4])|[5-8]\.nii"
+    with pytest.raises(DataError, match=r"data.subject_pattern=.*: finds no subject in 5\.nii\.gz"):
+        batches.open_dataset(data, seed=0)
+    plain = batches.open_dataset(SimpleNamespace(**(vars(data) | {"subject_pattern": None})), seed=0)
+    data.subject_pattern, data.split = r"\.(nii)", (1.0, 0.0, 0.0)
+    dataset = batches.open_dataset(data, seed=0)
+    assert {example.subject for example in dataset.train} == {"nii"} and len(dataset.train) == 9
+    assert dataset.identity()["fingerprint"] != plain.identity()["fingerprint"]
+
+
+def test_a_side_left_empty_by_chance_is_told_with_a_seed_that_fills_it(data, capsys):
+    data.split_seed = 0
+    dataset = batches.open_dataset(data, seed=0)
+    assert [len(side) for side in (dataset.train, dataset.validation, dataset.test)] == [8, 0, 1]
+    (line,) = (line for line in capsys.readouterr().err.splitlines() if line.startswith("none of 9 subjects"))
+    assert "falls to validation" in line and "val_loss will be null" in line and "data.split_seed=2 leaves some" in line
+    assert batches.volumes(dataset, "validation").shape == (0, *SHAPE, 1)
+    data.split_seed = 2
+    assert [len(getattr(batches.open_dataset(data, seed=0), side)) for side in SPLITS] == [7, 1, 1]
+    data.split = (0.01, 0.99, 0.0)
+    with pytest.raises(DataError, match="falls to train .*: nothing is left to learn from"):
+        batches.open_dataset(data, seed=0)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32])
+def test_a_seed_that_jax_would_not_take_as_it_is(data, seed):
+    for opened in (
+        lambda: batches.open_dataset(data, seed),
+        lambda: batches.open_dataset(settings(name="synthetic"), seed),
+    ):
+        with pytest.raises(DataError, match=f"seed is {seed}; give a whole number from 0 to 4294967295"):
+            opened()
+    with pytest.raises(DataError, match=f"data.atlas_seed is {seed}"):
+        batches.open_dataset(settings(name="atlas", atlas_seed=seed), 0)
+    with pytest.raises(DataError, match=f"seed is {seed}"):
+        next(batches.train_batches(batches.open_dataset(data, 0), seed, 2))
 
 
 def test_bad_files_are_skipped_only_if_asked(data, tmp_path):
@@ -263,7 +317,7 @@ def test_npy_files_are_warned_of_once(tmp_path, capsys):
     for n in range(2):
         np.save(tmp_path / f"scans/{n}.npy", np.random.default_rng(n).uniform(0, 900, SHAPE))
     data = settings(root=str(tmp_path / "scans"), cache=str(tmp_path / "cache"))
-    assert len(batches.open_dataset(data, seed=0).train) == 1
+    assert len(batches.open_dataset(data, seed=0).train) == 2
     assert capsys.readouterr().err.count("do not say how large voxels are, so 1 mm") == 1
     data.voxel_size = (2.0, 2.0, 2.0)
     np.testing.assert_array_equal(batches.open_dataset(data, seed=0).affine, np.diag([2, 2, 2, 1]))
@@ -273,11 +327,17 @@ def test_npy_files_are_warned_of_once(tmp_path, capsys):
 @pytest.mark.parametrize("name", ["atlas", "adni", "brats", "duke", "folder", "lidc", "mrnet"])
 def test_made_up_data_under_every_name(tmp_path, name):
     changes = {"orientation": "native", "spacing": (5.5,) * 3} if name == "lidc" else {}
-    data = settings(name=name, cache=str(tmp_path), size=(32, 32, 32), atlas_layout=name != "atlas", **changes)
+    data = settings(
+        name=name,
+        cache=str(tmp_path),
+        size=(32, 32, 32),
+        atlas_layout=name != "atlas",
+        split=(1.0, 0.0, 0.0),
+        **changes,
+    )
     dataset = batches.open_dataset(data, seed=0)
-    assert [len(side) for side in (dataset.train, dataset.validation, dataset.test)] == [3, 1, 0]
     volumes = batches.volumes(dataset, "train")
-    assert volumes.shape == (3, 32, 32, 32, 1) and volumes.min() == -1 and volumes.max() <= 1
+    assert volumes.shape == (4, 32, 32, 32, 1) and volumes.min() == -1 and volumes.max() <= 1
     assert 0.1 < (volumes > -0.9).mean() < 0.6
     assert next(batches.train_batches(dataset, 0, 2))["image"].shape == (2, 32, 32, 32, 1)
     data.atlas_count = 3  # of the four that are there now

@@ -59,11 +59,11 @@ def test_batches_of_latents_in_place_of_volumes(data, volumes):
         np.testing.assert_array_equal(found, np.asarray(expected, np.float32))
 
 
-def test_their_range_is_that_of_training(data):
+def test_their_ranges_are_those_of_training_in_its_order(data):
     make_latents(data)
     dataset = datasets.open_dataset(data, 0, LATENTS)
-    train = batches.volumes(dataset, "train").reshape(-1, 2)
-    np.testing.assert_array_equal(dataset.latent_range, [train.min(axis=0), train.max(axis=0)])
+    train = batches.volumes(dataset, "train")
+    np.testing.assert_array_equal(dataset.latent_ranges, [train.min(axis=(1, 2, 3)), train.max(axis=(1, 2, 3))])
 
 
 def test_only_those_of_the_model_in_use_are_taken(data):
@@ -86,7 +86,7 @@ def test_only_those_of_the_model_in_use_are_taken(data):
 def test_records_of_volumes_serve_too_but_are_not_mixed(data):
     make(data)
     dataset = datasets.open_dataset(data, 0, LATENTS)
-    assert dataset.content == "image" and dataset.latent_range is None
+    assert dataset.content == "image" and dataset.latent_ranges is None
     with pytest.raises(DataError, match="holds volumes, no latents"):
         make_latents(data)
 

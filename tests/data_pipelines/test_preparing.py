@@ -2,9 +2,10 @@ from pathlib import Path
 
 import pytest
 
-from data_pipelines import batches, datasets, preparing, records
+from data_pipelines import batches, datasets, nifti, preparing, records
 from data_pipelines.errors import DataError
-from data_pipelines.scans import SPLITS
+from data_pipelines.nifti import Volume
+from data_pipelines.splits import SPLITS
 from prepared import N, changed, contents, make, scans_to_prepare
 from test_batches import settings
 
@@ -112,6 +113,24 @@ def test_bad_scans(data, capsys):
     assert prepared.skipped == files.skipped == 2 and prepared.identity() == files.identity()
     for side in SPLITS:
         assert [e.name for e in getattr(files, side)] == [e.name for e in getattr(prepared, side)]
+
+
+def test_a_scan_that_changes_under_way_is_decoded_again_and_later_refused(data, tmp_path):
+    preparation = preparing.plan(data)
+    with preparing.sole_use(preparation):
+        preparing.decode(preparation, [0, 3])
+    path = Path(data.root) / "subject 0/t1.nii.gz"
+    volume = nifti.read(path)
+    nifti.write(path, Volume(volume.array[::-1], volume.affine))
+    assert 0 in preparing.missing(preparing.plan(data)) and 3 not in preparing.missing(preparing.plan(data))
+    make(data)
+    make(changed(data, records=str(tmp_path / "reference")))
+    assert contents(data.records) == contents(tmp_path / "reference")
+    nifti.write(path, volume)
+    refused(
+        data,
+        f"data.root: not the scans that {data.records} was prepared from (subject 0/t1.nii.gz holds something else)",
+    )
 
 
 @pytest.mark.parametrize(

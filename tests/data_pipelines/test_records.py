@@ -12,8 +12,9 @@ import tensorflow_datasets as tfds
 from etils import epath
 from etils.epath import backend, gpath, register
 
-from data_pipelines import batches, datasets, records
+from data_pipelines import batches, datasets, nifti, records
 from data_pipelines.errors import DataError
+from data_pipelines.nifti import Volume
 from prepared import SHAPE, N, changed, contents, make, scans_to_prepare
 from test_batches import settings
 
@@ -193,11 +194,69 @@ def test_damage_is_found(data):
         datasets.open_dataset(data, 0)
 
 
+@pytest.mark.parametrize(
+    ("name", "path", "subject"),
+    [
+        ("adni", "ADNI/{n:03d}_S_0001/MPRAGE/I{visit}/brain.nii", "{n:03d}_S_0001"),
+        ("brats", "BraTS-GLI-{n:05d}-00{visit}/BraTS-GLI-{n:05d}-00{visit}-t1n.nii.gz", "BraTS-GLI-{n:05d}"),
+        ("folder", "derivatives/x/sub-{n:02d}/ses-{visit}/t1.nii.gz", "sub-{n:02d}"),
+    ],
+)
+def test_records_know_whose_a_volume_is(tmp_path, name, path, subject):
+    rng = np.random.default_rng(0)
+    for n in range(4):
+        for visit in range(2):
+            volume = Volume(rng.uniform(1, 1000, (9, 8, 7)).astype(np.float32), np.eye(4))
+            nifti.write(tmp_path / "scans" / path.format(n=n, visit=visit), volume)
+    data = settings(
+        name=name, root=str(tmp_path / "scans"), cache=str(tmp_path / "cache"), records=str(tmp_path / "records"),
+        size=SHAPE, fit="brain", window="quantile", window_range=(0.0, 1.0), split=(0.5, 0.5, 0.0), split_seed=0,
+    )  # fmt: skip
+    files, prepared = both(data)
+    for side in ("train", "validation"):
+        found = [(example.name, example.subject) for example in getattr(prepared, side)]
+        assert found == [(example.name, example.subject) for example in getattr(files, side)]
+    everyone = [example.subject for example in prepared.train + prepared.validation]
+    assert sorted(everyone) == sorted(2 * [subject.format(n=n) for n in range(4)])
+    assert prepared.identity() == files.identity() and prepared.digests == files.digests
+
+
+def test_records_of_layout_1_are_read_as_they_were_divided(data, capsys):
+    make(data)
+    file = Path(data.records) / records.FILE_NAME
+    written = json.loads(file.read_text())
+    for shard in written["shards"]:
+        del shard["subject"]
+    del (
+        written["scans"],
+        written["identity"]["rules"],
+        written["identity"]["split_seed"],
+        written["settings"]["split_seed"],
+    )
+    file.write_text(json.dumps(written | {"version": 1}))
+    prepared = datasets.open_dataset(changed(data, root=None, split_seed=99), 0)
+    assert (
+        sum(
+            line.startswith(f"data.records={data.records}: of an earlier layout")
+            for line in capsys.readouterr().err.splitlines()
+        )
+        == 1
+    )
+    sides = {shard["name"]: shard["split"] for shard in written["shards"]}
+    for side in ("train", "validation", "test"):
+        assert [e.name for e in getattr(prepared, side)] == sorted(
+            name for name, there in sides.items() if there == side
+        )
+    assert {e.subject for e in prepared.train} == {Path(e.name).parent.name for e in prepared.train}
+    with pytest.raises(DataError, match="prepared by a version that divided subjects by other rules"):
+        make(data)
+
+
 def test_another_layout_is_refused(data):
     make(data)
     file = Path(data.records) / records.FILE_NAME
     file.write_text(json.dumps(json.loads(file.read_text()) | {"version": 7}))
-    with pytest.raises(DataError, match="of layout 7, not 1"):
+    with pytest.raises(DataError, match="of layout 7, not 1 or 2"):
         datasets.open_dataset(data, 0)
     file.write_text("{")
     with pytest.raises(DataError, match="data.records=.*: cannot be read"):

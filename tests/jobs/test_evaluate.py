@@ -48,7 +48,7 @@ def a_run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     config = folder_config.get_config("tiny")
     config.data.root, config.data.cache = str(write_scans(folder / "scans", count=24)), str(folder / "cache")
-    config.data.size, config.data.split = (16, 16, 16), (0.8, 0.1, 0.1)
+    config.data.size, config.data.split_seed = (16, 16, 16), 22  # 20, 2 and 2 of them
     dataset = open_dataset(config.data, config.seed)
     workdir = folder / "run"
     workdir.mkdir()

@@ -7,6 +7,7 @@ import nibabel
 import numpy as np
 import pytest
 
+from medjax.jobs import frozen
 from small_runs import ROOT, ends, launch, result, start_all, write_scans
 
 SMALL = (
@@ -96,21 +97,26 @@ def test_a_vqgan_draws_no_samples(trained, capsys):
     assert "draws no samples" in errors[-1]
 
 
-def test_prepared_latents_teach_what_volumes_teach(trained, tmp_path, capsys):
+def test_prepared_latents_teach_what_volumes_teach(trained, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(frozen, "MEASURED", 2)  # fewer than there are for training
     records = f"--config.data.records={tmp_path}/latents"
     still = "--config.data.flip=False"
     prepare = command("ddpm", trained / "scans", trained, "--mode=prepare", records, still)
     status, out, errors = launch(prepare, capsys)
     assert status == 0, errors
     assert result(out)["volumes"] == 6
-    found = {}
+    found, ranges = {}, []
+    measured = "--config.latents.scaling=data"
     for name, more in (("files", ()), ("records", (records,))):
         workdir = f"--workdir={tmp_path}/{name}"
-        argv = command("ddpm", trained / "scans", trained, "--mode=train", workdir, still, *steps(3), *more)
+        argv = command("ddpm", trained / "scans", trained, "--mode=train", workdir, still, measured, *steps(3), *more)
         status, _, errors = launch(argv, capsys)
         assert status == 0, errors
         found[name] = rows(tmp_path / name)
+        ranges.append(json.loads((tmp_path / name / "data.json").read_text())["frozen"])
     assert found["files"].keys() == {1, 2, 3}
+    for bound in ("low", "high"):
+        np.testing.assert_allclose(ranges[0][bound], ranges[1][bound], rtol=1e-5)
     for step, loss in found["files"].items():
         np.testing.assert_allclose(found["records"][step], loss, rtol=1e-4)
 

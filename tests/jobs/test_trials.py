@@ -34,7 +34,7 @@ def test_samples_are_judged_on_the_way_and_again_the_same_after_an_interruption(
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        (("--config.data.split=(1.0,0.0,0.0)",), "1 volumes are held out"),
+        (("--config.data.split=(1.0,0.0,0.0)",), "0 volumes are held out"),
         (("--config.train.evaluate_count=1", SPLIT), "train.evaluate_count is 1"),
         (("--config.evaluate.weights=no.pth", SPLIT), "no.pth"),
         (("--config.evaluate.batch_size=0", SPLIT), "evaluate.batch_size is 0"),

@@ -44,6 +44,22 @@ def test_other_data_is_refused(tmp_path):
         open_workdir(tmp_path / "run", CONFIG, DATA | {"identity": {"name": "atlas", "size": (64, 64, 64)}})
 
 
+def test_a_scan_that_holds_something_else_is_named(tmp_path):
+    (tmp_path / "run").mkdir()
+    identity = {"name": "folder", "rules": 2, "fingerprint": "x", "size": (32, 32, 32)}
+    open_workdir(tmp_path / "run", CONFIG, {"identity": identity, "scans": {"a.nii": "1", "b.nii": "2"}})
+    changed = {"identity": identity | {"fingerprint": "y"}, "scans": {"a.nii": "1", "b.nii": "3"}}
+    with pytest.raises(UserError, match=r"belongs to a model of other data: b.nii holds something else; choose"):
+        open_workdir(tmp_path / "run", CONFIG, changed)
+
+
+def test_a_run_of_other_rules_is_refused_in_words(tmp_path):
+    (tmp_path / "run").mkdir()
+    open_workdir(tmp_path / "run", CONFIG, {"identity": {"name": "folder", "fingerprint": "x"}})
+    with pytest.raises(UserError, match="its subjects were divided, and its scans known, by other rules than these"):
+        open_workdir(tmp_path / "run", CONFIG, {"identity": {"name": "folder", "fingerprint": "y", "rules": 2}})
+
+
 def test_a_file_in_the_way(tmp_path):
     (tmp_path / "run").write_text("mine")
     with pytest.raises(UserError, match="run cannot be made"), sole_use(tmp_path / "run"):

@@ -161,9 +161,8 @@ def with_range(
     elif dataset is None:
         raise UserError("latents.scaling is 'data', but this run has measured none: use 'codebook', or train a step")
     elif dataset.latent_ranges:
-        lows, highs = (
-            bounds[:MEASURED] for bounds in dataset.latent_ranges
-        )  # of the volumes `measured_range` looks at
+        # Of the volumes that `measured_range` looks at.
+        lows, highs = (bounds[:MEASURED] for bounds in dataset.latent_ranges)
         low, high = lows.min(axis=0), highs.max(axis=0)
     else:
         low, high = agreement.as_first(np.stack(measured_range(task, frozen.arrays["vqgan"], dataset)))

@@ -1,9 +1,11 @@
 """Stopping a run from outside without losing a step: SIGTERM (a scheduler) and Ctrl-C."""
 
 import _thread
+import os
 import signal
 import sys
 import threading
+import time
 from types import FrameType
 
 
@@ -13,7 +15,8 @@ class NothingToSave(BaseException):
 
 class Interrupt:
     """Inside this context the first SIGTERM or Ctrl-C raises NothingToSave, or, once `defer` was called, only sets `requested`,
-    for the loop to save and leave. A second one does what it does by default.
+    for the loop to save and leave. A second one does what it does by default; but SIGTERMs that follow the first request
+    within `REPEATS` seconds are passed over, for some launchers and schedulers send several, and the save must not die of them.
 
     What is raised inside a finalizer or a callback of the garbage collector (JAX has one) goes no further: Python reports it
     and carries on. Here it is not reported but raised once more, a moment later or when the main thread is back in Python.
@@ -21,6 +24,7 @@ class Interrupt:
 
     SIGNALS = (signal.SIGTERM, signal.SIGINT)
     MOMENT = 0.05  # seconds, for the finalizer to end
+    REPEATS = 10.0  # seconds
 
     def __init__(self):
         self.requested = False
@@ -67,7 +71,19 @@ class Interrupt:
         self.requested = True
         if not self._deferring:
             raise NothingToSave
+        self._pass_over_repeats()
         print(f"\n{signal.Signals(number).name}: saving a checkpoint, then leaving", file=sys.stderr)
+
+    def _pass_over_repeats(self) -> None:
+        before, first = signal.getsignal(signal.SIGTERM), time.monotonic()
+
+        def handle(number: int, _: FrameType | None) -> None:
+            if time.monotonic() - first > self.REPEATS:
+                signal.signal(number, before)
+                os.kill(os.getpid(), number)
+
+        self._previous = {signal.SIGTERM: before}  # put back at the end
+        signal.signal(signal.SIGTERM, handle)
 
     def _when_swallowed(self, report: "sys.UnraisableHookArgs") -> None:
         if not issubclass(report.exc_type, NothingToSave):

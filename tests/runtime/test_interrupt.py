@@ -112,15 +112,56 @@ def test_who_takes_the_hook_meanwhile_keeps_it(monkeypatch):
     assert sys.unraisablehook is taken
 
 
-def test_later_it_is_only_noted(capsys):
-    before = signal.getsignal(signal.SIGTERM)
+@pytest.fixture
+def asked():
+    """Which signals came through to whoever handled them before."""
+    asked = []
+    before = {number: signal.signal(number, lambda n, _: asked.append(n)) for number in Interrupt.SIGNALS}
+    yield asked
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("number", Interrupt.SIGNALS)
+def test_later_it_is_only_noted(number, asked, capsys):
     with Interrupt() as interrupt:
         interrupt.defer()
         assert not interrupt.requested
-        ask_to_stop()
+        os.kill(os.getpid(), number)
         assert interrupt.requested
-        assert signal.getsignal(signal.SIGTERM) == before
-    assert "SIGTERM: saving a checkpoint" in capsys.readouterr().err
+    assert asked == []
+    assert f"{signal.Signals(number).name}: saving a checkpoint" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("first", Interrupt.SIGNALS)
+def test_repeats_of_sigterm_do_not_end_the_save(first, asked):
+    with Interrupt() as interrupt:
+        interrupt.defer()
+        os.kill(os.getpid(), first)
+        ask_to_stop()
+        ask_to_stop()
+        assert asked == []
+    ask_to_stop()
+    assert asked == [signal.SIGTERM]  # afterwards it is as it was
+
+
+def test_a_sigterm_long_after_the_first_is_meant(asked, monkeypatch):
+    monkeypatch.setattr(Interrupt, "REPEATS", 0.0)
+    with Interrupt() as interrupt:
+        interrupt.defer()
+        ask_to_stop()
+        time.sleep(0.01)
+        ask_to_stop()
+        assert asked == [signal.SIGTERM]
+
+
+@pytest.mark.parametrize("first", Interrupt.SIGNALS)
+def test_ctrl_c_after_the_first_request_is_meant(first, asked):
+    with Interrupt() as interrupt:
+        interrupt.defer()
+        os.kill(os.getpid(), first)
+        os.kill(os.getpid(), signal.SIGINT)
+        assert asked == [signal.SIGINT]
 
 
 def test_several_processes_defer_early_and_again():

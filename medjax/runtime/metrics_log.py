@@ -20,19 +20,21 @@ class MetricsLog:
     Args:
       workdir: the run's folder.
       step: the step that the run goes on from. Rows after it, and a torn last line, are of a run that was
-        interrupted before its next checkpoint: they are dropped, for they will be written again.
+        interrupted before its next checkpoint: they are dropped, for they will be written again. At step 0 that is
+        all of them, for a run that begins is evaluated before its first step.
     """
 
     def __init__(self, workdir: pathlib.Path | None, step: int):
         self._rows = None
         if workdir is None:
             return
-        drop_rows_after(workdir / "metrics.jsonl", step)
+        first = step + 1 if step else 0  # of the rows to come
+        drop_rows_from(workdir / "metrics.jsonl", first)
         self._rows = (workdir / "metrics.jsonl").open("a")
         # Synchronous: tensorboardX's usual writer is a thread, whose failures nobody would hear of.
         self._events = EventsWriter(str(workdir / "events"))
-        if step:
-            self._add_event(Event(step=step + 1, session_log=SessionLog(status=SessionLog.START)))
+        # TensorBoard forgets what earlier files say of this step and later ones.
+        self._add_event(Event(step=first, session_log=SessionLog(status=SessionLog.START)))
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         """Appends one row; a value that is not finite is null there and absent from TensorBoard."""
@@ -54,21 +56,23 @@ class MetricsLog:
         self._events.flush()
 
     def close(self) -> None:
+        """Closes the files; may be called again."""
         if self._rows is not None:
             self._rows.close()
             self._events.close()
+            self._rows = None
 
     def _add_event(self, event: Event) -> None:
         event.wall_time = time.time()
         self._events.write_event(event)
 
 
-def drop_rows_after(path: pathlib.Path, step: int) -> None:
-    """Keeps the whole rows of at most `step`; the file is replaced in one move, and only if something is to go."""
+def drop_rows_from(path: pathlib.Path, step: int) -> None:
+    """Keeps the whole rows of steps before `step`; the file is replaced in one move, and only if something is to go."""
     if not path.exists():
         return
     lines = path.read_text().splitlines(keepends=True)
-    kept = [line for line in lines if (row_step := _step_of(line)) is not None and row_step <= step]
+    kept = [line for line in lines if (row_step := _step_of(line)) is not None and row_step < step]
     if kept != lines:
         with written_aside(path) as aside:
             aside.write_text("".join(kept))

@@ -2,6 +2,8 @@ import json
 import math
 
 import numpy as np
+import pytest
+from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from medjax.runtime.metrics_log import MetricsLog, last_values
 
@@ -25,6 +27,31 @@ def test_resuming_drops_later_rows_and_a_torn_line(tmp_path):
     log.write(3, {"loss": 0.3})
     log.close()
     assert rows(tmp_path) == [{"step": 0, "val_loss": 1.0}, {"step": 2, "loss": 0.5}, {"step": 3, "loss": 0.3}]
+
+
+def test_a_run_that_begins_again_has_each_row_once(tmp_path):
+    for _ in range(3):  # killed before its first checkpoint, twice
+        log = MetricsLog(tmp_path, 0)
+        log.write(0, {"val_loss": 1.0})
+        log.write(1, {"loss": 0.5})
+        log.close()
+    assert rows(tmp_path) == [{"step": 0, "val_loss": 1.0}, {"step": 1, "loss": 0.5}]
+
+
+@pytest.mark.parametrize(("step", "first"), [(0, 0), (7, 8)])
+def test_tensorboard_is_told_from_where_on_earlier_files_do_not_count(step, first, tmp_path):
+    MetricsLog(tmp_path, step).close()
+    (path,) = tmp_path.glob("events.out.tfevents.*")
+    events = [Event.FromString(record) for record in records(path.read_bytes())]
+    assert [event.step for event in events if event.session_log.status == SessionLog.START] == [first]
+
+
+def records(content):
+    """The messages of a file of TensorFlow records."""
+    while content:
+        length = int.from_bytes(content[:8], "little")
+        yield content[12 : 12 + length]
+        content = content[16 + length :]
 
 
 def test_a_torn_line_goes_even_if_no_row_is_too_late(tmp_path):

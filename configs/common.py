@@ -12,7 +12,7 @@ def base() -> ConfigDict:
     """Wavelet diffusion of volumes of 128^3 voxels with the published U-Net and optimiser."""
     config = ConfigDict()
     config.task = "wavelet_diffusion"
-    config.seed = 0
+    config.seed = 0  # this one and all others: 0 to 2^32 - 1
 
     config.data = data = ConfigDict()
     data.name = "folder"  # who reads the files: atlas, folder, adni, brats, duke, lidc, mrnet; or synthetic: none
@@ -62,7 +62,7 @@ def base() -> ConfigDict:
 
     config.optimizer = optimizer = ConfigDict()
     optimizer.learning_rate = 1e-5
-    optimizer.warmup_steps = 0
+    optimizer.warmup_steps = 0  # n: the first update has an n-th of the rate, the n-th all of it
     optimizer.decay = "constant"  # or "cosine", to a hundredth at train.steps
     optimizer.weight_decay = 0.0
     optimizer.b1 = 0.9
@@ -235,7 +235,7 @@ def latent_diffusion_keys(config: ConfigDict) -> None:
     label_keys(model)
 
     config.latents = latents = ConfigDict()
-    latents.vqgan = config_dict.placeholder(str)  # the workdir of the trained VQ-GAN
+    latents.vqgan = config_dict.placeholder(str)  # the workdir of the trained VQ-GAN, which the first start copies
     latents.step = config_dict.placeholder(int)  # which of its checkpoints; the last by default
     latents.model = vqgan_model()  # what to plan with where there is none yet; a workdir says by itself
     latents.losses = vqgan_losses()

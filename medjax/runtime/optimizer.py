@@ -11,7 +11,9 @@ Schedule = Callable[[int], float]
 
 
 def learning_rate_schedule(learning_rate: float, *, warmup_steps: int, decay: str, steps: int) -> Schedule:
-    """Linear warm-up from 0, then constant or half a cosine down to a hundredth at `steps`.
+    """Linear warm-up, then constant or half a cosine down to a hundredth at `steps`.
+
+    The first update, step 0, has a `warmup_steps`-th of the rate: at rate 0 it would change nothing.
 
     Raises:
       UserError: `decay` is neither "constant" nor "cosine".
@@ -24,7 +26,7 @@ def learning_rate_schedule(learning_rate: float, *, warmup_steps: int, decay: st
         raise UserError(f"optimizer.decay is {decay!r}: use 'constant' or 'cosine'")
     if not warmup_steps:
         return after
-    return optax.join_schedules([optax.linear_schedule(0.0, learning_rate, warmup_steps), after], [warmup_steps])
+    return optax.join_schedules([lambda step: learning_rate * (step + 1) / warmup_steps, after], [warmup_steps])
 
 
 def make_optimizer(

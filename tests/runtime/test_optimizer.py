@@ -9,7 +9,16 @@ from medjax.runtime.optimizer import learning_rate_schedule, make_optimizer
 
 def test_warm_up_then_constant():
     schedule = learning_rate_schedule(1e-3, warmup_steps=10, decay="constant", steps=100)
-    assert [float(schedule(step)) for step in (0, 5, 10, 99)] == pytest.approx([0, 5e-4, 1e-3, 1e-3])
+    assert [float(schedule(step)) for step in (0, 4, 9, 10, 99)] == pytest.approx([1e-4, 5e-4, 1e-3, 1e-3, 1e-3])
+
+
+def test_the_first_update_of_a_warm_up_changes_the_parameters():
+    schedule = learning_rate_schedule(1e-3, warmup_steps=10, decay="cosine", steps=100)
+    optimizer = make_optimizer(schedule, b1=0.9, b2=0.999, eps=1e-8, weight_decay=0.0, clip_norm=0.0)
+    params = {"w": jnp.zeros(1)}
+    updates, _ = optimizer.update({"w": jnp.ones(1)}, optimizer.init(params), params)
+    np.testing.assert_allclose(updates["w"], [-float(schedule(0))], rtol=1e-4)
+    assert float(schedule(0)) == pytest.approx(1e-4)
 
 
 def test_cosine_ends_at_a_hundredth():

@@ -16,6 +16,7 @@ one line of it. Progress goes to stderr; the last line on stdout is one JSON obj
 """
 
 import ast
+import contextlib
 import errno
 import importlib
 import json
@@ -23,6 +24,7 @@ import os
 import pathlib
 import re
 import sys
+import traceback
 from collections.abc import Sequence
 
 from absl import flags, logging
@@ -30,6 +32,17 @@ from ml_collections import ConfigDict, config_flags
 
 HERE = pathlib.Path(__file__).resolve().parent
 MODES = ("train", "sample", "evaluate", "benchmark", "plan", "prepare", "import_weights", "export_weights", "subbands")
+PARTS = (
+    "data",
+    "model",
+    "diffusion",
+    "optimizer",
+    "train",
+    "mesh",
+    "sample",
+    "evaluate",
+    "benchmark",
+)  # of every configuration
 # Flags that only some modes have, passed on to the job.
 OPTIONS = {
     "evaluate": ("real", "generated"),
@@ -50,11 +63,14 @@ def main(argv: Sequence[str], own_process: bool = False) -> int:
     if any(argument in ("-h", "--help", "-help") for argument in argv[1:]):
         print(__doc__.replace("MODES", ", ".join(MODES)))
         return 0
-    # absl and ml_collections raise many kinds here, for every one of which the user's line is to blame.
+    # absl, ml_collections and the config's file raise many kinds here, for every one of which the user's line is to blame.
+    from medjax.jobs.config_numbers import check_numbers
+
     try:
         mode, config, workdir, values = parse(argv)
-    except Exception as error:
-        return complain(in_one_line(error))
+        check_numbers(config)
+    except (Exception, SystemExit) as error:
+        return complain(in_one_line(error, config_file_of(argv)))
 
     if config.train.remat == "auto" and mode not in ("train", "benchmark", "plan"):
         config.train.remat = "none"  # without gradients nothing is kept that could be made anew
@@ -66,6 +82,7 @@ def main(argv: Sequence[str], own_process: bool = False) -> int:
     from medjax.runtime import distributed
     from medjax.runtime.host_memory import keep_freed_memory, only_cpus
     from medjax.runtime.kept_programs import keep_programs
+    from medjax.runtime.out_of_memory import explanation, is_out_of_memory
     from medjax.runtime.precision import products_in
 
     logging.set_verbosity(logging.FATAL)  # Orbax logs, with its traceback, what it also raises
@@ -79,16 +96,22 @@ def main(argv: Sequence[str], own_process: bool = False) -> int:
         with products_in(config.train.precision):
             result = job.run(config, workdir, **{name: values[name].value for name in OPTIONS.get(mode, ())})
     except (DataError, UserError) as error:
-        return complain(str(error))
-    except KeyboardInterrupt:
-        complain("interrupted; the same command goes on from here")
+        return complain(str(error), error)
+    except KeyboardInterrupt as error:
+        complain("interrupted; the same command goes on from here", error)
         return 130
     except OSError as error:
         place = error.filename or workdir
         if error.errno == errno.ENOSPC:
-            return complain(f"no space left on the disk of {place}: free some, then start again")
+            return complain(f"no space left on the disk of {place}: free some, then start again", error)
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            return complain(f"{place} cannot be written ({error.strerror}): allow it or choose another --workdir")
+            return complain(
+                f"{place} cannot be written ({error.strerror}): allow it or choose another --workdir", error
+            )
+        raise
+    except Exception as error:
+        if is_out_of_memory(error):
+            return complain(explanation(error, mode), error)
         raise
     print(json.dumps(result), flush=True)
     return 0
@@ -121,27 +144,68 @@ def parse(argv: Sequence[str]) -> tuple[str, ConfigDict, pathlib.Path, flags.Fla
                 raise flags.Error(f"--{name} is for --mode={mode}, this is --mode={values.mode}: leave it out")
     config_file = config_flags.get_config_filename(values["config"]).partition(":")[0]
     config = values.config
-    if not isinstance(config, ConfigDict):  # ml_collections would tell at the first use of it only
+    if not pathlib.Path(config_file).exists():  # ml_collections would tell at the first use of it only
         raise flags.Error(f"--config={config_file}: there is no such file")
+    base = "begin with base() of configs/common.py"
+    if not isinstance(config, ConfigDict):
+        getattr(config, "task", None)  # raises what ml_collections has kept for the first use
+        raise flags.Error(f"--config={config_file} makes no ConfigDict: {base}")
+    for part in PARTS:
+        if not isinstance(config.get(part), ConfigDict):
+            raise flags.Error(f"--config={config_file} has no part {part!r}: {base}")
     workdir = values.workdir or f"runs/{pathlib.Path(config_file).stem}"
     return values.mode, config, pathlib.Path(workdir).expanduser(), values
 
 
-def in_one_line(error: Exception) -> str:
-    """What an error in the flags or the config's file comes to, without the traceback that its message may quote."""
-    text = str(error).strip()
-    if missing := re.search("No such file or directory: '(.*)'", text):
+def config_file_of(argv: Sequence[str]) -> str:
+    """The file that the last --config names, without the words after it; empty if the flag is not given."""
+    named = ""
+    for n, argument in enumerate(argv):
+        name, equals, value = argument.lstrip("-").partition("=")
+        if argument.startswith("-") and name == "config":
+            named = value if equals else "".join(argv[n + 1 : n + 2])
+    return named.partition(":")[0]
+
+
+def in_one_line(error: BaseException, config_file: str) -> str:
+    """What an error in the flags or the config's file comes to, without the traceback that its message may quote.
+
+    Args:
+      error: as it was raised; ml_collections raises some kinds anew, and puts the traceback of the first into the message.
+      config_file: the file that --config names.
+    """
+    first = error
+    while "Traceback" in str(first) and first.__context__:
+        first = first.__context__
+    text = " ".join(str(first).split())
+    missing = re.search("No such file or directory: '(.*)'", text)
+    if missing and (not config_file or missing[1] == config_file):
         return f"--config={missing[1]}: there is no such file"
-    if "Traceback" in text:
-        text = text.splitlines()[-1].partition("Error: ")[2]
-    if isinstance(error, (AttributeError, KeyError)):
-        text = "--config has no such key: " + ast.literal_eval(text)
-    return " ".join(text.split())
+    if text.startswith("--config"):  # said by the file itself
+        return text
+    if late := re.search(
+        r"Failed loading config file .*(\[Errno.*)", text
+    ):  # kept for the first use of the configuration
+        return f"--config={config_file} cannot be used ({late[1][:200]}): correct that file"
+    if config_file and comes_from(first, config_file):
+        return f"--config={config_file} cannot be used ({type(first).__name__}: {text[:200]}): correct that file"
+    if isinstance(first, (AttributeError, KeyError)):
+        with contextlib.suppress(SyntaxError, ValueError):  # most are quoted texts
+            text = ast.literal_eval(text)
+        text = "--config has no such key: " + " ".join(text.split())
+    return text
 
 
-def complain(text: str) -> int:
-    """One line on stderr."""
-    print(f"launch.py: {text}", file=sys.stderr)
+def comes_from(error: BaseException, config_file: str) -> bool:
+    """Whether it was raised while the file was read or run."""
+    frames = {pathlib.Path(frame.filename).resolve() for frame in traceback.extract_tb(error.__traceback__)}
+    of_file = isinstance(error, SyntaxError) or "has no attribute 'get_config'" in str(error)
+    return of_file or pathlib.Path(config_file).resolve() in frames
+
+
+def complain(text: str, error: BaseException | None = None) -> int:
+    """One line on stderr, with what has been remarked on the error it tells of."""
+    print(f"launch.py: {'; '.join([text, *getattr(error, '__notes__', ())])}", file=sys.stderr)
     return 2
 
 

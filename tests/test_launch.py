@@ -1,6 +1,7 @@
 """What cannot work ends in one line that names the file or the key, status 2, and nothing touched."""
 
 import gzip
+import importlib
 import json
 import os
 import pathlib
@@ -9,6 +10,8 @@ import signal
 import subprocess
 import time
 
+import jax
+import jax.numpy as jnp
 import nibabel
 import numpy as np
 import pytest
@@ -127,6 +130,18 @@ def test_folders_without_scans(tmp_path, capsys):
         ("--config.trian.steps=3", ["trian", "train"]),
         ("--config.train.steps=many", ["config.train.steps", "many"]),
         ("--config.train.steps=0", ["train.steps is 0"]),
+        ("--config.train.keep=-1", ["train.keep is -1"]),
+        ("--config.train.ema_decay=1.5", ["train.ema_decay is 1.5"]),
+        ("--config.optimizer.learning_rate=nan", ["optimizer.learning_rate is nan"]),
+        ("--config.optimizer.learning_rate=inf", ["optimizer.learning_rate is inf"]),
+        ("--config.optimizer.learning_rate=fast", ["optimizer.learning_rate", "fast"]),
+        ("--config.optimizer.warmup_steps=-3", ["optimizer.warmup_steps is -3"]),
+        ("--config.data.batch_size=-2", ["data.batch_size is -2"]),
+        ("--config.data.size=(0,16,16)", ["data.size is (0, 16, 16)"]),
+        ("--config.data.size=('a',16,16)", ["data.size is ('a', 16, 16)"]),
+        ("--config.model.groups=0", ["model.groups is 0"]),
+        ("--config.model.dropout=1.0", ["model.dropout is 1.0"]),
+        ("--config.mesh.depth=0", ["mesh.depth is 0"]),
         ("--config.data.window=wide", ["data.window", "wide"]),
         ("--config.mesh.depth=99", ["mesh.data=2", "mesh.depth=99", "198 devices"]),
         ("--config=configs/none.py", ["configs/none.py", "no such file"]),
@@ -140,6 +155,69 @@ def test_a_setting_that_cannot_work_is_named(argument, words, scans, tmp_path, c
     # data=2, so that an odd batch cannot be divided.
     refused(command(scans, tmp_path, "--config.mesh.data=2", argument), capsys, *words)
     assert not (tmp_path / "run").exists()
+
+
+FILES = {
+    "an attribute that is not there": ("import math\nmath.nothing\n", ["AttributeError", "nothing"]),
+    "a key that is not there": ("{}['lost']\n", ["KeyError", "lost"]),
+    "no Python": ("def get_config(:\n", ["SyntaxError"]),
+    "no get_config": ("x = 1\n", ["get_config"]),
+    "a module that is not there": ("import not_a_module\n", ["not_a_module"]),
+    "an error of several lines": ("raise ValueError('it is\\nso')\n", ["ValueError: it is so"]),
+    "an exit": ("raise SystemExit(3)\n", ["SystemExit"]),
+    "a file that is not there": ("open('/not/there')\n", ["/not/there"]),
+    "no configuration": ("def get_config():\n    return {'task': 'vqgan'}\n", ["ConfigDict"]),
+    "half a configuration": (
+        "from ml_collections import ConfigDict\ndef get_config():\n    return ConfigDict({'data': {}})\n",
+        ["has no part 'model'", "common.py"],
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", FILES)
+def test_a_config_file_that_cannot_be_used_is_named(kind, tmp_path, capsys):
+    content, words = FILES[kind]
+    path = tmp_path / "own.py"
+    path.write_text(content)
+    refused(["launch.py", f"--config={path}", f"--workdir={tmp_path}/run"], capsys, "own.py", *words)
+
+
+@pytest.mark.parametrize("mode", ["train", "sample", "evaluate", "benchmark", "plan", "prepare"])
+@pytest.mark.parametrize("seed", [-1, 2**32])
+@pytest.mark.parametrize("key", ["seed", "sample.seed", "evaluate.seed", "data.atlas_seed"])
+def test_a_seed_that_is_another_one_to_jax_is_refused_by_every_job(key, seed, mode, tmp_path, capsys):
+    argv = ["launch.py", f"--workdir={tmp_path}/run", f"--mode={mode}", f"--config.{key}={seed}"]
+    refused(argv, capsys, f"{key} is {seed}: use a whole number from 0 to 2^32 - 1")
+
+
+@pytest.mark.parametrize("mode", ["train", "sample", "prepare"])
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (lambda: jnp.zeros(2**50, jnp.uint8).block_until_ready(), ["a device's memory"]),
+        (lambda: np.zeros(2**60, np.uint8), ["this computer's memory", "Unable to allocate"]),
+        (lambda: jax.jit(lambda: jnp.ones(2**50, jnp.uint8))(), ["a device's memory"]),
+    ],
+)
+def test_where_memory_runs_out_one_line_says_what_to_change(error, words, mode, tmp_path, capsys, monkeypatch):
+    job = importlib.import_module(f"medjax.jobs.{mode}")
+    monkeypatch.setattr(job, "run", lambda config, workdir: error())
+    advice = {
+        "train": ["data.batch_size", "train.remat=auto", "mesh.depth"],
+        "sample": ["sample.batch_size", "mesh.depth"],
+        "prepare": ["data.batch_size"],
+    }
+    refused(["launch.py", f"--mode={mode}", f"--workdir={tmp_path}/run"], capsys, *words, *advice[mode])
+
+
+def test_a_step_that_does_not_fit_names_what_to_change(scans, tmp_path, capsys):
+    huge = (
+        "--config.data.name=synthetic",
+        "--config.data.root=",
+        "--config.data.size=(65536,65536,65536)",
+        "--config.train.steps=1",
+    )
+    refused(command(scans, tmp_path, *huge), capsys, "memory", "data.batch_size", "train.remat=auto", "mesh.depth")
 
 
 @pytest.mark.parametrize(

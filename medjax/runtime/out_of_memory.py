@@ -1,0 +1,29 @@
+"""Which errors mean that memory ran out, of the devices or of the computer, and what to change then."""
+
+DEVICES = "RESOURCE_EXHAUSTED"  # how XLA's errors begin, whether a program or an array did not fit
+
+# What takes the most memory in a job, by its name; in the others it is the volumes that are read.
+ADVICE = {
+    "train": "use a smaller data.batch_size or more train.accumulate, set train.remat=auto, or cut volumes by mesh.depth",
+    "sample": "use a smaller sample.batch_size, 0 for as many as fit, or cut volumes by mesh.depth",
+    "evaluate": "use a smaller evaluate.batch_size or evaluate.count",
+}
+ADVICE["benchmark"] = ADVICE["plan"] = ADVICE["train"]
+OTHERWISE = "use a smaller data.batch_size, or a machine with more memory"
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out, the devices' or the computer's."""
+    return isinstance(error, MemoryError) or DEVICES in str(error)
+
+
+def explanation(error: BaseException, mode: str) -> str:
+    """What ran out and what to change, in one line.
+
+    Args:
+      error: one that `is_out_of_memory`.
+      mode: the job it ended.
+    """
+    whose = "this computer's memory" if isinstance(error, MemoryError) else "a device's memory"
+    said = " ".join(str(error).partition(f"{DEVICES}:")[2].split() or str(error).split())[:120]
+    return f"{whose} is not enough for this{f' ({said})' if said else ''}: {ADVICE.get(mode, OTHERWISE)}"

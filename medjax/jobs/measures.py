@@ -158,8 +158,7 @@ def denoise_and_sample(bench: Bench, parts: tuple[str, ...]) -> dict[str, Any]:
 def checkpoint(bench: Bench, workdir: pathlib.Path) -> dict[str, Any]:
     """Saving the training state and reading it back, in a folder of its own that is gone afterwards."""
     state = bench.state()
-    with folder_beside(workdir) as folder:
-        checkpoints = Checkpoints(folder, keep=1)
+    with folder_beside(workdir) as folder, Checkpoints(folder, keep=1) as checkpoints:
         for step in range(2):  # the first one compiles what is read of the state
             state = dataclasses.replace(state, step=state.step + step)
             begin = time.perf_counter()
@@ -172,7 +171,6 @@ def checkpoint(bench: Bench, workdir: pathlib.Path) -> dict[str, Any]:
         begin = time.perf_counter()
         jax.block_until_ready(checkpoints.restore(shapes, bench.mesh))
         restored = time.perf_counter() - begin
-        checkpoints.close()
     held = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
     return {"bytes": held, "blocked_seconds": blocked, "save_seconds": saved, "restore_seconds": restored}
 

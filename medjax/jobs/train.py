@@ -5,6 +5,7 @@ import math
 import pathlib
 import sys
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -95,7 +96,9 @@ def _run(config: ConfigDict, workdir: pathlib.Path, interrupt: Interrupt, held: 
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     log = MetricsLog(workdir if jax.process_index() == 0 else None, start)
     validation = Validation(
+    held.enter_context(last_good_told(checkpoints))
         task, dataset, mesh, count=config.train.eval_volumes, batch_size=batch_size, labels=classes > 0
+    held.callback(log.close)
     )
 
     trials = trials_of(config, task, mesh, dataset, frozen.arrays, log)
@@ -194,6 +197,17 @@ def _run(config: ConfigDict, workdir: pathlib.Path, interrupt: Interrupt, held: 
 
 def but_for_places(config: ConfigDict) -> dict[str, Any]:
     """The whole configuration without where the data lie, which may differ from host to host."""
+@contextlib.contextmanager
+def last_good_told(checkpoints: Checkpoints) -> Iterator[None]:
+    """Leaves the block when nothing is being written any more; what ends it is told which checkpoint to go on from."""
+    try:
+        with checkpoints:
+            yield
+    except BaseException as error:
+        error.add_note(checkpoints.last_good)
+        raise
+
+
     told = config.to_dict()
     return told | {
         "data": {key: value for key, value in told["data"].items() if key not in ("root", "cache", "records")}
@@ -251,7 +265,7 @@ def check_finite(pending: list[tuple[int, dict[str, jax.Array]]]) -> list[tuple[
         for name in ("loss", "grad_norm"):
             if not math.isfinite(values[name]):
                 raise UserError(
-                    f"{name} is {values[name]} at step {step}: training stopped, the last checkpoint is good; "
+                    f"{name} is {values[name]} at step {step}: training stopped; "
                     "lower optimizer.learning_rate or set optimizer.clip_norm"
                 )
     return numbers

@@ -3,6 +3,8 @@
 Writing is asynchronous: a step is copied off the devices, training goes on, and the folder takes its final name only when
 it is whole. Each checkpoint carries the fingerprint of every array, so damage is found at restore and not in the samples.
 Two items, so that sampling need not read the optimiser: `model` (params, variables, ema) and `optimizer` (step, opt_state).
+
+Whoever saves does so inside `with checkpoints:`, which no way out leaves while something is being written.
 """
 
 import errno
@@ -10,14 +12,16 @@ import functools
 import hashlib
 import json
 import logging
+import math
 import os
 import pathlib
+import re
 import sys
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
+from contextlib import contextmanager, suppress
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
@@ -28,11 +32,15 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy as preserve
 
 from medjax.errors import UserError
 from medjax.runtime import agreement, distributed
+from medjax.runtime.out_of_memory import is_out_of_memory
 from medjax.runtime.sharding import state_shardings
 from medjax.runtime.train_state import TrainState
-from medjax.runtime.workdir import free_name
+from medjax.runtime.workdir import free_name, read_json
 
 Arrays = Any
+
+# Seconds that a process on its way out because of an error waits for the parts of a checkpoint that others write.
+PATIENCE = 300
 
 
 class Checkpoints:
@@ -68,8 +76,36 @@ class Checkpoints:
         for name in set_unfinished_aside(self.folder):
             print(f"{self.folder / name} was never finished: skipped", file=sys.stderr)
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
+        """Waits for what is being written, also where an error is on its way, which a failure to write must not hide."""
+        if error is None:
+            self.close()
+        elif jax.process_count() == 1:
+            with suppress(Exception):
+                self.close()
+        else:
+            # Of a checkpoint that others share in, each writes its part and waits for the rest: not for ever, one may be gone.
+            patience = distributed.lost_seconds() / 2 if distributed.is_loss(error) else PATIENCE
+            waiting = threading.Thread(target=self._wait_quietly, daemon=True)
+            waiting.start()
+            waiting.join(patience)
+
+    def _wait_quietly(self) -> None:
+        with suppress(Exception):
+            self._manager.wait_until_finished()
+
+    @property
+    def last_good(self) -> str:
+        """A remark on which checkpoint there is to go on from, by what lies on the disk."""
+        steps = [int(path.name) for path in self.folder.glob("*") if path.name.isdigit() and _is_committed(path)]
+        return f"the last good checkpoint is step {max(steps)}" if steps else "no checkpoint was finished"
+
     def save(self, state: TrainState, val_loss: float | None) -> None:
         """Starts to write the state; `val_loss` is that of this very step, if it was measured."""
+        measured = val_loss is not None and math.isfinite(val_loss)
         model, optimizer = _items(state)
         prints = {"model": _fingerprints(model), "optimizer": _fingerprints(optimizer)}
         with self._explained_failures():
@@ -80,7 +116,7 @@ class Checkpoints:
                     optimizer=ocp.args.StandardSave(optimizer),
                     fingerprints=ocp.args.JsonSave(prints),
                 ),
-                metrics=None if val_loss is None else {"val_loss": val_loss},
+                metrics={"val_loss": val_loss} if measured else None,
             )
 
     def wait(self) -> None:
@@ -89,9 +125,10 @@ class Checkpoints:
             self._manager.wait_until_finished()
 
     def close(self) -> None:
-        """Waits, then frees the writer's threads."""
+        """Waits, then frees the writer's threads; may be called again."""
         self.wait()
-        self._manager.close()
+        with self._explained_failures():
+            self._manager.close()
 
     def restore(self, shapes: TrainState, mesh: Mesh) -> TrainState:
         """The last whole state, laid on `mesh` whatever mesh wrote it.
@@ -108,18 +145,30 @@ class Checkpoints:
 
     @property
     def best_step(self) -> int | None:
-        """The step of lowest validation loss among the checkpoints kept, or the last where none was measured."""
+        """The step of lowest validation loss among the checkpoints kept; None where none was measured."""
         measured = {step: self._manager.metrics(step) for step in self._manager.all_steps()}
         losses = {step: metrics["val_loss"] for step, metrics in measured.items() if metrics}
-        return min(losses, key=losses.get) if losses else self.latest_step
+        return min(losses, key=losses.get) if losses else None
 
     def restore_model(
-        self, shapes: tuple[Arrays, Arrays], mesh: Mesh, *, best: bool = False, step: int | None = None
+        self,
+        shapes: tuple[Arrays, Arrays],
+        mesh: Mesh,
+        *,
+        best: bool = False,
+        step: int | None = None,
+        weights: Sequence[str] = ("params", "ema"),
     ) -> tuple[int, dict[str, Arrays]]:
-        """The step and {"params", "variables", "ema"} of the last whole checkpoint, of the best, or of a certain step.
+        """The step and the model of the last whole checkpoint, of the best, or of a certain step.
 
         Args:
           shapes: of (params, variables).
+          best: whether to take the checkpoint of lowest validation loss; the last, and a remark, where none has one.
+          step: which to take.
+          weights: what to read besides "variables": "params", their moving average "ema", or both.
+
+        Returns:
+          The step, and a dictionary with "variables" and what `weights` names.
 
         Raises:
           UserError: there is none, it is damaged, or it is of another model.
@@ -127,14 +176,24 @@ class Checkpoints:
         there = sorted(self._manager.all_steps())
         if step is not None and step not in there:
             raise UserError(f"{self.folder} holds no step {step}: it has {', '.join(map(str, there)) or 'none'}")
-        step = step if step is not None else self.best_step if best else self.latest_step
-        if step is None:
+        wanted, last = step, self.latest_step
+        if last is None:
             raise UserError(f"{self.folder} holds no finished checkpoint: train first, with the same --workdir")
+        step = last if wanted is None else wanted
+        if best and wanted is None:
+            lowest = self.best_step
+            if lowest is None:
+                print(
+                    f"sample.checkpoint=best: no checkpoint in {self.folder} has a val_loss, taking the last, step {last}",
+                    file=sys.stderr,
+                )
+            step = last if lowest is None else lowest
         params, variables = shapes
-        model = {"params": params, "variables": variables, "ema": params}
-        return step, self._restore(step, {"model": model}, mesh)["model"]
+        model = {"variables": variables} | dict.fromkeys(weights, params)
+        return step, self._restore(step, {"model": model}, mesh, partial=True)["model"]
 
-    def _restore(self, step: int, items: dict[str, Arrays], mesh: Mesh) -> dict[str, Arrays]:
+    def _restore(self, step: int, items: dict[str, Arrays], mesh: Mesh, partial: bool = False) -> dict[str, Arrays]:
+        """The items by name; `partial`: what else there is in them is not read."""
         targets = {
             name: jax.tree.map(
                 lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
@@ -150,16 +209,20 @@ class Checkpoints:
                 step,
                 args=ocp.args.Composite(
                     fingerprints=ocp.args.JsonRestore(),
-                    **{name: ocp.args.StandardRestore(target) for name, target in targets.items()},
+                    **{
+                        name: (_part if partial else ocp.args.StandardRestore)(target)
+                        for name, target in targets.items()
+                    },
                 ),
             )
         except Exception as error:  # Orbax and TensorStore raise many kinds, all meaning that the files do not fit
-            if distributed.is_loss(error):
+            if distributed.is_loss(error) or is_out_of_memory(error):
                 raise
             reason = " ".join(str(error).split())[:120]
             raise UserError(f"checkpoint {folder} cannot be read ({reason}): it is damaged; {advice}") from error
         for name in items:
-            if _fingerprints(restored[name]) != restored["fingerprints"][name]:
+            written = restored["fingerprints"][name]
+            if any(written.get(path) != bits for path, bits in _fingerprints(restored[name]).items()):
                 raise UserError(f"checkpoint {folder} is damaged ({name} is not what was written): {advice}")
         return {name: restored[name] for name in items}
 
@@ -221,6 +284,12 @@ def _is_committed(step_folder: pathlib.Path) -> bool:
         return False
 
 
+def _part(target: Arrays) -> ocp.args.PyTreeRestore:
+    """Asks for these arrays of an item, and for no others."""
+    restore_args = ocp.checkpoint_utils.construct_restore_args(target)
+    return ocp.args.PyTreeRestore(item=target, restore_args=restore_args, partial_restore=True)
+
+
 def _items(state: TrainState) -> tuple[dict[str, Arrays], dict[str, Arrays]]:
     model = {"params": state.params, "variables": state.variables, "ema": state.ema}
     return model, {"step": state.step, "opt_state": state.opt_state}
@@ -236,7 +305,32 @@ def _is_disk_full(error: BaseException | None) -> bool:
 
 def fingerprint(tree: Arrays) -> str:
     """A short name that two trees share if and only if they hold the same bits, but for an accident in 2^64."""
-    return hashlib.sha256(json.dumps(_fingerprints(tree), sort_keys=True).encode()).hexdigest()[:16]
+    return _digest(_fingerprints(tree))
+
+
+def digest(prints: Arrays) -> str:
+    """The same of a tree that has one number for each array, as `written_fingerprints` gives."""
+    flat, _ = jax.tree_util.tree_flatten_with_path(prints)
+    return _digest({jax.tree_util.keystr(path): number for path, number in flat})
+
+
+def written_fingerprints(workdir: pathlib.Path, step: int) -> dict[str, Arrays] | None:
+    """The number of each array of a checkpoint's model, in nested dictionaries, without reading the arrays.
+
+    None where the run has no such checkpoint.
+    """
+    folder = workdir / "checkpoints" / str(step)
+    if not _is_committed(folder):
+        return None
+    tree = {"params": {}, "variables": {}, "ema": {}}
+    for path, number in read_json(folder / "fingerprints" / "metadata")["model"].items():
+        *parents, last = re.findall(r"\['([^']*)'\]", path)
+        functools.reduce(lambda branch, name: branch.setdefault(name, {}), parents, tree)[last] = number
+    return tree
+
+
+def _digest(prints: dict[str, int]) -> str:
+    return hashlib.sha256(json.dumps(prints, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _fingerprints(tree: Arrays) -> dict[str, int]:

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import jax
 
 from medjax.errors import UserError
+from medjax.runtime.out_of_memory import is_out_of_memory
 
 # Operations, not science, so they are the environment's and not the configuration's.
 JOIN_SECONDS = "MEDJAX_JOIN_SECONDS"  # how long the processes of a run wait for the last of them to start
@@ -211,15 +212,23 @@ def loss_explained() -> Iterator[None]:
     except (RuntimeError, ValueError) as error:
         if not is_loss(error):
             raise
-        raise UserError(
+        explained = UserError(
             f"process {jax.process_index()} lost another one ({_first_line(error)}): see what that one said, "
-            "then start all of them again; the last checkpoint is good"
-        ) from error
+            "then start all of them again"
+        )
+        for note in getattr(error, "__notes__", ()):
+            explained.add_note(note)
+        raise explained from error
 
 
-def is_loss(error: Exception) -> bool:
+def lost_seconds() -> int:
+    """How long another process may be silent before it is given up."""
+    return _seconds(LOST_SECONDS)
+
+
+def is_loss(error: BaseException) -> bool:
     """Whether the cause of an error is that another process is gone."""
-    if jax.process_count() == 1 or isinstance(error, UserError):
+    if jax.process_count() == 1 or isinstance(error, UserError) or is_out_of_memory(error):
         return False
     return any(sign in str(error).lower() for sign in SIGNS_OF_LOSS)
 

@@ -9,6 +9,8 @@ import jax
 import numpy as np
 import pytest
 
+from medjax.errors import UserError
+from medjax.jobs import train
 from medjax.runtime.checkpoints import Checkpoints
 from small_runs import command, launch, result, start, write_scans
 
@@ -116,6 +118,35 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(scan
     assert sorted(path.name for path in (tmp_path / "run/checkpoints").iterdir()) == ["2", "4"]
     after = arrays(tmp_path / "run")
     assert all(np.array_equal(before[name], after[name]) for name in before)
+
+
+def test_an_error_soon_after_a_save_waits_for_it_and_says_which_checkpoint_is_good(
+    scans, tmp_path, capsys, monkeypatch
+):
+    def fails_at(step):
+        def check_finite(pending):
+            if pending[-1][0] >= step:
+                raise UserError("stopped")
+            return finite(pending)
+
+        monkeypatch.setattr(train, "check_finite", check_finite)
+
+    finite = train.check_finite
+    argv = command(scans, tmp_path, "--config.train.steps=9", "--config.train.checkpoint_every=2")
+    fails_at(1)
+    assert launch(argv, capsys)[::2] == (2, ["launch.py: stopped; no checkpoint was finished"])
+    fails_at(3)
+    assert launch(argv, capsys)[::2] == (2, ["launch.py: stopped; the last good checkpoint is step 2"])
+    assert [path.name for path in (tmp_path / "run/checkpoints").iterdir()] == ["2"]
+    monkeypatch.undo()
+    status, out, _ = launch(argv, capsys)
+    assert (status, result(out)["resumed_from"]) == (0, 2)
+    assert [row["step"] for row in losses(tmp_path / "run") if "val_loss" in row] == [0, 9]  # step 0 once
+
+
+def test_the_rate_of_the_first_update_is_not_zero_and_is_what_is_logged(uninterrupted):
+    rates = [row["learning_rate"] for row in losses(uninterrupted[0] / "run") if "learning_rate" in row]
+    np.testing.assert_allclose(rates[:3], np.arange(1, 4) / 10 * rates[-1], rtol=1e-5)  # warm-up of 10 steps
 
 
 def test_eight_devices_train_what_one_trains(scans, tmp_path, capsys):

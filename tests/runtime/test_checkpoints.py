@@ -6,11 +6,12 @@ import optax
 import pytest
 
 from medjax.errors import UserError
-from medjax.runtime.checkpoints import Checkpoints
+from medjax.runtime.checkpoints import Checkpoints, digest, fingerprint, written_fingerprints
 from medjax.runtime.mesh import make_mesh
 from medjax.runtime.train_state import build_sharded, state_builder
+from small_runs import ends
 from small_task import Line
-from two_processes import work_of_two
+from two_processes import begin, work_of_two
 from wide_state import check, wide_shapes, wide_state
 
 BATCH = {"image": np.ones((8, 4), np.float32)}
@@ -51,6 +52,56 @@ def test_the_last_and_the_best_stay(tmp_path, mesh):
     step, model = checkpoints.restore_model((SHAPES.params, SHAPES.variables), mesh, best=True)
     assert step == 2
     np.testing.assert_array_equal(model["ema"]["w"], state_at(2, mesh).ema["w"])
+
+
+def test_what_is_not_asked_for_is_not_read(tmp_path, mesh):
+    save_all(tmp_path, {3: None}, mesh)
+    with Checkpoints(tmp_path, 2) as checkpoints:
+        for weights in ("params", "ema"):
+            _, model = checkpoints.restore_model((SHAPES.params, SHAPES.variables), mesh, weights=(weights,))
+            assert model.keys() == {weights, "variables"}
+            jax.tree.map(np.testing.assert_array_equal, model[weights], getattr(state_at(3, mesh), weights))
+
+
+def test_best_without_any_validation_loss_is_the_last_and_says_so(tmp_path, mesh, capsys):
+    save_all(tmp_path, {1: None, 2: float("nan")}, mesh)
+    with Checkpoints(tmp_path, 2) as checkpoints:
+        step, _ = checkpoints.restore_model((SHAPES.params, SHAPES.variables), mesh, best=True)
+    assert step == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("sample.checkpoint=best: no checkpoint in ") and line.endswith("taking the last, step 2")
+
+
+@pytest.mark.parametrize("error", [ValueError("wrong"), KeyboardInterrupt()])
+def test_an_error_waits_for_what_is_being_written(error, tmp_path, mesh):
+    checkpoints = Checkpoints(tmp_path, 2)
+    assert checkpoints.last_good == "no checkpoint was finished"
+    with pytest.raises(type(error)), checkpoints:
+        checkpoints.save(state_at(5, mesh), None)
+        raise error
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["5"]
+    assert checkpoints.last_good == "the last good checkpoint is step 5"
+
+
+def test_a_failure_to_write_does_not_hide_the_error_on_its_way(tmp_path, mesh, monkeypatch):
+    checkpoints = Checkpoints(tmp_path, 2)
+    checkpoints.save(state_at(1, mesh), None)
+    checkpoints.wait()
+    with pytest.raises(ValueError, match="first"), checkpoints:
+        checkpoints.save(state_at(2, mesh), None)
+        checkpoints.wait()
+        (tmp_path / "checkpoints/2/_CHECKPOINT_METADATA").unlink()  # as if it had not come to its end
+        monkeypatch.setattr(checkpoints, "wait", lambda: 1 / 0)
+        raise ValueError("first")
+    assert checkpoints.last_good == "the last good checkpoint is step 1"
+
+
+def test_the_written_fingerprints_are_those_of_the_arrays(tmp_path, mesh):
+    save_all(tmp_path, {4: None}, mesh)
+    prints = written_fingerprints(tmp_path, 4)
+    assert digest(prints["params"]) == fingerprint(state_at(4, mesh).params)
+    assert digest(prints["params"]) != fingerprint(state_at(3, mesh).params)
+    assert written_fingerprints(tmp_path, 3) is None
 
 
 def test_no_checkpoint_to_sample_from(tmp_path, mesh):
@@ -115,3 +166,12 @@ def test_a_checkpoint_of_any_mesh_and_process_count_comes_back_on_any_other(tmp_
         there = Checkpoints(tmp_path, 3)
         assert (there.latest_step, there.best_step) == (2, 2)
         check(there.restore(wide_shapes(), make_mesh(ONE | sizes)), step=2)
+
+
+@pytest.mark.parametrize("failing", [0, 1])
+def test_where_one_of_two_fails_right_after_a_save_the_checkpoint_is_finished_and_both_end(failing, tmp_path):
+    found = ends(begin("fails", (0, 1), str(tmp_path), str(failing)))
+    assert [status for status, _, _ in found] == [2, 2], found
+    assert found[failing][2].splitlines()[-1] == "launch.py: bad record"
+    assert "lost another one" in found[1 - failing][2]
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["1"]

@@ -1,4 +1,4 @@
-"""What each of the processes of two_processes.py does: `python work_of_two.py JOB PORT PROCESS [FOLDER]`.
+"""What each of the processes of two_processes.py does: `python work_of_two.py JOB PORT PROCESS [FOLDER [WHICH]]`.
 
 Each prints what it found as its last line and leaves as launch.py does.
 """
@@ -94,6 +94,19 @@ def checkpoints(folder: pathlib.Path) -> int | None:
     return step
 
 
+def fails(folder: pathlib.Path, failing: int) -> None:
+    """Both save; right after it one of them comes upon an error, and the other goes on computing with it."""
+    mesh = make_mesh(ONE | {"fsdp": 4})
+    total = jax.jit(lambda batch: jnp.sum(batch["row"]), out_shardings=replicated(mesh))
+    batch = put_batch({"row": np.ones(2, np.float32)}, mesh, 4)
+    with distributed.loss_explained(), Checkpoints(folder, 3) as checkpoints:
+        checkpoints.save(wide_state(1, mesh), None)
+        if jax.process_index() == failing:
+            raise UserError("bad record")
+        for _ in range(10**6):
+            total(batch).block_until_ready()
+
+
 def waits_for(signal_number: int) -> None:
     """Both add up numbers; after a while the second one is gone."""
     mesh = make_mesh(ONE | {"data": -1})
@@ -115,6 +128,7 @@ if __name__ == "__main__":
             "rows": rows,
             "decisions": decisions,
             "checkpoints": lambda: checkpoints(pathlib.Path(folder[0])),
+            "fails": lambda: fails(pathlib.Path(folder[0]), int(folder[1])),
             "killed": lambda: waits_for(signal.SIGKILL),
             "frozen": lambda: waits_for(signal.SIGSTOP),
             "joined": lambda: jax.process_count(),

@@ -10,7 +10,7 @@ from medjax.errors import UserError
 from medjax.interop import medical_checkpoints
 from medjax.interop.torch_save import save_state_dict
 from medjax.interop.wdm import state_dict_from_params
-from medjax.jobs.frozen import frozen_of, task_of
+from medjax.jobs.frozen import frozen_of, task_of, with_own_vqgan
 from medjax.jobs.steps import volume_shapes
 from medjax.runtime.checkpoints import Checkpoints
 from medjax.runtime.mesh import AXES, make_mesh
@@ -46,14 +46,17 @@ def run(config: ConfigDict, workdir: pathlib.Path, output: str | None = None) ->
     trained = read_json(workdir / "config.json")
     check_same_model(workdir, trained, config.to_dict())
     if config.task == "latent_diffusion":
-        config = config.copy_and_resolve_references()
+        config = with_own_vqgan(config, workdir).copy_and_resolve_references()
         config.latents.vqgan = config.latents.vqgan or trained["latents"]["vqgan"]
     task = task_of(config)
     shapes = jax.eval_shape(task.init, jax.random.key(0), volume_shapes(tuple(config.data.size), 1))
     mesh = make_mesh(dict.fromkeys(AXES, 1))
     best = config.sample.checkpoint == "best"
-    step, model = Checkpoints(workdir, config.train.keep).restore_model(shapes, mesh, best=best)
-    params = jax.device_get(model["ema" if config.sample.ema else "params"])
+    chosen = "ema" if config.sample.ema else "params"
+    weights = ("params", "ema") if config.task == "latent_diffusion" else (chosen,)
+    with Checkpoints(workdir, config.train.keep) as checkpoints:
+        step, model = checkpoints.restore_model(shapes, mesh, best=best, weights=weights)
+    params = jax.device_get(model[chosen])
     variables = jax.device_get(model["variables"])
     try:
         with written_aside(path) as aside:
@@ -88,8 +91,5 @@ def vqgan_under(config: ConfigDict, task: Task, data: dict[str, Any]) -> tuple[A
       UserError: it is not the one in `latents.vqgan`.
     """
     mesh = make_mesh(dict.fromkeys(AXES, 1))
-    step = frozen_of(config, task, mesh, data.get("frozen")).identity["step"]
-    shapes = jax.eval_shape(task.vqgan.init, jax.random.key(0), volume_shapes(task.size, 1))
-    workdir = pathlib.Path(config.latents.vqgan).expanduser()
-    _, model = Checkpoints(workdir, 1).restore_model(shapes, mesh, step=step)
-    return jax.device_get((model["ema"], model["variables"]))
+    whole = frozen_of(config, task, mesh, data.get("frozen")).first_stage
+    return whole["params"], whole["variables"]

@@ -1,7 +1,8 @@
 """What a task reads and never trains: the VQ-GAN under a latent diffusion, the networks behind a perceptual loss.
 
-It lies in other folders than the run's own and never enters the run's checkpoints. What it was is written in data.json
-beside the data's identity, so that a model is not trained on, or sampled, with another by mistake.
+It never enters the run's checkpoints. What it was is written in data.json beside the data's identity, so that a model is
+not trained on, or sampled, with another by mistake. The VQ-GAN is copied into the run at its first start and read there from
+then on (vqgan_copy.py). A perceptual loss is of a VQ-GAN's training alone and its file is named at every start, as the data are.
 """
 
 import dataclasses
@@ -20,12 +21,13 @@ from data_pipelines.batches import Dataset, volume_count, volumes
 from data_pipelines.records import Latents
 from medjax.errors import UserError
 from medjax.interop.perceptual import load_perceptual
+from medjax.jobs import vqgan_copy
 from medjax.jobs.steps import volume_shapes
 from medjax.runtime import agreement
-from medjax.runtime.checkpoints import Checkpoints, fingerprint
+from medjax.runtime.checkpoints import Checkpoints, digest, fingerprint, written_fingerprints
 from medjax.runtime.mesh import replicated
 from medjax.runtime.train_state import Arrays, Task
-from medjax.runtime.workdir import read_json
+from medjax.runtime.workdir import check_same_model, read_json
 from medjax.tasks import make_task
 
 MEASURED = 64  # volumes whose latents give latents.scaling="data"
@@ -38,10 +40,12 @@ class Frozen:
     Attributes:
       arrays: as the task's methods take it.
       identity: plain JSON data that says which it is; empty where a run may go on with another.
+      first_stage: {"params", "variables"} of the whole VQ-GAN as NumPy arrays, discriminators too; None where there is none.
     """
 
     arrays: Arrays
     identity: dict[str, Any]
+    first_stage: Arrays | None = None
 
 
 def task_of(config: ConfigDict) -> Task:
@@ -82,6 +86,65 @@ def vqgan_config(config: ConfigDict) -> ConfigDict:
     return described
 
 
+def with_own_vqgan(config: ConfigDict, workdir: pathlib.Path) -> ConfigDict:
+    """The configuration with `latents.vqgan` naming the copy in the run's folder, where it has one; others as they are.
+
+    A VQ-GAN that is named all the same must be the one that was copied, as far as its run is still there to tell.
+
+    Raises:
+      UserError: it is another.
+    """
+    copy = workdir / vqgan_copy.FOLDER
+    if config.task != "latent_diffusion" or not vqgan_copy.is_copy(copy):
+        return config
+    own = config.copy_and_resolve_references()
+    own.latents.vqgan = str(copy)
+    named = config.latents.vqgan and pathlib.Path(config.latents.vqgan).expanduser()
+    kept = vqgan_copy.read_identity(copy)
+    if config.latents.step not in (None, kept["step"]):
+        raise UserError(
+            f"latents.step is {config.latents.step}, but {workdir} has learned on step {kept['step']}, which {copy} holds: "
+            "leave it out, or choose another --workdir"
+        )
+    if not named or named.absolute() == copy.absolute():
+        return own
+    if (named / "config.json").exists():
+        other = f"latents.vqgan={named} is another VQ-GAN than that in {copy}, on which {workdir} has learned"
+        advice = "leave latents.vqgan out, or choose another --workdir"
+        try:
+            check_same_model(named, read_json(copy / "config.json"), read_json(named / "config.json"))
+        except UserError as error:
+            raise UserError(f"{other}: {advice}") from error
+        there = named_fingerprint(named, kept["step"])
+        if there not in (None, kept["fingerprint"]):
+            raise UserError(f"{other}: {advice}")
+        if there is not None:
+            return own
+    print(f"{named} holds no step {kept['step']}: going on with the copy in {copy}", file=sys.stderr)
+    return own
+
+
+def named_fingerprint(workdir: pathlib.Path, step: int) -> str | None:
+    """The fingerprint of what encodes and decodes in a VQ-GAN's run, or in a copy of one; None if it holds no such step."""
+    if vqgan_copy.is_copy(workdir):
+        identity = vqgan_copy.read_identity(workdir)
+        return identity["fingerprint"] if identity["step"] == step else None
+    prints = written_fingerprints(workdir, step)
+    if prints is None:
+        return None
+    return digest(vqgan_of(prints["ema"], {"batch_stats": {}} | prints["variables"]))
+
+
+def keep_vqgan(frozen: Frozen, config: ConfigDict, workdir: pathlib.Path) -> None:
+    """Copies the VQ-GAN that was read from `latents.vqgan` into the run's folder, unless it has a copy."""
+    folder = workdir / vqgan_copy.FOLDER
+    if frozen.first_stage is None or vqgan_copy.is_copy(folder):
+        return
+    source = pathlib.Path(config.latents.vqgan).expanduser()
+    identity = {"from": str(source.absolute())} | {key: frozen.identity[key] for key in ("step", "fingerprint")}
+    vqgan_copy.write_copy(folder, read_json(source / "config.json"), identity, frozen.first_stage)
+
+
 def frozen_shapes(config: ConfigDict, task: Task) -> Arrays:
     """The shapes of what `frozen_of` gives, with nothing read; a perceptual loss is left out."""
     if config.task != "latent_diffusion":
@@ -114,17 +177,20 @@ def frozen_of(config: ConfigDict, task: Task, mesh: Mesh, known: Mapping[str, An
         raise UserError(
             "latents.vqgan is not set: give the workdir of a trained VQ-GAN, --config.latents.vqgan=WORKDIR"
         )
-    step, vqgan = trained_vqgan(config, task, mesh)
+    known = known or {}
+    asked = config.latents.step
+    if asked is not None and known.get("step", asked) != asked:
+        raise UserError(f"latents.step is {asked}, but what is there was made with step {known['step']}: leave it out")
+    step, model = trained_vqgan(config, task, mesh, known.get("step", asked))
+    vqgan = vqgan_of(model["params"], model["variables"])
     identity = {"step": step, "fingerprint": fingerprint(vqgan)}
-    for key in identity:
-        there = (known or {}).get(key, identity[key])
-        if there != identity[key]:
-            other = f"; add --config.latents.step={there} to go on" if key == "step" else "; give that VQ-GAN"
+    for key, found in identity.items():
+        if known.get(key, found) != found:
             raise UserError(
-                f"latents.vqgan={config.latents.vqgan}: its {key} is {identity[key]}, but what is there was made with "
-                f"{key} {there}{other}"
+                f"latents.vqgan={config.latents.vqgan}: its {key} is {found}, but what is there was made with "
+                f"{key} {known[key]}; give that VQ-GAN"
             )
-    return Frozen({"vqgan": vqgan}, identity)
+    return Frozen({"vqgan": vqgan}, identity, jax.device_get(model))
 
 
 def latents_of(frozen: Frozen, task: Task) -> Latents | None:
@@ -168,15 +234,36 @@ def with_range(
         low, high = agreement.as_first(np.stack(measured_range(task, frozen.arrays["vqgan"], dataset)))
     low, high = np.asarray(low, np.float32), np.asarray(high, np.float32)
     arrays = frozen.arrays | on_every_device({"low": low, "high": high}, mesh)
-    return Frozen(arrays, frozen.identity | {"scaling": scaling, "low": low.tolist(), "high": high.tolist()})
+    identity = frozen.identity | {"scaling": scaling, "low": low.tolist(), "high": high.tolist()}
+    return dataclasses.replace(frozen, arrays=arrays, identity=identity)
 
 
-def trained_vqgan(config: ConfigDict, task: Task, mesh: Mesh) -> tuple[int, Arrays]:
-    """The VQ-GAN in `latents.vqgan`, as `vqgan_of` has it, and its step: the last, or `latents.step`."""
+def trained_vqgan(config: ConfigDict, task: Task, mesh: Mesh, step: int | None) -> tuple[int, Arrays]:
+    """The step, and {"params", "variables"} on every device, of the VQ-GAN in `latents.vqgan`.
+
+    Args:
+      config: whose `latents.vqgan` is the VQ-GAN's run, or a copy in another's.
+      task: the latent diffusion.
+      mesh: whose devices.
+      step: the step to read; None for the last, or for that of a copy.
+
+    Raises:
+      UserError: it cannot be read, is damaged, or is not of that step.
+    """
     workdir = pathlib.Path(config.latents.vqgan).expanduser()
-    shapes = jax.eval_shape(task.vqgan.init, jax.random.key(0), volume_shapes(task.size, 1))
-    step, model = Checkpoints(workdir, 1).restore_model(shapes, mesh, step=config.latents.step)
-    return step, on_every_device(vqgan_of(model["ema"], model["variables"]), mesh)
+    params, variables = jax.eval_shape(task.vqgan.init, jax.random.key(0), volume_shapes(task.size, 1))
+    if vqgan_copy.is_copy(workdir):
+        identity = vqgan_copy.read_identity(workdir)
+        model = vqgan_copy.read_copy(workdir, {"params": params, "variables": variables})
+        model = on_every_device(model, mesh)
+        if fingerprint(vqgan_of(model["params"], model["variables"])) != identity["fingerprint"]:
+            raise UserError(f"{workdir} is damaged (it is not what was written): {vqgan_copy.advice(workdir)}")
+        if step not in (None, identity["step"]):
+            raise UserError(f"latents.vqgan={workdir} is a copy of step {identity['step']}, not of step {step}")
+        return identity["step"], model
+    with Checkpoints(workdir, 1) as checkpoints:
+        step, model = checkpoints.restore_model((params, variables), mesh, step=step, weights=("ema",))
+    return step, on_every_device({"params": model["ema"], "variables": model["variables"]}, mesh)
 
 
 def vqgan_of(params: Arrays, variables: Arrays) -> Arrays:

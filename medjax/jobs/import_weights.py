@@ -18,7 +18,7 @@ from medjax.interop import medical_checkpoints, medical_vqgan
 from medjax.interop.torch_load import load_state_dict
 from medjax.interop.torch_save import save_state_dict
 from medjax.interop.wdm import params_from_state_dict
-from medjax.jobs.frozen import Frozen, frozen_of, task_of, with_range
+from medjax.jobs.frozen import Frozen, frozen_of, keep_vqgan, task_of, with_range
 from medjax.jobs.steps import optimizer_of, state_shapes, volume_shapes
 from medjax.runtime.checkpoints import Checkpoints
 from medjax.runtime.mesh import AXES, make_mesh
@@ -90,16 +90,19 @@ def run(config: ConfigDict, workdir: pathlib.Path, checkpoint: str | None = None
 
     perceptual_file = workdir / PERCEPTUAL_FILE
     with sole_use(workdir):
-        if any((workdir / "checkpoints").glob("*")) or (workdir / "metrics.jsonl").exists():
+        if (
+            any(path.name.isdigit() for path in (workdir / "checkpoints").glob("*"))
+            or (workdir / "metrics.jsonl").exists()
+        ):
             raise UserError(f"{workdir} holds a run already: choose another --workdir")
         data = {"identity": None, "axes": config.data.axes, "affine": affine, "frozen": frozen.identity}
         open_workdir(workdir, config.to_dict(), data | {"intensity_range": list(intensity_range(config.data))})
         if weights.perceptual:
             with written_aside(perceptual_file) as aside:
                 save_state_dict(aside, {n: np.ascontiguousarray(a, np.float32) for n, a in weights.perceptual.items()})
-        checkpoints = Checkpoints(workdir, config.train.keep)
-        checkpoints.save(starting_state(task, optimizer, weights, tuple(config.data.size)), val_loss=None)
-        checkpoints.close()
+        keep_vqgan(frozen, config, workdir)
+        with Checkpoints(workdir, config.train.keep) as checkpoints:
+            checkpoints.save(starting_state(task, optimizer, weights, tuple(config.data.size)), val_loss=None)
     return {
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(weights.params)),
         "step": 0,

@@ -17,7 +17,7 @@ from data_pipelines.transforms import from_network
 from medjax.errors import UserError
 from medjax.jobs.drawing import Drawing
 from medjax.jobs.fitting import with_sampling_batch
-from medjax.jobs.frozen import frozen_of, task_of, with_range
+from medjax.jobs.frozen import frozen_of, task_of, with_own_vqgan, with_range
 from medjax.jobs.sample_files import Writer, as_int16, sample_path
 from medjax.jobs.starts import open_start
 from medjax.jobs.steps import volume_shapes
@@ -74,7 +74,7 @@ def _run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
         raise UserError(f"sample.checkpoint is {config.sample.checkpoint!r}: use 'last' or 'best'")
     trained = read_json(workdir / "config.json")
     if config.task == "latent_diffusion":
-        config = config.copy_and_resolve_references()
+        config = with_own_vqgan(config, workdir).copy_and_resolve_references()
         config.latents.vqgan = config.latents.vqgan or trained.get("latents", {}).get("vqgan")
     task, mesh = task_of(config), make_mesh(config.mesh)
     if not can_sample(task):
@@ -99,9 +99,11 @@ def _run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     known = data.get("frozen")
     frozen = with_range(frozen_of(config, task, mesh, known), config, task, mesh, known=known)
 
-    checkpoints = Checkpoints(workdir, config.train.keep)
     shapes = jax.eval_shape(task.init, jax.random.key(0), volume_shapes(size, 1))
-    step, model = checkpoints.restore_model(shapes, mesh, best=config.sample.checkpoint == "best")
+    weights = "ema" if config.sample.ema else "params"  # the other is not read: it would take as much memory again
+    with Checkpoints(workdir, config.train.keep) as checkpoints:
+        best = config.sample.checkpoint == "best"
+        step, model = checkpoints.restore_model(shapes, mesh, best=best, weights=(weights,))
 
     start = agreement.together(lambda: open_start(config.sample, trained, data))
     folder = workdir / (start.folder if start else "samples")
@@ -112,8 +114,9 @@ def _run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     missing = [int(i) for i in np.flatnonzero(~there)]
 
     def drawing_of(indices: np.ndarray, conditions: Batch) -> Drawing:
-        params = model["ema"] if config.sample.ema else model["params"]
-        return Drawing(task, mesh, params, model["variables"], config.sample.seed, indices, conditions, frozen.arrays)
+        return Drawing(
+            task, mesh, model[weights], model["variables"], config.sample.seed, indices, conditions, frozen.arrays
+        )
 
     drawing = None
     seconds = 0.0

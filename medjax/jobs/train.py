@@ -17,7 +17,7 @@ from tqdm import tqdm
 from data_pipelines.batches import Dataset, open_dataset, train_batches
 from medjax.errors import UserError
 from medjax.jobs.fitting import with_recomputation
-from medjax.jobs.frozen import frozen_of, latents_of, task_of, with_range
+from medjax.jobs.frozen import frozen_of, keep_vqgan, latents_of, task_of, with_own_vqgan, with_range
 from medjax.jobs.steps import batch_shapes, optimizer_of, train_step_of
 from medjax.jobs.trials import trials_of
 from medjax.jobs.validation import Validation
@@ -57,10 +57,10 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
 
 def _run(config: ConfigDict, workdir: pathlib.Path, interrupt: Interrupt, held: contextlib.ExitStack) -> dict[str, Any]:
     # What cannot work fails here, before any data is touched.
-    config = with_recomputation(config)
+    given, config = config, with_recomputation(with_own_vqgan(config, workdir))
     task, mesh = task_of(config), make_mesh(config.mesh)
     batch_size = config.data.batch_size
-    check_cadences(config.train)
+    check_average(config)
     check_volume_size(tuple(config.data.size), mesh, task.size_multiple)
     check_batch_size("data.batch_size", batch_size, mesh, config.train.accumulate)
     schedule, optimizer = optimizer_of(config, task)
@@ -76,7 +76,9 @@ def _run(config: ConfigDict, workdir: pathlib.Path, interrupt: Interrupt, held: 
 
     def open_folder() -> None:
         held.enter_context(sole_use(workdir))
-        open_workdir(workdir, config.to_dict(), description(dataset) | {"frozen": frozen.identity})
+        recorded = config.to_dict() | ({"latents": given.latents.to_dict()} if "latents" in given else {})
+        open_workdir(workdir, recorded, description(dataset) | {"frozen": frozen.identity})
+        keep_vqgan(frozen, config, workdir)
 
     agreement.first_alone(open_folder)
 
@@ -94,11 +96,11 @@ def _run(config: ConfigDict, workdir: pathlib.Path, interrupt: Interrupt, held: 
         state = checkpoints.restore(jax.eval_shape(build, key, example), mesh)
     start, steps = resumed_from or 0, config.train.steps
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
-    log = MetricsLog(workdir if jax.process_index() == 0 else None, start)
-    validation = Validation(
     held.enter_context(last_good_told(checkpoints))
-        task, dataset, mesh, count=config.train.eval_volumes, batch_size=batch_size, labels=classes > 0
+    log = MetricsLog(workdir if jax.process_index() == 0 else None, start)
     held.callback(log.close)
+    validation = Validation(
+        task, dataset, mesh, count=config.train.eval_volumes, batch_size=batch_size, labels=classes > 0
     )
 
     trials = trials_of(config, task, mesh, dataset, frozen.arrays, log)
@@ -195,8 +197,6 @@ def _run(config: ConfigDict, workdir: pathlib.Path, interrupt: Interrupt, held: 
     }
 
 
-def but_for_places(config: ConfigDict) -> dict[str, Any]:
-    """The whole configuration without where the data lie, which may differ from host to host."""
 @contextlib.contextmanager
 def last_good_told(checkpoints: Checkpoints) -> Iterator[None]:
     """Leaves the block when nothing is being written any more; what ends it is told which checkpoint to go on from."""
@@ -208,19 +208,21 @@ def last_good_told(checkpoints: Checkpoints) -> Iterator[None]:
         raise
 
 
+def but_for_places(config: ConfigDict) -> dict[str, Any]:
+    """The whole configuration without where the data lie, which may differ from host to host."""
     told = config.to_dict()
     return told | {
         "data": {key: value for key, value in told["data"].items() if key not in ("root", "cache", "records")}
     }
 
 
-def check_cadences(train: ConfigDict) -> None:
-    """Raises UserError for a number of steps that is not positive."""
-    for key in ("steps", "log_every", "eval_every", "checkpoint_every", "accumulate", "keep"):
-        if train[key] < 1:
-            raise UserError(f"train.{key} is {train[key]}: use 1 or more")
-    if train.evaluate_every < 0:
-        raise UserError(f"train.evaluate_every is {train.evaluate_every}: use steps, or 0 for never")
+def check_average(config: ConfigDict) -> None:
+    """Raises UserError for a moving average of a VQ-GAN, whose codebook and batch statistics would not be the average's."""
+    if config.task == "vqgan" and config.train.ema_decay:
+        raise UserError(
+            f"train.ema_decay is {config.train.ema_decay}: the codebook and batch statistics of a VQ-GAN are of its "
+            "parameters, not of their average; leave it at 0"
+        )
 
 
 def classes_of(config: ConfigDict, dataset: Dataset) -> int:

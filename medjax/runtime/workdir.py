@@ -4,10 +4,12 @@
 """
 
 import contextlib
+import errno
 import itertools
 import json
 import os
 import pathlib
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -20,22 +22,36 @@ from medjax.errors import UserError
 # Another value of these is another model; anything else (steps, mesh, batch size, sampler) may change between runs.
 FIXED_KEYS = ("task", "seed", "model", "diffusion")
 
+WITHOUT_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP)  # of a file system, such as NFS whose lock daemon is not running
+
 
 @contextlib.contextmanager
-def sole_use(workdir: pathlib.Path) -> Iterator[None]:
-    """Makes the folder and holds it: two runs in one workdir would write over each other's checkpoints.
+def sole_use(workdir: pathlib.Path, part: str = "") -> Iterator[None]:
+    """Makes the folder and holds it, or one folder in it: two jobs would write over each other's files.
+
+    The lock is the operating system's, so it ends with the process that holds it, however that ends. Where a file system has
+    no locks, a line on stderr says so and nothing is held.
+
+    Args:
+      part: the name of the folder in it that one job writes while others write beside it; by default what training writes.
 
     Raises:
       UserError: the folder cannot be made or written to, or another process holds it.
     """
+    path = workdir / f".lock{part and '-'}{part}"
+    lock = filelock.FileLock(path)
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        lock = filelock.FileLock(workdir / ".lock")
         lock.acquire(timeout=0)
     except filelock.Timeout:
-        raise UserError(f"{workdir} is in use by another run: wait for it to end or choose another --workdir") from None
+        user = "job" if part else "run"
+        raise UserError(
+            f"{workdir / part} is in use by another {user}: wait for it to end or choose another --workdir"
+        ) from None
     except OSError as error:
-        raise UserError(f"--workdir={workdir} cannot be made or written to: {error.strerror}") from error
+        if error.errno not in WITHOUT_LOCKS:
+            raise UserError(f"--workdir={workdir} cannot be made or written to: {error.strerror}") from error
+        print(f"{path} cannot be locked ({error.strerror}): let no other job write {workdir / part}", file=sys.stderr)
     try:
         yield
     finally:

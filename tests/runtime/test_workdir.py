@@ -1,7 +1,13 @@
+import errno
+import subprocess
+import sys
+
+import filelock
 import pytest
 
 from medjax.errors import UserError
 from medjax.runtime.workdir import free_name, open_workdir, read_json, sole_use, write_json, written_aside
+from small_runs import ROOT
 
 CONFIG = {
     "task": "t",
@@ -73,6 +79,49 @@ def test_one_run_at_a_time(tmp_path):
         pass
     with sole_use(tmp_path / "run"):
         pass
+
+
+def test_each_part_is_held_for_itself(tmp_path):
+    run, again = sole_use(tmp_path / "run"), sole_use(tmp_path / "run", "samples")
+    refused = pytest.raises(UserError, match="run/samples is in use by another job")
+    with run, sole_use(tmp_path / "run", "samples"), sole_use(tmp_path / "run", "variations"), refused, again:
+        pass
+
+
+HOLDING = """
+import sys, time
+from pathlib import Path
+from medjax.runtime.workdir import sole_use
+with sole_use(Path(sys.argv[1]), "samples"):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_a_killed_process_holds_nothing(tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLDING, str(tmp_path / "run")], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
+    with process:
+        try:
+            assert process.stdout.readline() == "held\n"
+            with pytest.raises(UserError, match="in use"), sole_use(tmp_path / "run", "samples"):
+                pass
+        finally:
+            process.kill()
+    with sole_use(tmp_path / "run", "samples"):
+        pass
+
+
+def test_a_file_system_without_locks_is_told_and_goes_on(tmp_path, monkeypatch, capsys):
+    def no_locks(self, timeout):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(filelock.FileLock, "acquire", no_locks)
+    with sole_use(tmp_path / "run", "samples"):
+        pass
+    told = capsys.readouterr().err.splitlines()
+    assert len(told) == 1 and "cannot be locked (No locks available): let no other job write" in told[0]
 
 
 def test_a_damaged_record_is_named(tmp_path):

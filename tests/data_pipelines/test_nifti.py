@@ -43,6 +43,15 @@ def test_float32_comes_back_to_the_bit(tmp_path, array, suffix):
     assert [path.name for path in tmp_path.iterdir()] == [f"a{suffix}"]
 
 
+@pytest.mark.parametrize("value", [600.0, np.nan])
+def test_volumes_that_are_no_scans_are_read_only_where_that_is_asked_for(tmp_path, array, value):
+    drawn = np.full_like(array, value)
+    nifti.write(tmp_path / "a.nii.gz", Volume(drawn, OBLIQUE))
+    np.testing.assert_array_equal(nifti.read_unchecked(tmp_path / "a.nii.gz").array, drawn)
+    with pytest.raises(DataError, match="every voxel is 600|210 of 210 voxels are NaN"):
+        nifti.read(tmp_path / "a.nii.gz")
+
+
 def test_int16_comes_back_to_half_a_step(tmp_path, array):
     nifti.write(tmp_path / "a.nii.gz", Volume(array / 1000, OBLIQUE), np.int16)
     assert nib.load(tmp_path / "a.nii.gz").get_data_dtype() == np.int16

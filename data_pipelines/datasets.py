@@ -213,6 +213,25 @@ def first_examples(data: Any, count: int) -> tuple[Example, ...]:
     return tuple(examples.values())
 
 
+def found_identity(data: Any) -> dict[str, Any]:
+    """What can be said of `Dataset.identity` without decoding a scan: not how many are usable, nor anything of labels.
+
+    Made-up subjects are what the keys say they are, so nothing needs to be looked for: {}.
+
+    Raises:
+      DataError: the data cannot be found.
+    """
+    check(data)
+    if data.records:
+        return {
+            key: value for key, value in _open_records(data, None).identity.items() if key not in ("count", "labels")
+        }
+    if data.name == "synthetic" or is_made_up(data):
+        return {}
+    parameters = {key: value for key, value in find_sources(data).parameters.items() if key != "labels"}
+    return json.loads(json.dumps({"name": data.name, "size": data.size, "axes": data.axes, **parameters}))
+
+
 def preprocessing_of(data: Any) -> Preprocessing:
     """From the path of any one scan to its volume, in [-1, 1], as the scans that a config asks for are preprocessed.
 

@@ -11,6 +11,7 @@ import pytest
 
 from data_pipelines import atlas, batches, nifti
 from data_pipelines.contents import changed_scan
+from data_pipelines.datasets import found_identity
 from data_pipelines.errors import DataError
 from data_pipelines.nifti import Volume
 from data_pipelines.splits import SPLITS
@@ -55,6 +56,16 @@ def test_a_few_volumes_to_look_at_are_all_that_is_read(data):
     assert len(list(Path(data.cache).rglob("*.nii"))) == 2
     np.testing.assert_array_equal(batches.first_volumes(data, 99)[:2], shown)
     assert len(batches.first_volumes(settings(name="synthetic"), 2)) == 0
+
+
+def test_most_of_the_identity_is_known_before_anything_is_decoded(data, dataset):
+    found = found_identity(data)
+    assert dataset.identity() == found | {"count": 9}
+    for path in Path(data.cache).rglob("*.nii"):
+        path.unlink()
+    assert found_identity(data) == found
+    assert not list(Path(data.cache).rglob("*.nii"))
+    assert found_identity(settings(name="atlas")) == {}
 
 
 def take(iterator, count):

@@ -1,5 +1,6 @@
 """`--mode=sample`: draws volumes from a trained model and writes them as NIfTI, with a montage to look at."""
 
+import contextlib
 import pathlib
 import sys
 import time
@@ -12,13 +13,15 @@ from tqdm import tqdm
 
 from data_pipelines import nifti
 from data_pipelines.batches import first_volumes
+from data_pipelines.datasets import found_identity
 from data_pipelines.errors import DataError
 from data_pipelines.transforms import from_network
 from medjax.errors import UserError
 from medjax.jobs.drawing import Drawing
 from medjax.jobs.fitting import with_sampling_batch
 from medjax.jobs.frozen import frozen_of, task_of, with_own_vqgan, with_range
-from medjax.jobs.sample_files import Writer, as_int16, sample_path
+from medjax.jobs.sample_files import Extremes, Writer, as_int16, sample_path
+from medjax.jobs.sample_sets import open_folder, samples_in, settings, tell_failures
 from medjax.jobs.starts import open_start
 from medjax.jobs.steps import volume_shapes
 from medjax.runtime import agreement, distributed
@@ -36,9 +39,8 @@ from medjax.runtime.workdir import (
     as_json,
     check_same_model,
     first_difference,
-    free_name,
     read_json,
-    write_json,
+    sole_use,
     written_aside,
 )
 from medjax.tasks import can_sample
@@ -52,19 +54,20 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
 
     With `sample.start` they are variations of one volume, in WORKDIR/variations, or lie between two, in WORKDIR/interpolation.
 
-    Volume i depends on the checkpoint, `sample.seed` and i alone. Volumes that an interrupted run of the same settings
-    left are kept and not drawn again; samples of other settings are moved aside to samples.1, samples.2, ...
+    Volume i depends on the checkpoint, `sample.seed` and i alone. Volumes that an interrupted run of the same weights and
+    settings left are kept and not drawn again; samples of others are moved aside to samples.1, samples.2, ... Constant
+    volumes and those with NaN are written and told, for an untrained or broken model draws such.
 
     Raises:
-      UserError: no checkpoint, one of another model, or settings that cannot work.
+      UserError: no checkpoint, one of another model, settings that cannot work, or another job writes the same folder.
     """
-    with distributed.one_voice(), distributed.loss_explained():
-        result = _run(config, workdir)
+    with distributed.one_voice(), distributed.loss_explained(), contextlib.ExitStack() as held:
+        result = _run(config, workdir, held)
         distributed.leave()
         return result
 
 
-def _run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
+def _run(config: ConfigDict, workdir: pathlib.Path, held: contextlib.ExitStack) -> dict[str, Any]:
     count = config.sample.count
     if count < 1:
         raise UserError(f"sample.count is {count}: use 1 or more")
@@ -109,14 +112,21 @@ def _run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     folder = workdir / (start.folder if start else "samples")
     if start:
         data = data | {"affine": start.affine}
-    agreement.first_alone(lambda: open_folder(folder, settings(config, step) | (start.settings() if start else {})))
-    there = agreement.as_first(np.asarray([sample_path(folder, i).exists() for i in range(count)]))
+    params = model[weights]
+    named = settings(config, step, params, frozen, data) | (start.settings() if start else {})
+    found: dict[int, Extremes] = {}  # of process 0
+
+    def open_set() -> None:
+        held.enter_context(sole_use(workdir, folder.name))
+        open_folder(folder, named)
+        found.update(samples_in(folder, range(count)))
+
+    agreement.first_alone(open_set)
+    there = agreement.as_first(np.asarray([i in found for i in range(count)]))
     missing = [int(i) for i in np.flatnonzero(~there)]
 
     def drawing_of(indices: np.ndarray, conditions: Batch) -> Drawing:
-        return Drawing(
-            task, mesh, model[weights], model["variables"], config.sample.seed, indices, conditions, frozen.arrays
-        )
+        return Drawing(task, mesh, params, model["variables"], config.sample.seed, indices, conditions, frozen.arrays)
 
     drawing = None
     seconds = 0.0
@@ -146,14 +156,24 @@ def _run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
                     writer.write(sample_path(folder, wanted[row]), volume[..., 0], data)
         progress.set_postfix_str(f"{count} of {count} volumes")
 
-    def shown() -> tuple[str, np.ndarray]:
-        return ("start", start.volumes) if start else ("real", real_volumes(config, trained))
+    failures = np.zeros(2, int)
+
+    def look() -> None:
+        found.update(samples_in(folder, missing))
+        if len(found) < count:
+            raise UserError(f"{folder}: {count - len(found)} samples cannot be read back: start again")
+        failures[:] = tell_failures(found)
+        first = ("start", start.volumes) if start else ("real", real_volumes(config, trained, data.get("identity")))
+        write_montage(folder, count, first, data)
 
     agreement.together(lambda: None)  # until all are written
-    agreement.first_alone(lambda: write_montage(folder, count, shown(), data))
+    agreement.first_alone(look)
+    constant, with_nan = agreement.as_first(failures).tolist()
     return {
         "count": count,
         "drawn": len(missing),
+        "constant": constant,
+        "with_nan": with_nan,
         "seconds_per_volume": seconds / len(missing) if missing else None,
         "step": step,
         "files": [str(sample_path(folder, i)) for i in range(count)],
@@ -161,34 +181,24 @@ def _run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     }
 
 
-def settings(config: ConfigDict, step: int) -> dict[str, Any]:
-    """What decides what a sample is: equal settings, equal files but for the last bits, which depend on the batch size."""
-    irrelevant = {"count", "batch_size"} | (set() if config.sample.start else {"strength"})
-    sample = {k: v for k, v in config.sample.to_dict().items() if k not in irrelevant}
-    precision = {} if config.train.precision == "default" else {"train_precision": config.train.precision}
-    return {"step": step, "train_dtype": config.train.dtype} | precision | sample
+def real_volumes(config: ConfigDict, trained: dict[str, Any], identity: dict[str, Any] | None) -> np.ndarray:
+    """A few volumes of the training data, [n, D, H, W, 1]: where it was, or in `data.root`; none if it is not at hand.
 
-
-def open_folder(folder: pathlib.Path, settings: dict[str, Any]) -> None:
-    """Makes the folder for samples of these settings; one of other settings is renamed first."""
-    if folder.exists():
-        record = folder / "settings.json"
-        if not record.exists() or read_json(record) != settings:
-            aside = free_name(folder)
-            folder.rename(aside)
-            print(f"{folder} holds samples of other settings: moved to {aside}", file=sys.stderr)
-    folder.mkdir(exist_ok=True)
-    write_json(folder / "settings.json", settings)
-
-
-def real_volumes(config: ConfigDict, trained: dict[str, Any]) -> np.ndarray:
-    """A few volumes of the training data, [n, D, H, W, 1]: where it was, or in `data.root`; none if it is not at hand."""
+    Args:
+      config: whose `data.root`, `data.cache` and `data.records` count.
+      trained: the run's config.json.
+      identity: of the data that the run has learned from, None where it is not known. Other data are not shown.
+    """
     data = ConfigDict(trained["data"])
     data.root = config.data.root or data.root
     data.cache = config.data.cache or data.cache
     # Records may hold latents, which are nothing to look at.
     data.records = None if config.task == "latent_diffusion" else config.data.records or data.records
     try:
+        there = found_identity(data)
+        known = {key: (identity or there)[key] for key in there}
+        if difference := first_difference(known, there, "data"):
+            raise DataError(f"what is at hand are not the data of this run, {difference}")
         return first_volumes(data, PICTURES_A_ROW)
     except (DataError, OSError) as error:
         print(f"no real volumes in the montage: {error}", file=sys.stderr)
@@ -198,7 +208,7 @@ def real_volumes(config: ConfigDict, trained: dict[str, Any]) -> np.ndarray:
 def write_montage(folder: pathlib.Path, count: int, first: tuple[str, np.ndarray], data: dict[str, Any]) -> None:
     """montage.png: in the first row what the samples are to be compared with, if there is any, then the first samples."""
     low, high = data["intensity_range"]
-    pictured = [nifti.read(sample_path(folder, i)).array for i in range(min(count, MOST_PICTURES))]
+    pictured = [nifti.read_unchecked(sample_path(folder, i)).array for i in range(min(count, MOST_PICTURES))]
     generated = [(array - low) / (high - low) * 2.0 - 1.0 for array in pictured]
     name, volumes = first
     rows = [(name, [from_network(volume[..., 0], data["axes"]) for volume in volumes])]

@@ -16,6 +16,7 @@ from data_pipelines.transforms import to_network, voxel_shape
 from medjax.errors import UserError
 from medjax.runtime.mesh import process_rows, put_batch
 from medjax.runtime.train_state import Batch
+from medjax.runtime.workdir import as_json, first_difference, read_json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Start:
 
     def settings(self) -> dict[str, Any]:
         """What decides what is drawn, besides the sampler."""
-        digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in self.paths]
+        digests = [hashlib.sha256(np.ascontiguousarray(volume)).hexdigest() for volume in self.volumes]
         return {"start": [str(path) for path in self.paths], "sha256": digests} | (
             {"count": self.count} if len(self.paths) == 2 else {}
         )
@@ -89,10 +90,16 @@ def is_sample(path: pathlib.Path) -> bool:
 
 
 def _read_sample(path: pathlib.Path, trained: dict[str, Any], data: dict[str, Any]) -> nifti.Volume:
-    volume = nifti.read(path)
+    volume = nifti.read_unchecked(path)
     expected = voxel_shape(tuple(trained["data"]["size"]), data["axes"])
     if volume.array.shape != expected:
         raise UserError(f"{path} has {volume.array.shape} voxels, this model {expected}: start from samples of its own")
+    if not np.isfinite(volume.array).all():
+        raise UserError(f"{path} holds NaN, which a model drew: start from another sample")
+    files = read_json(path.parent / "settings.json").get("files", {})
+    for key in ("axes", "intensity_range"):
+        if difference := first_difference(files.get(key), as_json(data[key]), key):
+            raise UserError(f"{path} is no sample of this model, {difference}: start from samples of its own")
     low, high = data["intensity_range"]
     array = np.clip((volume.array - low) / (high - low) * 2 - 1, -1, 1)
     return dataclasses.replace(volume, array=array)

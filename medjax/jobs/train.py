@@ -99,8 +99,10 @@ def _run(config: ConfigDict, workdir: pathlib.Path, interrupt: Interrupt, held: 
     held.enter_context(last_good_told(checkpoints))
     log = MetricsLog(workdir if jax.process_index() == 0 else None, start)
     held.callback(log.close)
+    # A microbatch at a time: more would need more memory than the step, which is all that was reckoned with.
+    microbatch = batch_size // config.train.accumulate
     validation = Validation(
-        task, dataset, mesh, count=config.train.eval_volumes, batch_size=batch_size, labels=classes > 0
+        task, dataset, mesh, count=config.train.eval_volumes, batch_size=microbatch, labels=classes > 0
     )
 
     trials = trials_of(config, task, mesh, dataset, frozen.arrays, log)

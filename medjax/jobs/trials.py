@@ -1,8 +1,11 @@
 """Small evaluations while a model trains: what it draws now, by the numbers of `--mode=evaluate`.
 
-All processes draw, and go on training; process 0 judges what was drawn beside that, in a thread of its own.
+All processes draw, and go on training; process 0 judges what was drawn beside that, in a thread of its own. A measurement
+that fails, for want of the devices' memory or of a model that draws NaN, is a row of nulls and not the end of training.
 """
 
+import math
+import sys
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import jax
@@ -65,6 +68,20 @@ class Trials:
 
     def begin(self, step: int, state: TrainState) -> None:
         """Draws samples of the state with the moving average of its parameters; every process must call."""
+        try:
+            drawn = self._drawn(state)
+        except jax.errors.JaxRuntimeError as error:
+            # With several processes the others would wait for this one.
+            if jax.process_count() > 1 or "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            failed: Future = Future()
+            failed.set_exception(error)
+            self._judging.append((step, failed))
+            return
+        if jax.process_index() == 0:
+            self._judging.append((step, self._pool.submit(self._judged, drawn)))
+
+    def _drawn(self, state: TrainState) -> np.ndarray:
         batch_size, count = batch_ways(self._mesh), self._config.train.evaluate_count
         batches = [np.arange(first, first + batch_size, dtype=np.uint32) for first in range(0, count, batch_size)]
         params = state.ema if self._config.sample.ema else state.params
@@ -82,13 +99,24 @@ class Trials:
             batch = drawing(indices, conditions)
             whole = jax.process_count() == 1
             drawn.append(np.asarray(batch) if whole else np.stack([self._row(batch, n) for n in range(batch_size)]))
-        if jax.process_index() == 0:
-            self._judging.append((step, self._pool.submit(self._judged, np.concatenate(drawn)[:count])))
+        return np.concatenate(drawn)[:count]
 
     def write(self) -> None:
-        """Waits for what is being judged, and logs it: rows up to a checkpoint must be there before it is."""
+        """Waits for what is being judged, and logs it: rows up to a checkpoint must be there before it is.
+
+        Raises:
+          OSError: what ends training too, a full disk among them.
+        """
         for step, judged in self._judging:
-            self._log.write(step, judged.result())
+            try:
+                values = judged.result()
+            except OSError:
+                raise
+            except Exception as error:  # whatever it was, the model that trains is none the worse for it
+                reason = " ".join(str(error).split())[:120] or type(error).__name__
+                print(f"train.evaluate_every: step {step} was not measured ({reason})", file=sys.stderr)
+                values = dict.fromkeys((f"evaluate/{name}" for name in PLAIN_NAMES), math.nan)
+            self._log.write(step, values)
         self._judging.clear()
 
     def close(self) -> None:
@@ -110,7 +138,7 @@ class Trials:
                 values[f"evaluate/ms_ssim_{name}"] = mean_ms_ssim(each, evaluate.pairs or None, evaluate.seed).mean
             except ValueError:  # too small for its window
                 continue
-        return {name: float("nan") if value is None else value for name, value in values.items()}
+        return {name: math.nan if value is None else value for name, value in values.items()}
 
     def _real_ones(self) -> tuple:
         """The backbone, and the held-out volumes and their features, taken at the first time."""

@@ -1,8 +1,11 @@
+import errno
 import json
 import shutil
 
+import jax
 import pytest
 
+from medjax.jobs import trials
 from small_runs import command, launch, write_scans
 
 TRIED = ("--config.train.evaluate_every=2", "--config.train.evaluate_count=3", "--config.train.checkpoint_every=2")
@@ -29,6 +32,44 @@ def test_samples_are_judged_on_the_way_and_again_the_same_after_an_interruption(
     shutil.rmtree(tmp_path / "run/checkpoints/4")
     assert launch(argv, capsys)[0] == 0
     assert rows(tmp_path) == whole
+
+
+OUT_OF_MEMORY = jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1073741824 bytes.")
+
+
+def raising(error):
+    def raises(*arguments, **options):
+        raise error
+
+    return raises
+
+
+@pytest.mark.parametrize(
+    ("what", "error"),
+    [
+        ("feature_scores", OUT_OF_MEMORY),
+        ("feature_scores", ValueError("2 of 3 rows of features are not finite")),
+        ("Drawing", OUT_OF_MEMORY),
+    ],
+)
+def test_a_measurement_that_fails_is_a_row_of_nulls_and_training_goes_on(what, error, tmp_path, monkeypatch, capsys):
+    import launch as launcher
+
+    monkeypatch.setattr(trials, what, raising(error))
+    argv = command(write_scans(tmp_path / "scans", count=10), tmp_path, *TRIED, SPLIT, "--config.train.steps=4")
+    assert launcher.main(argv) == 0
+    told = [line for line in capsys.readouterr().err.splitlines() if "was not measured" in line]
+    assert len(told) == 2 and "step 2 was not measured" in told[0] and str(error)[:30] in told[0]
+    found = rows(tmp_path)
+    assert [row["step"] for row in found] == [2, 4]
+    assert all(value is None for name, value in found[0].items() if name != "step")
+
+
+def test_a_full_disk_ends_training_all_the_same(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(trials, "feature_scores", raising(OSError(errno.ENOSPC, "No space left on device")))
+    argv = command(write_scans(tmp_path / "scans", count=10), tmp_path, *TRIED, SPLIT, "--config.train.steps=2")
+    status, out, lines = launch(argv, capsys)
+    assert (status, out, len(lines)) == (2, "", 1) and "no space left" in lines[0]
 
 
 @pytest.mark.parametrize(

@@ -240,6 +240,9 @@ def classes_of(config: ConfigDict, dataset: Dataset) -> int:
         raise UserError(
             f"model.classes is {classes}, but the labels go to {dataset.classes - 1}: use {dataset.classes}"
         )
+    if not classes and dataset.classes and config.task != "vqgan":
+        key = "data.labels" if config.data.labels else "data.label_name"
+        print(f"{key} is {config.data[key[5:]]}, but this model learns no labels: they are not used", file=sys.stderr)
     return classes
 
 

@@ -52,6 +52,20 @@ def check_size(size: tuple[int, ...]) -> tuple[int, int, int]:
     return tuple(size)
 
 
+def check_labels(classes: int, label_dropout: float, label: int | None, guidance: float) -> None:
+    """Raises UserError unless a network of so many classes can be taught and sampled like this."""
+    if classes < 0:
+        raise UserError(f"model.classes is {classes}: use the number of labels, or 0 for none")
+    if not 0 <= label_dropout <= 1:
+        raise UserError(f"model.label_dropout is {label_dropout}: use a share of the examples, 0 to 1")
+    if label is not None and not 0 <= label < classes:
+        choice = f"use 0 to {classes - 1}, or leave it out" if classes else "leave it out"
+        raise UserError(f"sample.label is {label}, where model.classes is {classes}: {choice}")
+    if guidance != 1 and label is None:
+        choice = "set sample.label, or leave it at 1" if classes else "this model knows none, leave it at 1"
+        raise UserError(f"sample.guidance is {guidance}, towards no label: {choice}")
+
+
 def make_objective(diffusion: ConfigDict) -> Objective:
     """The objective that the `diffusion` part of a configuration describes.
 

@@ -18,11 +18,10 @@ from medjax.diffusion.objective import Objective
 from medjax.diffusion.samplers import State
 from medjax.diffusion.sampling import Sampling
 from medjax.diffusion.thresholds import threshold_dynamically
-from medjax.errors import UserError
 from medjax.layers.embeddings import unknown_labels
 from medjax.layers.spatial import keep_split
 from medjax.tasks import denoising
-from medjax.tasks.denoising import check_choices, check_size, make_objective, make_sampling
+from medjax.tasks.denoising import check_choices, check_labels, check_size, make_objective, make_sampling
 from medjax.tasks.networks import make_network
 from medjax.tasks.vqgan import VQGAN
 
@@ -310,16 +309,3 @@ def mean_of_each(values: jax.Array) -> jax.Array:
 def keep_labels(key: jax.Array, rows: jax.Array, share: float) -> jax.Array:
     """Which examples [B] are told their label, each decided by its row: this share of them."""
     return jax.vmap(lambda row: jax.random.uniform(jax.random.fold_in(key, row)))(rows) < share
-
-
-def check_labels(classes: int, label_dropout: float, label: int | None, guidance: float) -> None:
-    """Raises UserError unless a network of so many classes can be taught and sampled like this."""
-    if classes < 0:
-        raise UserError(f"model.classes is {classes}: use the number of labels, or 0 for none")
-    if not 0 <= label_dropout <= 1:
-        raise UserError(f"model.label_dropout is {label_dropout}: use a share of the examples, 0 to 1")
-    if label is not None and not 0 <= label < classes:
-        choice = f"use 0 to {classes - 1}, or leave it out" if classes else "leave it out"
-        raise UserError(f"sample.label is {label}, where model.classes is {classes}: {choice}")
-    if guidance != 1 and label is None:
-        raise UserError(f"sample.guidance is {guidance}, towards no label: set sample.label, or leave it at 1")

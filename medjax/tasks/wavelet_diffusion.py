@@ -26,7 +26,7 @@ from medjax.diffusion.wavelet_domain import (
 )
 from medjax.errors import UserError
 from medjax.tasks import denoising
-from medjax.tasks.denoising import check_choices, check_size, make_objective, make_sampling
+from medjax.tasks.denoising import check_choices, check_labels, check_size, make_objective, make_sampling
 from medjax.tasks.networks import make_network
 from medjax.wavelets import SUBBANDS
 
@@ -63,6 +63,9 @@ class WaveletDiffusion:
         check_choices(
             ("sample.threshold", config.sample.threshold, ("clamp", "dynamic", "none")),
         )
+        if classes := config.model.get("classes", 0):
+            raise UserError(f"model.classes is {classes}, but diffusion on subbands learns no labels: leave it at 0")
+        check_labels(0, 0.0, config.sample.label, config.sample.guidance)
         objective = make_objective(config.diffusion)
         scale = tuple(float(value) for value in config.diffusion.subband_scale)
         if len(scale) != len(SUBBANDS) or not all(0 < value < float("inf") for value in scale):

@@ -4,6 +4,7 @@ import json
 import re
 import signal
 import time
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -11,7 +12,9 @@ import pytest
 
 from medjax.errors import UserError
 from medjax.jobs import train
+from medjax.jobs.train import classes_of
 from medjax.runtime.checkpoints import Checkpoints
+from small_config import small_config
 from small_runs import command, launch, result, start, write_scans
 
 STEPS = 40
@@ -160,3 +163,13 @@ def test_eight_devices_train_what_one_trains(scans, tmp_path, capsys):
         assert status == 0, lines
         found[name] = [row["loss"] for row in losses(tmp_path / name) if "loss" in row]
     np.testing.assert_allclose(found["many"], found["one"], rtol=1e-5)
+
+
+def test_labels_that_a_model_does_not_learn_are_told_in_one_line(capsys):
+    config, dataset = small_config(**{"data.label_name": "lesion"}), SimpleNamespace(classes=2)
+    assert classes_of(config, dataset) == 0
+    told = capsys.readouterr().err.splitlines()
+    assert told == ["data.label_name is lesion, but this model learns no labels: they are not used"]
+    config.task = "vqgan"  # whose records are those of the diffusion on its latents
+    assert classes_of(config, dataset) == 0
+    assert capsys.readouterr().err == ""

@@ -170,3 +170,19 @@ def test_published_sizes(variant, count):
     image = jax.ShapeDtypeStruct((1, *config.data.size, 1), jnp.float32)
     params, _ = jax.eval_shape(task.init, jax.random.key(0), {"image": image})
     assert sum(leaf.size for leaf in jax.tree.leaves(params)) == count
+
+
+@pytest.mark.parametrize(
+    ("part", "key", "value", "told"),
+    [
+        ("sample", "label", 1, "sample.label is 1, where model.classes is 0: leave it out"),
+        ("sample", "guidance", 3.0, "sample.guidance is 3.0, towards no label: this model knows none"),
+        ("model", "classes", 2, "model.classes is 2, but diffusion on subbands learns no labels"),
+    ],
+)
+def test_labels_are_refused_where_none_are_learned(part, key, value, told):
+    config = small_config()
+    with config.unlocked():
+        config[part][key] = value
+    with pytest.raises(UserError, match=told):
+        make_task(config)

@@ -1,5 +1,6 @@
 """`--mode=evaluate`: how good, how varied and how new the generated volumes are, every number beside that of real ones."""
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -30,7 +31,7 @@ from medjax.metrics.score import Score
 from medjax.models.features import VERSION, Backbone, load_backbone
 from medjax.runtime.mesh import make_mesh
 from medjax.runtime.pictures import montage
-from medjax.runtime.workdir import free_name, read_json, write_json
+from medjax.runtime.workdir import free_name, read_json, sole_use, write_json
 
 BINS = 64
 PICTURES_A_ROW, MOST_PICTURES = 4, 16
@@ -55,8 +56,15 @@ def run(
       be told, and `flat`, how many are of one value everywhere.
 
     Raises:
-      UserError, DataError: what was asked for cannot work.
+      UserError, DataError: what was asked for cannot work, or another job writes the same folders.
     """
+    with contextlib.ExitStack() as held:
+        return _run(config, workdir, real, generated, held)
+
+
+def _run(
+    config: ConfigDict, workdir: pathlib.Path, real: str | None, generated: str | None, held: contextlib.ExitStack
+) -> dict[str, Any]:
     if jax.process_count() > 1:
         raise UserError("evaluate runs in one process, on all its devices: start it by itself")
     if (real is None) != (generated is None):
@@ -68,8 +76,11 @@ def run(
         sets = sets_of_folders(pathlib.Path(real), pathlib.Path(generated), config.evaluate)
         title, facts = "Two folders compared", {"real": real, "generated": generated}
     else:
-        sets = sets_of_run(config, workdir)
+        read_json(workdir / "config.json")  # what is no run is told before anything is made in it
+        with sole_use(workdir, "samples"):  # half of them may be there while another job draws
+            sets = sets_of_run(config, workdir)
         title, facts = f"Samples of {workdir.name}", run_facts(workdir)
+    held.enter_context(sole_use(workdir, "evaluation"))
     cases = reader_study(sets, config.evaluate)
     found = evaluate_sets(sets, backbones, config.evaluate, mesh)
     facts |= {

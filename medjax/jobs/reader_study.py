@@ -113,7 +113,10 @@ def write_reader_study(
     names = [f"case_{n:03d}" for n in range(1, len(cases) + 1)]
     open_to_readers, sealed = folder / "readers", folder / "sealed"
     for place in (open_to_readers / "volumes", open_to_readers / "slices", sealed):
-        place.mkdir(parents=True)
+        try:
+            place.mkdir(parents=True)
+        except FileExistsError:
+            raise UserError(f"evaluate.reader_study={folder} is being written by another job: name another") from None
     for name, volume in zip(names, turned, strict=True):
         whole = as_case(volume.array)
         nifti.write(open_to_readers / "volumes" / f"{name}.nii.gz", Volume(whole, affine), np.int16)

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import pathlib
 import shutil
@@ -8,9 +9,11 @@ import pytest
 
 from configs import folder as folder_config
 from data_pipelines.batches import open_dataset, volumes
+from medjax.jobs.evaluate import kept_features
 from medjax.jobs.sample_files import sample_path, write_sample
 from medjax.jobs.train import description
-from medjax.runtime.workdir import open_workdir, read_json, write_json
+from medjax.jobs.volume_sets import VolumeSet
+from medjax.runtime.workdir import open_workdir, read_json, sole_use, write_json
 from small_runs import ROOT, launch, result, write_scan, write_scans
 
 NAMES = {"n_real", "n_generated", "fid", "kid", "ms_ssim_generated", "ms_ssim_real", "precision", "recall", "copies"}
@@ -60,6 +63,34 @@ def a_run(tmp_path_factory):
     write_json(workdir / "samples/settings.json", {"step": 7, "sampler": "ddim", "steps": 3, "seed": 0})
     (workdir / "metrics.jsonl").write_text('{"step": 1, "loss": 0.5}\n{"step": 2, "val_loss": 0.25}\n{"torn')
     return folder, workdir
+
+
+def test_features_are_kept_by_what_the_voxels_are(tmp_path):
+    taken = []
+
+    class Counting:
+        name, fingerprint = "counting", "0"
+
+        def features(self, volumes, batch_size, sharding):
+            taken.append(float(volumes.sum()))
+            return volumes.reshape(len(volumes), -1)[:, :2]
+
+    features = kept_features(Counting(), 1, None)
+    first = VolumeSet(np.zeros((2, 3, 3, 3, 1), np.float32), ("a", "b"), ("a", "b"), np.eye(4), "two files")
+    changed = dataclasses.replace(first, volumes=first.volumes + 1)  # the files have the same names, sizes and times
+    elsewhere = dataclasses.replace(first, source="the same two in another place")
+    for each in (first, first, changed, elsewhere):
+        np.testing.assert_array_equal(features(each), each.volumes.reshape(2, -1)[:, :2])
+    assert taken == [0.0, 54.0]
+
+
+@pytest.mark.parametrize("part", ["samples", "evaluation"])
+def test_what_another_job_writes_is_not_evaluated_meanwhile(part, a_run, capsys):
+    _, workdir = a_run
+    argv = ["launch.py", "--mode=evaluate", f"--config={ROOT}/configs/folder.py:tiny", f"--workdir={workdir}"]
+    with sole_use(workdir, part):
+        status, out, lines = launch(argv, capsys)
+    assert (status, out, len(lines)) == (2, "", 1) and f"{part} is in use by another job" in lines[0]
 
 
 def test_a_run_is_held_against_what_was_kept_from_it(a_run, capsys):

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from medjax.errors import UserError
+from medjax.jobs import reader_study
 from medjax.jobs.reader_study import write_reader_study
 from medjax.jobs.reader_study_script import QUESTIONS
 
@@ -47,6 +48,20 @@ def fill_in(folder, score):
 def tabulate(folder):
     command = [sys.executable, "-I", folder / "sealed" / "tabulate.py", folder / "readers" / "scores.csv"]
     return subprocess.run(command, capture_output=True, text=True, cwd="/")
+
+
+def test_two_jobs_do_not_mix_their_cases(tmp_path, monkeypatch):
+    common_affine = reader_study.common_affine
+
+    def meanwhile(volume):  # another job begins after this one has found the folder empty
+        monkeypatch.undo()
+        study(tmp_path / "study", seed=1)
+        return common_affine(volume)
+
+    monkeypatch.setattr(reader_study, "common_affine", meanwhile)
+    with pytest.raises(UserError, match="study is being written by another job"):
+        study(tmp_path / "study")
+    assert json.loads((tmp_path / "study/sealed/key.json").read_text())["seed"] == 1
 
 
 def test_nothing_but_the_image_tells_real_from_generated(tmp_path):

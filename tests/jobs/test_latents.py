@@ -90,6 +90,14 @@ def test_samples_lie_where_the_scans_do(trained, capsys):
     assert (trained / "ddpm/samples/montage.png").exists()
 
 
+def test_another_way_to_decode_is_another_set(trained, capsys):
+    argv = command("ddpm", trained / "scans", trained, "--mode=sample", "--config.sample.seed=3")
+    for more, drawn in (((), 2), ((), 0), (("--config.latents.tile=(8,8,8)",), 2)):
+        status, out, errors = launch([*argv, *more], capsys)
+        assert status == 0, errors
+        assert result(out)["drawn"] == drawn
+
+
 def test_a_vqgan_draws_no_samples(trained, capsys):
     status, _, errors = launch(command("vqgan", trained / "scans", trained, "--mode=sample"), capsys)
     assert status == 2

@@ -2,6 +2,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from configs import medical_diffusion
 from medjax.jobs.frozen import Frozen
 from medjax.jobs.sample_files import sample_path, write_sample
 from medjax.jobs.sample_sets import open_folder, samples_in, settings, tell_failures
@@ -44,6 +45,18 @@ def test_weights_files_and_what_is_only_read_are_told_by_content():
     assert named(params=1.5) != named()
     assert named(data=DATA | {"intensity_range": (0.0, 1.0)}) != named()
     assert named(data=DATA | {"affine": np.diag([2.0, 1, 1, 1])}) != named()
+
+
+def test_latents_are_of_one_vqgan_and_one_way_to_decode():
+    config = medical_diffusion.get_config("folder,ddpm,tiny")
+    vqgan = Frozen({}, {"fingerprint": "a", "low": [0.0], "high": [1.0]})
+    known = named(config, frozen=vqgan)
+    assert known == named(config, frozen=vqgan)
+    assert named(config, frozen=Frozen({}, vqgan.identity | {"fingerprint": "b"})) != known
+    for key, value in (("latents.tile", (8, 8, 8)), ("latents.model.padding", "zeros"), ("sample.label", 0)):
+        changed = config.copy_and_resolve_references()
+        changed.update_from_flattened_dict({key: value})
+        assert named(changed, frozen=vqgan) != known, key
 
 
 def test_a_folder_of_another_set_is_moved_aside(tmp_path, capsys):

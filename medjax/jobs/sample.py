@@ -196,7 +196,7 @@ def real_volumes(config: ConfigDict, trained: dict[str, Any], identity: dict[str
     data.records = None if config.task == "latent_diffusion" else config.data.records or data.records
     try:
         there = found_identity(data)
-        known = {key: (identity or there)[key] for key in there}
+        known = {key: (identity or there).get(key) for key in there}
         if difference := first_difference(known, there, "data"):
             raise DataError(f"what is at hand are not the data of this run, {difference}")
         return first_volumes(data, PICTURES_A_ROW)

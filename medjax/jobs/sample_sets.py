@@ -18,6 +18,7 @@ from medjax.runtime.train_state import Arrays
 from medjax.runtime.workdir import as_json, free_name, read_json, write_json
 
 OF_FILES = ("axes", "affine", "intensity_range")  # of data.json: how a volume becomes a file
+OF_TRAINING = ("dtype", "precision")  # of the configuration's `train`, where it has them: how the network computes
 OTHER_BATCHES = ("count", "batch_size")  # of the configuration's `sample`: samples are the same under any of these
 LEFTOVERS = (".unfinished-*", ".settings.json.*", ".montage.png.*")  # of a job that was killed while it wrote
 
@@ -40,7 +41,7 @@ def settings(config: ConfigDict, step: int, params: Arrays, frozen: Frozen, data
     own = {
         "step": step,
         "weights": fingerprint(params),
-        "train_dtype": config.train.dtype,
+        **{f"train_{key}": config.train.get(key) for key in OF_TRAINING},
         "task": config.task,
         "model": config.model.to_dict(),
         "diffusion": config.diffusion.to_dict(),

@@ -106,11 +106,13 @@ def base() -> ConfigDict:
     sample.count = 16
     sample.batch_size = 4  # 0: as many as fit into memory
     sample.seed = 0
-    # As measured in docs/sampling.md; WDM and Medical Diffusion published "ancestral" and all steps, None.
+    # As measured in docs/sampling.md; `published` samples as WDM and Medical Diffusion did.
     sample.sampler = "dpm_solver"  # "ancestral", "ddim", "dpm_solver_sde", "euler" or "heun"
     sample.steps = config_dict.placeholder(int)  # of diffusion.steps
     sample.steps = 25
-    sample.schedule = config_dict.placeholder(str)  # whose noise levels are sampled; diffusion.schedule's by default
+    # Which noise levels are sampled: of training's span, evenly in the logarithm of signal to noise; or "trained", evenly
+    # many of its steps; or those of another schedule, named as in diffusion.schedule.
+    sample.schedule = "log_snr"
     sample.eta = 0.0  # of DDIM: 0 adds no noise on the way
     sample.variance = "large"  # of the ancestral sampler: as published, or "small", better in few steps
     sample.threshold = "clamp"  # keeps voxels in [-1, 1] on the way; "dynamic" gives up contrast instead; or "none"
@@ -350,6 +352,14 @@ def fewstep(config: ConfigDict) -> None:
     config.sample.sampler = "ancestral"
     config.sample.variance = "small"
     config.sample.steps = None
+    config.sample.schedule = "trained"
+
+
+def published_sampling(config: ConfigDict) -> None:
+    """Samples as WDM and Medical Diffusion did: through every step of training, by the ancestral sampler."""
+    config.sample.sampler = "ancestral"
+    config.sample.steps = None
+    config.sample.schedule = "trained"
 
 
 def flow(config: ConfigDict) -> None:
@@ -357,9 +367,6 @@ def flow(config: ConfigDict) -> None:
     config.diffusion.schedule = "flow"
     config.diffusion.prediction = "flow"
     config.diffusion.times = "continuous"
-    config.sample.sampler = "heun"
-    config.sample.schedule = "flow"
-    config.sample.steps = 25
 
 
 def affine_of_field(
@@ -403,4 +410,5 @@ WDM_VARIANTS = {
     "bf16": bf16,
     "fewstep": fewstep,
     "flow": flow,
+    "published": published_sampling,
 }

@@ -1,6 +1,7 @@
 """WDM on LIDC-IDRI, as published: --config.data.root=DIR, the folder of LIDC-IDRI-* folders as downloaded (DICOM) or converted.
 
-Variants: 128 (the default), 256, wavunet, bf16, and tiny, which runs anywhere, on atlas files laid out as that dataset.
+Variants: 128 (the default), 256, wavunet, bf16, published, which samples as the paper did, all of 1000 steps, fewstep,
+flow, and tiny, which runs anywhere, on atlas files laid out as that dataset.
 """
 
 from ml_collections import ConfigDict

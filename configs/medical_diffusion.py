@@ -1,7 +1,8 @@
 """Medical Diffusion (arXiv 2211.03364), two runs: a 3D VQ-GAN, then diffusion on its latents, --config.latents.vqgan=WORKDIR.
 
 Variants: a dataset, atlas (the default), adni, brats, duke, lidc, mrnet or folder, with the numbers of Supplementary Table 1;
-a stage, vqgan (the default) or ddpm; and of these unet, another network for ddpm, demo and tiny, which run on a CPU, and bf16.
+a stage, vqgan (the default) or ddpm; and of these unet, another network for ddpm, demo and tiny, which run on a CPU, bf16, and
+published, which samples as the paper did: all of its steps.
 """
 
 from ml_collections import ConfigDict
@@ -22,6 +23,7 @@ def get_config(variants: str | None = None) -> ConfigDict:
     # Whatever the order of the words, a dataset is chosen before what is changed for it.
     network = {"unet": common.plain_unet} if "ddpm" in words else {}
     known = DATASETS | {"vqgan": _stage, "ddpm": _stage} | network | {"demo": demo, "tiny": tiny, "bf16": common.bf16}
+    known["published"] = common.published_sampling
     order = {word: place for place, word in enumerate(known)}
     return common.apply(config, ",".join(sorted(words, key=lambda word: order.get(word, -1))), known)
 

@@ -43,7 +43,7 @@ PICTURED = 4  # volumes a row
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """SAMPLER[:STEPS][@SCHEDULE][+KEY=VALUE...], such as dpm_solver:25@karras or ancestral:25+variance=small."""
+    """SAMPLER[:STEPS][@SCHEDULE][+KEY=VALUE...], such as dpm_solver:25@log_snr; without @SCHEDULE on the trained levels."""
 
     text: str
 
@@ -52,7 +52,7 @@ class Row:
         head, *more = self.text.split("+")
         head, _, schedule = head.partition("@")
         sampler, _, steps = head.partition(":")
-        values = {"sampler": sampler, "steps": int(steps) if steps else None, "schedule": schedule or None}
+        values = {"sampler": sampler, "steps": int(steps) if steps else None, "schedule": schedule or "trained"}
         for pair in more:
             key, _, value = pair.partition("=")
             values[key] = float(value) if key == "eta" else value

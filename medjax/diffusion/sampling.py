@@ -22,7 +22,7 @@ class Sampling:
       levels: another schedule whose noise levels are sampled, each of its steps; None: the training schedule's `steps`.
       eta: of DDIM; 0 makes it deterministic given its first noise, 1 gives it the posterior variance (arXiv 2010.02502, eq. 16).
       variance: of the ancestral sampler where it is not learned: "large", beta_t, or "small", the posterior variance.
-      strength: how much of the way is gone, (0, 1]: the last such share of the steps.
+      strength: how much of the way is gone, (0, 1]: the steps at the first such share of the training's times, one at least.
     """
 
     sampler: str = "ddim"
@@ -35,7 +35,8 @@ class Sampling:
     def schedule(self, trained: Schedule) -> Schedule:
         """The steps that are taken with a network of the schedule `trained`."""
         whole = follow(trained, self.levels) if self.levels else respace(trained, self.steps or trained.steps)
-        taken = max(1, round(self.strength * whole.steps))
+        # By time and not by number, so that a strength means the same noise whatever the levels.
+        taken = max(1, np.count_nonzero(whole.timesteps <= self.strength * (trained.steps - 1)))
         return whole if taken == whole.steps else respace_to(whole, np.arange(taken))
 
     def step(self, schedule: Schedule, learned_variance: bool = False) -> Step:

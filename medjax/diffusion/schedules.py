@@ -5,6 +5,8 @@ from functools import cached_property
 
 import numpy as np
 
+MOST_NOISE = 80.0  # sigma / alpha, whose 1/80 of x_0 makes no difference (arXiv 2206.00364, table 1)
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Schedule:
@@ -124,8 +126,28 @@ def karras(steps: int) -> Schedule:
     """
     if steps < 1:
         raise ValueError(f"a karras schedule of {steps} steps: use at least 1")
-    roots = np.linspace(80.0 ** (1 / 7), 0.002 ** (1 / 7), steps)[::-1]  # of one step: 80, the noise it starts from
+    roots = np.linspace(MOST_NOISE ** (1 / 7), 0.002 ** (1 / 7), steps)[
+        ::-1
+    ]  # of one step: 80, the noise it starts from
     return from_alphas_cumprod(1 / (1 + roots**14))
+
+
+def log_snr(trained: Schedule, steps: int) -> Schedule:
+    """The span of noise levels that `trained` knows, cut evenly in the logarithm of signal to noise (arXiv 2206.00927, 4).
+
+    It runs from the least noise of training to its most, at most sigma / alpha = `MOST_NOISE`. Beyond either end a network
+    has to be told a wrong time. Within them each step divides the noise by the same factor, so that solvers, which are exact
+    but for how the estimate of x_0 changes in that logarithm, spend as much care on fine detail as on the outline.
+
+    Raises:
+      ValueError: no step.
+    """
+    if steps < 1:
+        raise ValueError(f"a log_snr schedule of {steps} steps: use at least 1")
+    with np.errstate(divide="ignore"):  # a last level may hold no signal
+        sigma = np.minimum(np.sqrt(1 / trained.alphas_cumprod - 1), MOST_NOISE)
+    levels = np.geomspace(sigma[-1], sigma[0], steps)[::-1]  # of one step: the noise it starts from
+    return from_alphas_cumprod(1 / (1 + levels**2))
 
 
 def from_alphas_cumprod(alphas_cumprod: np.ndarray) -> Schedule:

@@ -107,12 +107,16 @@ def make_sampling(sample: ConfigDict, trained: Schedule) -> Sampling:
     check_choices(
         ("sample.sampler", sample.sampler, SAMPLERS), ("sample.variance", sample.variance, ("large", "small"))
     )
-    steps, levels = sample.steps, None
-    if sample.schedule is not None:
-        steps = trained.steps if steps is None else steps
+    levels, steps = None, trained.steps if sample.steps is None else sample.steps
+    own = sample.schedule in (None, "trained", "log_snr")  # None as "trained"
+    if not own:
         levels = make_schedule(sample.schedule, steps, "sample")
-    elif steps is not None and not 1 <= steps <= trained.steps:
-        raise UserError(f"sample.steps is {steps}: use 1 to diffusion.steps = {trained.steps}, or set sample.schedule")
+    elif not 1 <= steps <= trained.steps:
+        raise UserError(
+            f"sample.steps is {steps}: use 1 to diffusion.steps = {trained.steps}, or sample.schedule=karras"
+        )
+    elif sample.schedule == "log_snr":
+        levels = schedules.log_snr(trained, steps)
     if not 0 < sample.strength <= 1:
         raise UserError(f"sample.strength is {sample.strength}: use more than 0, little noise, to 1, nothing else")
     strength = sample.strength if sample.start else 1.0
@@ -121,7 +125,8 @@ def make_sampling(sample: ConfigDict, trained: Schedule) -> Sampling:
 
 def make_schedule(name: str, steps: int, part: str = "diffusion") -> Schedule:
     """The schedule that `diffusion.schedule` or `sample.schedule` names."""
-    check_choices((f"{part}.schedule", name, tuple(SCHEDULES)))
+    more = ("trained", "log_snr") if part == "sample" else ()
+    check_choices((f"{part}.schedule", name, (*more, *SCHEDULES)))
     try:
         return SCHEDULES[name](steps)
     except ValueError as error:

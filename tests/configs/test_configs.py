@@ -101,7 +101,20 @@ def test_published_values(name, variant, batch_size):
     assert config.data.batch_size == batch_size
     assert config.data.orientation == "native"
     assert (config.diffusion.schedule, config.diffusion.steps) == ("linear", 1000)
-    assert (config.sample.sampler, config.sample.steps) == ("dpm_solver", 25)  # as docs/sampling.md recommends
+    assert sampling_of(config) == ("dpm_solver", 25, "log_snr", "large")  # as docs/sampling.md recommends
+    published = importlib.import_module(f"configs.{name}").get_config(f"{variant},published")
+    assert sampling_of(published) == ("ancestral", None, "trained", "large")
+    published.sample = config.sample
+    assert published == config  # nothing else changes
+
+
+def test_medical_diffusion_samples_as_published_if_asked():
+    config = importlib.import_module("configs.medical_diffusion").get_config("published,adni,ddpm")
+    assert sampling_of(config) == ("ancestral", None, "trained", "small")
+
+
+def sampling_of(config):
+    return tuple(config.sample[key] for key in ("sampler", "steps", "schedule", "variance"))
 
 
 def test_an_unknown_variant_is_named():

@@ -9,6 +9,7 @@ from medjax.diffusion.schedules import (
     follow,
     karras,
     linear,
+    log_snr,
     respace,
     respace_to,
     vp,
@@ -103,7 +104,21 @@ def test_karras():
     np.testing.assert_allclose(np.sqrt(1 / karras(1).alphas_cumprod - 1), 80)
 
 
-@pytest.mark.parametrize("make", [vp, flow, karras])
+@pytest.mark.parametrize(
+    "trained", [linear(1000), cosine(300), flow(1000), vp(2)], ids=["linear", "cosine", "flow", "vp"]
+)
+def test_log_snr_divides_the_noise_by_the_same_factor_each_step_within_what_training_knows(trained):
+    few = log_snr(trained, 9)
+    noise = np.sqrt(1 / few.alphas_cumprod - 1)
+    assert few.steps == 9
+    np.testing.assert_allclose(noise[1:] / noise[:-1], noise[1] / noise[0])
+    np.testing.assert_allclose(noise[0], np.sqrt(1 / trained.alphas_cumprod[0] - 1))
+    np.testing.assert_allclose(noise[-1], 80)  # all of these schedules end in more
+    assert np.all(np.diff(follow(trained, few).timesteps) > 0)
+    np.testing.assert_allclose(log_snr(trained, 1).alphas_cumprod, few.alphas_cumprod[-1:])
+
+
+@pytest.mark.parametrize("make", [vp, flow, karras, lambda steps: log_snr(linear(100), steps)])
 def test_refuses_no_step(make):
     with pytest.raises(ValueError, match="0 steps: use at least 1"):
         make(0)

@@ -51,7 +51,10 @@ def draw(task):
     return np.asarray(jax.jit(lambda keys: task.sample({}, {}, {}, keys))(KEYS))
 
 
-@pytest.mark.parametrize(("sampler", "schedule"), [*((name, None) for name in SAMPLERS), ("dpm_solver", "karras")])
+@pytest.mark.parametrize(
+    ("sampler", "schedule"),
+    [*((name, "trained") for name in SAMPLERS), ("dpm_solver", "karras"), ("dpm_solver", "log_snr")],
+)
 def test_every_prediction_samples_the_same(sampler, schedule):
     sample = {"sampler": sampler, "steps": 8, "schedule": schedule}
     x_0 = draw(trained("x_0", "vp", **sample))
@@ -60,7 +63,7 @@ def test_every_prediction_samples_the_same(sampler, schedule):
         np.testing.assert_allclose(draw(trained(prediction, "vp", **sample)), x_0, atol=5e-5, err_msg=prediction)
 
 
-@pytest.mark.parametrize("sampled", [None, "linear", "cosine", "vp", "flow", "karras"])
+@pytest.mark.parametrize("sampled", [None, "trained", "log_snr", "linear", "cosine", "vp", "flow", "karras"])
 @pytest.mark.parametrize("trained_with", ["linear", "cosine", "vp", "flow"])
 def test_any_schedule_samples_a_model_of_any_other(trained_with, sampled):
     volumes = draw(trained("v", trained_with, sampler="heun", schedule=sampled, steps=100))
@@ -68,7 +71,7 @@ def test_any_schedule_samples_a_model_of_any_other(trained_with, sampled):
 
 
 def test_the_same_levels_by_another_name_are_the_same_sample():
-    own = draw(trained("x_0", "cosine", sampler="ddim", steps=None))
+    own = draw(trained("x_0", "cosine", sampler="ddim", schedule="trained", steps=None))
     np.testing.assert_allclose(
         draw(trained("x_0", "cosine", sampler="ddim", schedule="cosine", steps=1000)), own, atol=2e-5
     )
@@ -79,7 +82,7 @@ def test_the_same_levels_by_another_name_are_the_same_sample():
 def test_models_of_few_steps_sample_all_of_them(schedule, steps):
     config = atlas.get_config("tiny")
     config.diffusion.steps, config.diffusion.schedule = steps, schedule
-    config.sample.update({"sampler": "ancestral", "variance": "small", "steps": None})
+    config.sample.update({"sampler": "ancestral", "variance": "small", "schedule": "trained", "steps": None})
     task = make_task(config)
     assert task.steps == steps
     network = BestDenoiser("x_0", task.objective.schedule)
@@ -111,7 +114,9 @@ def expected_deviation(schedule):
             {"diffusion.learned_variance": True, "diffusion.steps": 1, "diffusion.schedule": "vp"},
             "diffusion.steps is 1",
         ),
-        ({"sample.schedule": "square"}, "sample.schedule is 'square'"),
+        ({"sample.schedule": "square"}, "sample.schedule is 'square'.*'log_snr'"),
+        ({"diffusion.schedule": "log_snr"}, "diffusion.schedule is 'log_snr'"),
+        ({"sample.steps": 1001}, "sample.steps is 1001: use 1 to diffusion.steps = 1000"),
         ({"sample.schedule": "linear", "sample.steps": 10}, "sample.steps is 10: .*at least 21"),
         ({"sample.schedule": "vp", "sample.steps": 0}, "sample.steps is 0"),
         ({"sample.steps": 0}, "sample.steps is 0: use 1 to diffusion.steps = 1000"),

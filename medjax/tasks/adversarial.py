@@ -1,13 +1,17 @@
-"""What a generator and its discriminators ask of each other: the losses of a GAN."""
+"""What a generator and its discriminators ask of each other: the losses of a GAN, and their gradients once it begins."""
 
 import dataclasses
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax import lax
 
 from medjax.models.discriminators import Features
+
+Arrays = Any
 
 KINDS = ("hinge", "vanilla")
 
@@ -26,6 +30,32 @@ class Judgement(NamedTuple):
     fake_features: list[Features]
 
 
+class Verdict(NamedTuple):
+    """What follows from the judgements for both sides, without any share or scale; all zero before the discriminators begin.
+
+    Attributes:
+      adversary, features: the generator's losses, by `Adversary.generator_loss` and `Adversary.feature_distance`.
+      discriminator: the discriminators' loss.
+      asked: gradients of the generator's losses with respect to what was generated: where the adversary is adaptive, of
+        the one and of the other; else of their sum alone.
+      grads: gradients of the discriminators' loss with respect to their parameters.
+      statistics: the discriminators' running statistics; before they begin, as they were.
+      metrics: what there is to tell of the logits.
+    """
+
+    adversary: jax.Array
+    features: jax.Array
+    discriminator: jax.Array
+    asked: tuple[Arrays, ...]
+    grads: Arrays
+    statistics: Arrays
+    metrics: dict[str, jax.Array]
+
+
+# Of (the discriminators' parameters, what was generated): judgements by name; running statistics after them, and metrics.
+Judge = Callable[[Arrays, Arrays], tuple[dict[str, Judgement], tuple[Arrays, dict[str, jax.Array]]]]
+
+
 @dataclasses.dataclass(frozen=True)
 class Adversary:
     """How discriminators of slices and of volumes are weighed, and when they begin.
@@ -37,7 +67,8 @@ class Adversary:
       kind: of the discriminators' loss, one of `KINDS`.
       start: the step at which they begin; before, they neither learn nor teach.
       ramp: steps from then on over which what they teach grows to its weight.
-      adaptive: what they teach is scaled to the gradient of the other losses at the last layer (arXiv 2012.09841, 6).
+      adaptive: what they teach is scaled to the gradient of the other losses at the last layer (arXiv 2012.09841, 6), before
+        its weight and its share.
     """
 
     image: float = 1.0
@@ -52,6 +83,50 @@ class Adversary:
     def weights(self) -> dict[str, float]:
         """By the names of the discriminators that there are."""
         return {name: weight for name, weight in (("image", self.image), ("volume", self.volume)) if weight > 0}
+
+    def verdict(
+        self, judge: Judge, discriminator: Arrays, generated: Arrays, statistics: Arrays, step: jax.Array
+    ) -> Verdict:
+        """The verdict on what was generated. Before `start` no discriminator is run: it costs nothing.
+
+        Args:
+          judge: runs the discriminators.
+          discriminator: their parameters.
+          generated: what they judge, by their names.
+          statistics: their running statistics.
+          step: the same on every device, so that all take the same branch.
+        """
+
+        def now() -> Verdict:
+            judgements, pull, (after, metrics) = jax.vjp(judge, discriminator, generated, has_aux=True)
+            adversary, by_adversary = jax.value_and_grad(self.generator_loss)(judgements)
+            features, by_features = jax.value_and_grad(self.feature_distance)(judgements)
+            loss, by_loss = jax.value_and_grad(self.discriminator_loss)(judgements)
+            asked = (
+                (by_adversary, by_features) if self.adaptive else (jax.tree.map(jnp.add, by_adversary, by_features),)
+            )
+            # What either side asks of the judgements goes back by itself, so that neither loss reaches the other's
+            # parameters. The half that is not used is never computed.
+            asked = tuple(pull(gradient)[1] for gradient in asked)
+            return Verdict(adversary, features, loss, asked, pull(by_loss)[0], after, metrics)
+
+        def not_yet() -> Verdict:
+            nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(now))
+            return nothing._replace(statistics=statistics)
+
+        return lax.cond(step >= self.start, now, not_yet)
+
+    def scale(self, wanted: jax.Array, found: jax.Array) -> jax.Array:
+        """What the generator's loss is multiplied by where it is adaptive, 0 to 10 000.
+
+        It brings discriminators of weight 1 up to the other losses; others stay the smaller or the larger by their weight.
+
+        Args:
+          wanted: the length of the other losses' gradient at the last layer.
+          found: that of the generator's loss, `generator_loss`.
+        """
+        weights = self.weights.values()
+        return jnp.clip(wanted / (found * len(weights) / sum(weights) + 1e-4), 0.0, 1e4)
 
     def begun(self, step: jax.Array) -> jax.Array:
         """1.0 from `start` on, 0.0 before."""

@@ -57,13 +57,11 @@ class Outputs(NamedTuple):
       reconstruction: [B, D, H, W, C].
       slices: [B, H, W, C], one of each.
       commitment: how far latents are from their codes, weighed.
-      judgements: by the names of the discriminators.
     """
 
     reconstruction: jax.Array
     slices: jax.Array
     commitment: jax.Array
-    judgements: dict[str, Judgement]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -258,48 +256,44 @@ class VQGAN:
         self, chances: Chances, params: Arrays, variables: Arrays, frozen: Arrays, volumes: jax.Array, step: jax.Array
     ) -> tuple[Arrays, Arrays, dict[str, jax.Array]]:
         """`gradients`, with nothing left to chance."""
-        real_slices = take_slices(volumes, chances.slices)
-        forward = functools.partial(self._forward, chances, variables, volumes, real_slices)
-        outputs, pull, (variables, metrics) = jax.vjp(
-            forward, params["generator"], params["discriminator"], has_aux=True
-        )
-        begun, share = self.adversary.begun(step), self.adversary.share(step)
-
-        def of_reconstruction(outputs: Outputs) -> jax.Array:
-            return sum(self._reconstruction_losses(outputs, volumes, real_slices, frozen).values())
-
-        def of_adversary(outputs: Outputs) -> jax.Array:
-            return share * self.adversary.generator_loss(outputs.judgements)
+        real_slices, statistics = take_slices(volumes, chances.slices), variables["batch_stats"]
+        forward = functools.partial(self._forward, chances, variables, volumes)
+        outputs, pull, (variables, metrics) = jax.vjp(forward, params["generator"], has_aux=True)
 
         def of_generator(outputs: Outputs) -> tuple[jax.Array, dict[str, jax.Array]]:
             losses = self._reconstruction_losses(outputs, volumes, real_slices, frozen)
             losses["commitment"] = outputs.commitment
-            if self.adversary.weights:
-                losses["adversary"] = scale * of_adversary(outputs)
-                losses["features"] = share * self.adversary.feature_distance(outputs.judgements)
             return sum(losses.values()), losses
 
-        def of_discriminators(outputs: Outputs) -> jax.Array:
-            return begun * self.adversary.discriminator_loss(outputs.judgements)
+        def at_last_layer(asked: Outputs) -> jax.Array:
+            return jnp.linalg.norm(pull(asked)[0]["decoder"]["output_conv"]["kernel"])
 
-        scale = 1.0
-        if self.adversary.adaptive and self.adversary.weights:
-            at_last_layer = [
-                jnp.linalg.norm(pull(jax.grad(loss)(outputs))[0]["decoder"]["output_conv"]["kernel"])
-                for loss in (of_reconstruction, of_adversary)
-            ]
-            scale = jnp.clip(at_last_layer[0] / (at_last_layer[1] + 1e-4), 0.0, 1e4)
-            metrics["adversary_scale"] = scale
-        # What either side asks of the outputs goes back by itself, so that neither loss reaches the other's parameters.
-        # The half that is not used is never computed.
-        (loss, losses), asked = jax.value_and_grad(of_generator, has_aux=True)(outputs)
-        grads = {"generator": pull(asked)[0], "discriminator": jax.tree.map(jnp.zeros_like, params["discriminator"])}
-        if self.adversary.weights:
-            losses["discriminator"], asked = jax.value_and_grad(of_discriminators)(outputs)
-            grads["discriminator"] = pull(asked)[1]
+        (_, losses), asked = jax.value_and_grad(of_generator, has_aux=True)(outputs)
+        discriminator_grads, adversary = jax.tree.map(jnp.zeros_like, params["discriminator"]), self.adversary
+        if adversary.weights:
+            real = {"image": real_slices, "volume": volumes}
+            generated = {"image": outputs.slices, "volume": outputs.reconstruction}
+            judge = functools.partial(self._judge, statistics, {name: real[name] for name in adversary.weights})
+            own = {name: statistics[name] for name in adversary.weights if name in statistics}
+            verdict = adversary.verdict(judge, params["discriminator"], generated, own, step)
+            variables["batch_stats"] |= verdict.statistics
+            metrics |= verdict.metrics
+            taught = [_zero_but(outputs, **by_name) for by_name in verdict.asked]
+            share, scale = adversary.share(step), 1.0
+            if adversary.adaptive:
+                scale = adversary.scale(at_last_layer(asked), at_last_layer(taught[0])) * adversary.begun(step)
+                metrics["adversary_scale"] = scale
+            for weight, part in zip((share * scale, share), taught, strict=False):
+                asked = jax.tree.map(lambda one, other, weight=weight: one + weight * other, asked, part)
+            losses["adversary"] = share * scale * verdict.adversary
+            losses["features"] = share * verdict.features
+            discriminator_grads = verdict.grads
+        loss = sum(losses.values())
+        if adversary.weights:
+            losses["discriminator"] = verdict.discriminator
         losses = {f"loss/{name}": value for name, value in losses.items()}
         return (
-            grads,
+            {"generator": pull(asked)[0], "discriminator": discriminator_grads},
             variables,
             {"loss": loss, **losses, "psnr": jnp.mean(psnr(outputs.reconstruction, volumes)), **metrics},
         )
@@ -365,25 +359,11 @@ class VQGAN:
         return losses
 
     def _forward(
-        self,
-        chances: Chances,
-        variables: Arrays,
-        volumes: jax.Array,
-        real_slices: jax.Array,
-        generator: Arrays,
-        discriminator: Arrays,
+        self, chances: Chances, variables: Arrays, volumes: jax.Array, generator: Arrays
     ) -> tuple[Outputs, tuple[Arrays, dict[str, jax.Array]]]:
-        """A training step's outputs, its variables and what there is to tell of the codebook and the logits."""
-        statistics = dict(variables["batch_stats"])
-
-        def train(network: nn.Module, params: Arrays, name: str, x: jax.Array) -> Any:
-            given = {"params": params[name]} | ({"batch_stats": statistics[name]} if name in statistics else {})
-            y, changed = network.apply(given, x, train=True, mutable=["batch_stats"])
-            if name in statistics:
-                statistics[name] = changed["batch_stats"]
-            return y
-
-        latents = train(self.encoder, generator, "encoder", volumes)
+        """What the generator makes in a training step, its variables after it and what there is to tell of the codebook."""
+        statistics = variables["batch_stats"]
+        latents, statistics = _in_training(self.encoder, generator, statistics, "encoder", volumes)
         learned = codebooks.learn(
             variables["codebook"],
             latents,
@@ -398,20 +378,42 @@ class VQGAN:
             "codebook/used": jnp.mean(learned.used > 0),
             "codebook/restarted": learned.restarted / self.codes,
         }
-        reconstruction = keep_split(train(self.decoder, generator, "decoder", learned.quantized))
-        slices, judgements = take_slices(reconstruction, chances.slices), {}
-        for name in self.adversary.weights:
-            pair = {"image": (real_slices, slices), "volume": (volumes, reconstruction)}[name]
-            (real, real_features), (fake, fake_features) = (
-                train(self.discriminator, discriminator, name, x) for x in pair
-            )
-            judgements[name] = Judgement(real, fake, real_features, fake_features)
-            metrics |= {f"logits/{name}_real": jnp.mean(real), f"logits/{name}_fake": jnp.mean(fake)}
-        outputs = Outputs(reconstruction, slices, self.commitment * learned.distance, judgements)
+        reconstruction, statistics = _in_training(self.decoder, generator, statistics, "decoder", learned.quantized)
+        reconstruction = keep_split(reconstruction)
+        slices = take_slices(reconstruction, chances.slices)
+        outputs = Outputs(reconstruction, slices, self.commitment * learned.distance)
         return outputs, lax.stop_gradient(({"codebook": learned.codebook, "batch_stats": statistics}, metrics))
+
+    def _judge(
+        self, statistics: Arrays, real: dict[str, jax.Array], discriminator: Arrays, generated: dict[str, jax.Array]
+    ) -> tuple[dict[str, Judgement], tuple[Arrays, dict[str, jax.Array]]]:
+        """Judgements of what is real and of what was generated, running statistics after them, metrics of the logits."""
+        judgements, metrics = {}, {}
+        for name in real:
+            judged = []
+            for x in (real[name], generated[name]):
+                (logits, features), statistics = _in_training(self.discriminator, discriminator, statistics, name, x)
+                judged.append((logits, features))
+            (of_real, real_features), (of_fake, fake_features) = judged
+            judgements[name] = Judgement(of_real, of_fake, real_features, fake_features)
+            metrics |= {f"logits/{name}_real": jnp.mean(of_real), f"logits/{name}_fake": jnp.mean(of_fake)}
+        own = {name: statistics[name] for name in real if name in statistics}
+        return judgements, lax.stop_gradient((own, metrics))
 
     def _compares(self, frozen: Arrays) -> bool:
         return self.perceptual > 0 and "perceptual" in frozen
+
+
+def _in_training(network: nn.Module, params: Arrays, statistics: Arrays, name: str, x: jax.Array) -> tuple[Any, Arrays]:
+    """One network's result, by its name, and all running statistics after it."""
+    given = {"params": params[name]} | ({"batch_stats": statistics[name]} if name in statistics else {})
+    y, changed = network.apply(given, x, train=True, mutable=["batch_stats"])
+    return y, statistics | ({name: changed["batch_stats"]} if name in statistics else {})
+
+
+def _zero_but(outputs: Outputs, image: jax.Array, volume: jax.Array) -> Outputs:
+    """Gradients with respect to outputs: those of slices and of volumes, and none of the rest."""
+    return Outputs(volume, image, jnp.zeros_like(outputs.commitment))
 
 
 def _with_statistics(generator: Arrays, batch_stats: Arrays | None, name: str) -> dict[str, Arrays]:

@@ -5,11 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.extend import core
 from ml_collections import ConfigDict
 
 from configs import medical_diffusion
 from medjax.errors import UserError
 from medjax.models import codebook as codebooks
+from medjax.runtime import flops
 from medjax.tasks.vqgan import VQGAN, Chances
 
 SIZE, BATCH = (16, 16, 8), 2
@@ -139,6 +141,43 @@ def test_adaptive_weight_balances_the_gradients_at_the_last_layer(of_slices, sta
     assert metrics["adversary_scale"] > 0
     np.testing.assert_allclose(jnp.linalg.norm(last[0] - last[1]), jnp.linalg.norm(last[1]), rtol=0.02)
     assert length(without["discriminator"]) == 0
+
+
+@pytest.mark.parametrize("adaptive", [False, True])
+def test_a_thousandth_of_the_ramp_or_of_the_weight_teaches_a_thousandth(of_slices, state, adaptive):
+    def taught(**changes):
+        adversary = dataclasses.replace(of_slices.adversary, adaptive=adaptive, features=0.0, **changes)
+        task = dataclasses.replace(of_slices, adversary=adversary)
+        return jax.jit(task.gradients)(*state, {}, batch(0), jax.random.key(0), jnp.int32(10))[2]["loss/adversary"]
+
+    whole = taught()
+    assert abs(whole) > 0
+    np.testing.assert_allclose(taught(ramp=1000) / whole, 0.001, rtol=1e-4)
+    np.testing.assert_allclose(
+        taught(image=0.001) / whole, 0.001, rtol=0.05
+    )  # its gradient comes near the 1e-4 of eq. 7
+
+
+def test_statistics_of_the_discriminators_begin_with_them(state, gradients):
+    for step, moved in ((9, False), (10, True)):
+        after = gradients(*state, {}, batch(0), jax.random.key(0), jnp.int32(step))[1]["batch_stats"]
+        for name in ("image", "volume"):
+            same = jax.tree.map(lambda old, new: bool((old == new).all()), state[1]["batch_stats"][name], after[name])
+            assert not any(jax.tree.leaves(same)) if moved else all(jax.tree.leaves(same))
+
+
+def test_before_their_start_discriminators_cost_nothing(task, state):
+    """All that a step computes more than without discriminators is in a branch that is not taken until then."""
+    given = (*state, {}, batch(0), jax.random.key(0), jnp.int32(0))
+    alone = dataclasses.replace(task, adversary=dataclasses.replace(task.adversary, image=0.0, volume=0.0))
+    equations = jax.make_jaxpr(task.gradients)(*given).jaxpr.eqns
+    of_steps = [e for e in equations if e.primitive.name == "cond" and "branches_platforms" not in e.params]
+    ((before, after),) = [
+        [flops.count(core.jaxpr_as_fun(branch), *branch.in_avals) for branch in conditional.params["branches"]]
+        for conditional in of_steps
+    ]
+    assert before == 0 < after
+    assert flops.count(task.gradients, *given) == flops.count(alone.gradients, *given) + after
 
 
 def test_validation_is_by_volume_and_previews_are_volumes(task, state):

@@ -8,6 +8,7 @@ import numpy as np
 from flax import linen as nn
 
 from medjax.layers.conv import uniform_fan_in
+from medjax.layers.lookup import look_up
 
 
 def cos_sin_embedding(t: jax.Array, width: int, max_period: float = 10_000.0) -> jax.Array:
@@ -81,7 +82,7 @@ class LabelEmbedding(nn.Module):
     def __call__(self, label: jax.Array) -> jax.Array:
         table = self.param("table", nn.initializers.normal(1.0), (self.classes + 1, self.features), jnp.float32)
         known = (label >= 0) & (label < self.classes)
-        return jnp.take(table, jnp.where(known, label, self.classes), axis=0).astype(self.dtype)
+        return look_up(table, jnp.where(known, label, self.classes)).astype(self.dtype)
 
 
 def unknown_labels(x: jax.Array) -> jax.Array:

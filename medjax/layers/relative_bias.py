@@ -5,6 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from medjax.layers.lookup import look_up
+
 BUCKETS = 32  # half of them for positions before the query's, half for those after it
 FARTHEST = 32  # this far apart and beyond shares the last bucket
 
@@ -22,7 +24,7 @@ class RelativeBias(nn.Module):
     def __call__(self, positions: int) -> jax.Array:
         """The bias of each query (the rows) towards each key."""
         table = self.param("table", nn.initializers.normal(1.0), (BUCKETS, self.heads), jnp.float32)
-        return jnp.moveaxis(jnp.take(table, buckets(positions), axis=0), -1, 0)
+        return jnp.moveaxis(look_up(table, jnp.asarray(buckets(positions))), -1, 0)
 
 
 def buckets(positions: int) -> np.ndarray:

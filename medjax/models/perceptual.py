@@ -37,11 +37,28 @@ class VGGFeatures(nn.Module):
         blocks = []
         for block, (width, convolutions) in enumerate(zip(WIDTHS, CONVOLUTIONS, strict=True)):
             if block > 0:
-                h = nn.max_pool(h, (2, 2), (2, 2))
+                h = max_pool(h)
             for i in range(convolutions):
                 h = nn.relu(nn.Conv(width, (3, 3), padding=1, name=f"conv_{block}_{i}")(h))
             blocks.append(h)
         return blocks
+
+
+def max_pool(x: jax.Array) -> jax.Array:
+    """[B, H, W, C] -> [B, H // 2, W // 2, C]: the largest of each 2 x 2, whose gradient goes to the first of equals.
+
+    As `nn.max_pool`, whose gradient GPUs cannot compute in one order, and XLA therefore not at all where it is asked for
+    deterministic operations (select-and-scatter). An odd last row or column is left out.
+    """
+    rows, columns = (n // 2 * 2 for n in x.shape[1:3])
+    upper, lower = x[:, 0:rows:2, :columns], x[:, 1:rows:2, :columns]
+    upper, lower = (_larger(row[:, :, 0::2], row[:, :, 1::2]) for row in (upper, lower))
+    return _larger(upper, lower)
+
+
+def _larger(first: jax.Array, second: jax.Array) -> jax.Array:
+    """The larger of two, the first where they are equal, and not a number where either is none."""
+    return jnp.where((second > first) | jnp.isnan(second), second, first)
 
 
 def _unit_length(features: jax.Array) -> jax.Array:

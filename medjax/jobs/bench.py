@@ -69,10 +69,11 @@ class Bench:
         return put_batch(rows, self.mesh, self.batch_size)
 
     def state(self) -> TrainState:
-        """Step 0."""
-        return build_sharded(
+        """Initial parameters at the last step of training, when all that begins on the way, as discriminators do, has begun."""
+        state = build_sharded(
             state_builder(self.task, self.optimizer), jax.random.key(self.config.seed), self.batch, self.mesh
         )
+        return dataclasses.replace(state, step=state.step + max(0, self.config.train.steps - 1))
 
 
 @dataclasses.dataclass

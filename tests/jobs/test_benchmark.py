@@ -5,9 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from medjax.jobs.bench import Bench
 from medjax.jobs.measures import plain_task
+from medjax.jobs.steps import optimizer_of
 from medjax.jobs.yardsticks import haar_by_matrices
 from medjax.models.unet import UNet
+from medjax.runtime.mesh import make_mesh
 from medjax.tasks import make_task
 from medjax.wavelets import haar_dwt3d
 from small_config import small_config
@@ -94,6 +97,13 @@ def test_compared_with_an_earlier_result(first, tmp_path, capsys):
     assert status == 0
     assert result(out)["compared"] == {}  # of the numbers compared, this one has none
     assert result(out)["train_step_seconds"] is None
+
+
+def test_what_is_timed_is_the_last_step_of_training_where_all_has_begun():
+    config = small_config(**{"train.steps": 7})
+    task, mesh = make_task(config), make_mesh(config.mesh)
+    bench = Bench(config, task, mesh, optimizer_of(config, task)[1], {}, None)
+    assert bench.state().step == 6
 
 
 def test_latent_diffusion_with_no_trained_vqgan(tmp_path):

@@ -10,16 +10,12 @@ import itertools
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import linen as nn
 
 from medjax.layers.conv import lowered, same_padding
 from medjax.layers.spatial import Padding, Triple, convolve_split
 
 KERNEL = (4, 4, 4)
-
-# By stride, the taps that each way reads the padded input with: one row an output voxel of the stride's.
-TAPS = {1: np.array([[3, 2, 1, 0]]), 2: np.array([[3, 1], [2, 0]])}
 
 # PyTorch's default, which takes the features of a transposed kernel for its inputs.
 uniform_fan_in = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform", in_axis=-1, out_axis=-2)
@@ -63,7 +59,7 @@ def conv_transpose3d(x: jax.Array, kernel: jax.Array, strides: Triple, lowering:
     Raises:
       ValueError: the kernel is not 4 wide, a stride is neither 1 nor 2, or the lowering is unknown.
     """
-    if kernel.shape[:3] != KERNEL or not set(strides) <= TAPS.keys():
+    if kernel.shape[:3] != KERNEL or not set(strides) <= {1, 2}:
         raise ValueError(f"transposed convolution of kernel {kernel.shape[:3]}, strides {strides}: give 4, and 1 or 2")
     convolve = lowered(lowering)
 
@@ -76,9 +72,14 @@ def conv_transpose3d(x: jax.Array, kernel: jax.Array, strides: Triple, lowering:
 
 
 def _side_by_side(kernel: jax.Array, strides: Triple) -> jax.Array:
-    """The kernels [4 / s, 4 / s, 4 / s, C, s * s * s * features] of all ways."""
+    """The kernels [4 / s, 4 / s, 4 / s, C, s * s * s * features] of all ways.
+
+    Along an axis the only way reads the padded input with the taps 3, 2, 1, 0; of two ways the one with 3, 1 and the other
+    with 2, 0. These are slices and no indices, whose gradient would be a scatter, which GPUs add up in any order.
+    """
+    last_first = jnp.flip(kernel, axis=(0, 1, 2))
     ways = [
-        kernel[np.ix_(*(TAPS[stride][way] for stride, way in zip(strides, each, strict=True)))]
+        last_first[tuple(slice(way, None, stride) for stride, way in zip(strides, each, strict=True))]
         for each in itertools.product(*map(range, strides))
     ]
     return jnp.concatenate(ways, axis=-1)

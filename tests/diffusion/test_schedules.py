@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from medjax.diffusion.sampling import Sampling
 from medjax.diffusion.schedules import (
     Schedule,
     cosine,
@@ -135,3 +136,15 @@ def test_following_another_schedule_keeps_its_levels_and_tells_the_time_of_the_s
     there = np.interp(times, np.arange(1000), trained.flow_times)
     np.testing.assert_allclose(there[inside], levels.flow_times[inside], rtol=1e-9)
     np.testing.assert_array_equal(follow(trained, trained).timesteps, trained.timesteps)
+
+
+@pytest.mark.parametrize(
+    "make", [None, karras, lambda steps: log_snr(linear(1000), steps)], ids=["own", "karras", "log_snr"]
+)
+def test_a_strength_means_the_same_noise_whatever_the_levels(make):
+    trained = linear(1000)
+    for strength in (0.1, 0.4, 0.9):
+        sampling = Sampling(steps=200, levels=make and make(200), strength=strength)
+        last = sampling.schedule(trained).timesteps[-1]
+        assert 0.9 * strength * 999 < last <= strength * 999
+    assert sampling.schedule(trained).steps < Sampling(steps=200).schedule(trained).steps

@@ -190,7 +190,7 @@ def test_without_a_label_anything_is_drawn():
 
 
 def test_from_a_volume_and_between_two():
-    steps = {"diffusion.steps": 50, "sample.steps": 50}
+    steps = {"diffusion.steps": 50, "sample.steps": 50, "sample.schedule": "trained"}
     task = task_of(**steps, **{"sample.start": "x", "sample.strength": 0.02})
     assert task.steps == 1
     latents = scaled(Means().encode(3.0, IMAGE), -3.0, 5.0)

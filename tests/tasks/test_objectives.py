@@ -151,12 +151,13 @@ def test_a_sample_depends_on_its_key_alone(sampler):
 
 
 def test_little_noise_changes_little():
-    task = task_of(**{"diffusion.steps": 50, "sample.steps": 50, "sample.start": "x", "sample.strength": 0.02})
+    steps = {"diffusion.steps": 50, "sample.steps": 50, "sample.schedule": "trained", "sample.start": "x"}
+    task = task_of(**steps, **{"sample.strength": 0.02})
     assert task.steps == 1
     image = BATCH["image"]
     state = task.begin({}, KEYS, {"image": image})
     np.testing.assert_allclose(state.x_t, to_wavelet_domain(image), atol=0.4)
-    all_of_it = task_of(**{"diffusion.steps": 50, "sample.steps": 50, "sample.start": "x", "sample.strength": 1.0})
+    all_of_it = task_of(**steps, **{"sample.strength": 1.0})
     assert all_of_it.steps == 50
     state = all_of_it.begin({}, KEYS, {"image": image})
     assert np.abs(state.x_t - all_of_it.begin({}, KEYS).x_t).max() < 0.1  # nothing of the volume is left

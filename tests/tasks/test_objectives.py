@@ -142,7 +142,7 @@ KEYS = jax.random.split(jax.random.key(7), 4)
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_a_sample_depends_on_its_key_alone(sampler):
-    task = task_of(**{"sample.sampler": sampler})
+    task = task_of(**{"sample.sampler": sampler, "sample.schedule": "trained"})
     params, _ = started(task)
     draw = jax.jit(lambda keys: task.sample(params, {}, {}, keys))
     together = draw(KEYS)

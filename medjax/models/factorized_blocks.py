@@ -77,7 +77,7 @@ def sub_pixel_kernel(kernel: jax.Array) -> jax.Array:
     """
     i, r = np.arange(3)[:, None], np.arange(2)
     k = 3 + r - 2 * i
-    k = np.where((k >= 0) & (k < 4), k, 4)  # index 4 is a tap of zeros
-    padded = jnp.pad(kernel[0], ((0, 1), (0, 1), (0, 0), (0, 0)))
-    taps = padded[k][:, :, k].transpose(0, 2, 4, 1, 3, 5)  # [i of H, i of W, C, r of H, r of W, F]
+    # Taps are chosen by products: an index's gradient would be a scatter. Where k is no tap, none is chosen.
+    chosen = (k[..., None] == np.arange(4)).astype(kernel.dtype)
+    taps = jnp.einsum("irk,jsl,klcf->ijcrsf", chosen, chosen, kernel[0], precision=jax.lax.Precision.HIGHEST)
     return taps.reshape(1, 3, 3, kernel.shape[3], -1)

@@ -1,5 +1,5 @@
 # make demo   from nothing to synthetic brains in runs/demo, on two CPU cores, within minutes
-# make test   every test
+# make test   every test; ISA=AVX2 (or SSE4_2): compiled as for a processor that has no more; TESTS=tests/layers: these alone
 # make test-tpu   the tests of planning that need the TPU's compiler as well
 # make lint   ruff and the floors of the house (import-linter)
 # make .venv  the environment alone; PYTHON=python3.12 picks another interpreter
@@ -20,8 +20,11 @@ demo: .venv
 	@echo "volumes         runs/demo/samples/sample_00000.nii.gz ... (any radiology viewer)"
 	@echo "picture         runs/demo/samples/montage.png (first row real, the others generated)"
 
+ifdef ISA
+test: export XLA_FLAGS := $(XLA_FLAGS) --xla_cpu_max_isa=$(ISA)
+endif
 test: .venv
-	$(RUN) -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile --durations=15
+	$(RUN) -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile --durations=15 $(TESTS)
 
 # Not in the environment itself, where every run of JAX would look for a TPU and say that it found none.
 test-tpu: .venv/tpu/complete

@@ -6,6 +6,8 @@ import pathlib
 import socket
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import nibabel
@@ -30,6 +32,8 @@ SMALL = (
     "--config.sample.batch_size=2",
     "--config.sample.steps=3",
 )
+# Seconds after which a process has come to a stand. Nothing is as slow, on whatever computer beside whatever else.
+LIMIT = 900
 FOLDER = f"--config={ROOT}/configs/folder.py:tiny"
 
 
@@ -57,9 +61,19 @@ def result(out: str) -> dict:
 
 def start(argv: list[str], devices: int = 1, **variables: str) -> subprocess.Popen:
     """Runs launch.py in a process of its own, with so many virtual devices."""
+    return _begin(["launch.py", *argv[1:]], devices, variables)
+
+
+def start_signalled(argv: list[str], number: int, function: str, call: int) -> subprocess.Popen:
+    """The same on one device; at this call of MODULE:NAME it sends itself the signal (signalled_launch.py)."""
+    return _begin(["tests/signalled_launch.py", str(int(number)), function, str(call), *argv[1:]], 1, {})
+
+
+def _begin(arguments: list[str], devices: int, variables: dict[str, str]) -> subprocess.Popen:
     environment = os.environ | {"XLA_FLAGS": xla_flags(devices), "JAX_PLATFORMS": "cpu"} | variables
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen([sys.executable, str(ROOT / "launch.py"), *argv[1:]], env=environment, **pipes)
+    script, *rest = arguments
+    return subprocess.Popen([sys.executable, str(ROOT / script), *rest], env=environment, **pipes)
 
 
 def free_port() -> int:
@@ -73,7 +87,16 @@ def start_all(argv: list[str], count: int, devices: int = 1, **variables: str) -
     return [start([*argv, *together, f"--process_id={i}"], devices, **variables) for i in range(count)]
 
 
-def ends(processes: list[subprocess.Popen], timeout: float = 300) -> list[tuple[int, str, str]]:
+def wait_until(condition: Callable[[], bool], processes: list[subprocess.Popen]) -> None:
+    """Looks again and again, while the processes run. Fails if one of them ends first, or after LIMIT seconds."""
+    end = time.monotonic() + LIMIT
+    while not condition():
+        assert all(process.poll() is None for process in processes), ends(processes)
+        assert time.monotonic() < end, f"not within {LIMIT} s"
+        time.sleep(0.02)
+
+
+def ends(processes: list[subprocess.Popen], timeout: float = LIMIT) -> list[tuple[int, str, str]]:
     """Status, stdout and stderr of each, when all have ended; none is left behind."""
     with ThreadPoolExecutor(len(processes)) as pool:
         try:

@@ -8,7 +8,6 @@ import pathlib
 import shutil
 import signal
 import subprocess
-import time
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +15,7 @@ import nibabel
 import numpy as np
 import pytest
 
-from small_runs import ROOT, command, launch, result, snapshot, start, write_scan, write_scans
+from small_runs import ROOT, command, ends, launch, result, snapshot, start, start_signalled, write_scan, write_scans
 
 
 @pytest.fixture(scope="module")
@@ -256,14 +255,9 @@ def test_a_workdir_without_its_record_is_not_guessed_at(trained, scans, tmp_path
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_interrupted_before_the_first_step_it_leaves_cleanly(number, scans, tmp_path):
-    process = start(command(scans, tmp_path))
-    for _ in range(1000):
-        if (tmp_path / "run/metrics.jsonl").exists():  # at work on the compilation
-            break
-        time.sleep(0.02)
-    process.send_signal(number)
-    out, err = process.communicate(timeout=300)
-    assert process.returncode == 0, err
+    begun = "medjax.runtime.metrics_log:MetricsLog.__init__"  # just before it compiles
+    ((status, out, err),) = ends([start_signalled(command(scans, tmp_path), number, begun, 1)])
+    assert status == 0, err
     assert result(out)["step"] is None
     assert "nothing to save" in err
     assert "Traceback" not in err
@@ -280,9 +274,8 @@ def test_a_damaged_checkpoint_ends_in_one_line(trained, scans, tmp_path):
         if path.is_file() and "/d/" in str(path):
             path.write_bytes(path.read_bytes()[:10])
     # In a process of its own: libraries must not print tracebacks at exit either.
-    process = start(command(scans, tmp_path, "--config.train.steps=4"))
-    out, err = process.communicate(timeout=300)
-    assert process.returncode == 2
+    ((status, out, err),) = ends([start(command(scans, tmp_path, "--config.train.steps=4"))])
+    assert status == 2
     assert out == ""
     assert "Traceback" not in err
     last = err.splitlines()[-1]
@@ -303,9 +296,8 @@ def test_a_full_disk_is_named_and_leaves_what_was_there(trained, scans, tmp_path
             "--config.train.steps=3",
             f"--workdir={disk}/run",
         )
-        process = start(command(scans, tmp_path, *wide))
-        out, err = process.communicate(timeout=300)
-        assert (process.returncode, out) == (2, "")
+        ((status, out, err),) = ends([start(command(scans, tmp_path, *wide))])
+        assert (status, out) == (2, "")
         assert "Traceback" not in err
         assert err.splitlines()[-1].startswith("launch.py: no space left on the disk of")
         assert not [path for path in (disk / "run/checkpoints").glob("*") if path.name.isdigit()]

@@ -15,6 +15,7 @@ from data_pipelines.datasets import found_identity
 from data_pipelines.errors import DataError
 from data_pipelines.nifti import Volume
 from data_pipelines.splits import SPLITS
+from small_runs import LIMIT
 
 SHAPE = (4, 6, 8)
 N = 7
@@ -163,7 +164,7 @@ def test_a_process_that_leaves_its_batches_open_ends(data):
         f"d = batches.open_dataset(S(**{vars(data)!r}), seed=1);"
         "i = batches.train_batches(d, 1, 200); next(i); print('done')"
     )
-    ended = subprocess.run([sys.executable, "-c", program], check=True, timeout=60, capture_output=True, text=True)
+    ended = subprocess.run([sys.executable, "-c", program], check=True, timeout=LIMIT, capture_output=True, text=True)
     assert ended.stdout == "done\n"
 
 

@@ -11,7 +11,7 @@ from medjax.jobs.forecast import Forecast
 from medjax.jobs.plan import alternatives, largest_that_fits, rows_of
 from medjax.runtime.topologies import Topology
 from small_config import small_config
-from small_runs import ROOT, SMALL, launch, result, start
+from small_runs import ROOT, SMALL, ends, launch, result, start
 
 CONFIG = f"--config={ROOT}/configs/folder.py:tiny"
 ARGV = ["launch.py", "--mode=plan", CONFIG, *(argument for argument in SMALL if "mesh" not in argument)]
@@ -36,9 +36,9 @@ def invented(bytes_a_volume, state=0):
 
 
 def test_a_plan_in_a_process_of_its_own(tmp_path):
-    process = start([*ARGV, "--topology=cpu:4", "--meshes=data=2,depth=2,remat=blocks", f"--workdir={tmp_path}/run"])
-    out, err = process.communicate(timeout=600)
-    assert process.returncode == 0, err
+    argv = [*ARGV, "--topology=cpu:4", "--meshes=data=2,depth=2,remat=blocks", f"--workdir={tmp_path}/run"]
+    ((status, out, err),) = ends([start(argv)])
+    assert status == 0, err
     assert "Traceback" not in err
     found = result(out)
     assert (found["topology"], found["devices"], found["fits"], found["tried"]) == ("cpu:4", 4, True, [])

@@ -2,12 +2,10 @@
 
 import pathlib
 import signal
-import socket
-import time
 
 import pytest
 
-from small_runs import command, launch, result, snapshot, start, write_scans
+from small_runs import command, ends, launch, result, snapshot, start, start_all, start_signalled, write_scans
 
 SCANS = 8
 
@@ -52,32 +50,22 @@ def test_prepared_again_nothing_is_decoded(prepared, capsys):
 @pytest.mark.slow
 def test_killed_and_started_again_the_bytes_are_the_same(prepared, scans, tmp_path):
     _, made = prepared
-    process = start(preparing(scans, tmp_path))
-    notes = tmp_path / "records/unfinished"
-    while process.poll() is None and not any(notes.glob("scan-*.json")):
-        time.sleep(0.001)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL and not (tmp_path / "records/records.json").exists()
-    process = start(preparing(scans, tmp_path))
-    _, err = process.communicate(timeout=120)
-    assert process.returncode == 0, err
+    argv = preparing(scans, tmp_path)
+    # After the settings and the note of one scan.
+    ((status, _, _),) = ends([start_signalled(argv, signal.SIGKILL, "data_pipelines.records:write_json", 2)])
+    assert status == -signal.SIGKILL and not (tmp_path / "records/records.json").exists()
+    assert any((tmp_path / "records/unfinished").glob("scan-*.json"))
+    ((status, _, err),) = ends([start(argv)])
+    assert status == 0, err
     assert contents(tmp_path) == made
 
 
 @pytest.mark.slow
 def test_two_processes_make_what_one_makes(prepared, scans, tmp_path):
     _, made = prepared
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        address = f"localhost:{free.getsockname()[1]}"
-    together = (f"--coordinator={address}", "--num_processes=2")
-    processes = [start(preparing(scans, tmp_path, *together, f"--process_id={i}")) for i in range(2)]
-    results = []
-    for process in processes:
-        out, err = process.communicate(timeout=120)
-        assert process.returncode == 0, err
-        results.append(result(out))
+    found = ends(start_all(preparing(scans, tmp_path), 2))
+    assert [status for status, _, _ in found] == [0, 0], found
+    results = [result(out) for _, out, _ in found]
     assert contents(tmp_path) == made
     assert [found["volumes"] for found in results] == [SCANS, None]
     assert results[0].keys() == results[1].keys()

@@ -3,7 +3,6 @@
 import json
 import re
 import signal
-import time
 from types import SimpleNamespace
 
 import jax
@@ -15,7 +14,7 @@ from medjax.jobs import train
 from medjax.jobs.train import classes_of
 from medjax.runtime.checkpoints import Checkpoints
 from small_config import small_config
-from small_runs import command, launch, result, start, write_scans
+from small_runs import command, ends, launch, result, start, start_signalled, write_scans
 
 STEPS = 40
 CADENCE = (f"--config.train.steps={STEPS}", "--config.train.checkpoint_every=7", "--config.train.eval_every=14")
@@ -29,9 +28,8 @@ def scans(tmp_path_factory):
 @pytest.fixture(scope="module")
 def uninterrupted(scans, tmp_path_factory):
     folder = tmp_path_factory.mktemp("uninterrupted")
-    process = start(command(scans, folder, *CADENCE))
-    out, err = process.communicate(timeout=300)
-    assert process.returncode == 0, err
+    ((status, out, err),) = ends([start(command(scans, folder, *CADENCE))])
+    assert status == 0, err
     return folder, result(out)
 
 
@@ -52,34 +50,22 @@ def losses(workdir):
     return [{name: value for name, value in row.items() if name != "volumes_per_second"} for row in rows]
 
 
-def wait_for_step(process, workdir, step):
-    for _ in range(3000):
-        path = workdir / "metrics.jsonl"
-        if path.exists() and f'"step": {step},' in path.read_text():
-            return
-        assert process.poll() is None, process.stderr.read()
-        time.sleep(0.02)
-    raise AssertionError(f"step {step} never came")
-
-
-@pytest.mark.parametrize(("number", "step"), [(signal.SIGKILL, 17), (signal.SIGTERM, 23)])
-def test_interrupted_anywhere_it_ends_in_the_same_bits(number, step, uninterrupted, scans, tmp_path):
+@pytest.mark.parametrize(("number", "row"), [(signal.SIGKILL, 19), (signal.SIGTERM, 25)])
+def test_interrupted_anywhere_it_ends_in_the_same_bits(number, row, uninterrupted, scans, tmp_path):
     argv = command(scans, tmp_path, *CADENCE)
-    process = start(argv)
-    wait_for_step(process, tmp_path / "run", step)
-    process.send_signal(number)
-    out, err = process.communicate(timeout=300)
+    ((status, out, err),) = ends([start_signalled(argv, number, "medjax.runtime.metrics_log:MetricsLog.write", row)])
+    step = losses(tmp_path / "run")[row - 1]["step"]
+    assert 14 < step < STEPS
     if number == signal.SIGTERM:
-        assert process.returncode == 0, err
+        assert status == 0, err
         stopped_at = result(out)["step"]
         assert step <= stopped_at < STEPS
         assert (tmp_path / f"run/checkpoints/{stopped_at}").is_dir()
     else:
-        assert process.returncode == -signal.SIGKILL
+        assert status == -signal.SIGKILL
 
-    process = start(argv)
-    out, err = process.communicate(timeout=300)
-    assert process.returncode == 0, err
+    ((status, out, err),) = ends([start(argv)])
+    assert status == 0, err
     again = result(out)
     assert 0 < again["resumed_from"] < STEPS
     if number == signal.SIGTERM:

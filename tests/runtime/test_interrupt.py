@@ -22,7 +22,8 @@ def ask_to_stop():
 
 
 def wait():
-    for _ in range(1000):
+    """Until what is awaited raises; a minute at most."""
+    for _ in range(6000):
         time.sleep(0.01)
 
 

@@ -4,6 +4,7 @@ import numpy as np
 
 from medjax.diffusion import process
 from medjax.diffusion.schedules import linear
+from tolerance import assert_equal_but_for_rounding
 
 SCHEDULE = linear(100)
 T = jnp.array([0, 40, 99])
@@ -14,19 +15,23 @@ def test_q_sample_mixes_signal_and_noise():
     x_t = jax.jit(lambda x, t, noise: process.q_sample(SCHEDULE, x, t, noise))(X_0, T, NOISE)
     for i, t in enumerate(T):
         alpha_bar = SCHEDULE.alphas_cumprod[t]
-        np.testing.assert_allclose(x_t[i], np.sqrt(alpha_bar) * X_0[i] + np.sqrt(1 - alpha_bar) * NOISE[i], atol=1e-6)
+        assert_equal_but_for_rounding(x_t[i], np.sqrt(alpha_bar) * X_0[i] + np.sqrt(1 - alpha_bar) * NOISE[i], units=16)
 
 
 def test_noise_and_x_0_determine_each_other():
     x_t = process.q_sample(SCHEDULE, X_0, T, NOISE)
-    np.testing.assert_allclose(process.x_0_from_noise(SCHEDULE, x_t, T, NOISE), X_0, atol=2e-5)
-    np.testing.assert_allclose(process.noise_from_x_0(SCHEDULE, x_t, T, X_0), NOISE, atol=2e-5)
+    for i, alpha_bar in enumerate(SCHEDULE.alphas_cumprod[T]):
+        # Rounding of x_t is divided by the signal or the noise that is left in it.
+        found = process.x_0_from_noise(SCHEDULE, x_t, T, NOISE)[i] * np.sqrt(alpha_bar)
+        assert_equal_but_for_rounding(found, X_0[i] * np.sqrt(alpha_bar), size=np.abs(x_t).max(), units=16)
+        found = process.noise_from_x_0(SCHEDULE, x_t, T, X_0)[i] * np.sqrt(1 - alpha_bar)
+        assert_equal_but_for_rounding(found, NOISE[i] * np.sqrt(1 - alpha_bar), size=np.abs(x_t).max(), units=16)
 
 
 def test_velocity_determines_x_0():
     x_t = process.q_sample(SCHEDULE, X_0, T, NOISE)
     v = process.velocity(SCHEDULE, X_0, T, NOISE)
-    np.testing.assert_allclose(process.x_0_from_velocity(SCHEDULE, x_t, T, v), X_0, atol=2e-6)
+    assert_equal_but_for_rounding(process.x_0_from_velocity(SCHEDULE, x_t, T, v), X_0, units=16)
     # The derivative of x_t along the circle (cos, sin) of signal and noise.
     angle = np.arccos(np.sqrt(SCHEDULE.alphas_cumprod[40]))
     step = 1e-4
@@ -36,7 +41,7 @@ def test_velocity_determines_x_0():
 
 def test_posterior_mean_at_the_first_step_is_x_0():
     mean = process.posterior_mean(SCHEDULE, 5 + X_0, jnp.zeros(3, int), X_0)
-    np.testing.assert_allclose(mean, X_0, atol=1e-6)
+    assert_equal_but_for_rounding(mean, X_0, units=16)
 
 
 def test_no_float64_is_needed():

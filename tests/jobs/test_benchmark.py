@@ -2,7 +2,6 @@ import json
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 
 from medjax.jobs.bench import Bench
@@ -15,6 +14,7 @@ from medjax.tasks import make_task
 from medjax.wavelets import haar_dwt3d
 from small_config import small_config
 from small_runs import ROOT, SMALL, ends, launch, result, start
+from tolerance import assert_equal_but_for_rounding
 
 QUICKLY = ("--config.benchmark.windows=2", "--config.benchmark.seconds=0.001")
 NAMES = {
@@ -131,7 +131,7 @@ def test_what_cannot_work_is_one_line(more, said, tmp_path, capsys):
 
 def test_the_matrices_make_the_same_transform():
     x = jax.random.normal(jax.random.key(0), (2, 4, 6, 8, 3))
-    np.testing.assert_allclose(haar_by_matrices(x), haar_dwt3d(x), atol=1e-6)
+    assert_equal_but_for_rounding(haar_by_matrices(x), haar_dwt3d(x), units=16)
 
 
 def test_operations_are_counted_of_the_network_as_drawn_in_the_paper():

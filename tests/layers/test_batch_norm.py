@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from medjax.layers.batch_norm import BatchNorm
+from tolerance import assert_equal_but_for_rounding
 
 X = (np.random.default_rng(0).standard_normal((3, 4, 5, 2)) * [1.0, 3.0] + [5.0, -2.0]).astype("f4")
 PARAMS = {"scale": jnp.array([2.0, 0.5]), "bias": jnp.array([1.0, -1.0])}
@@ -16,16 +17,16 @@ def test_training_normalizes_by_the_batch_and_remembers_a_tenth_of_it():
     y, changed = BatchNorm().apply(variables(), X, True, mutable=["batch_stats"])
     rows = X.reshape(-1, 2).astype("f8")
     expected = (rows - rows.mean(0)) / np.sqrt(rows.var(0) + 1e-5) * PARAMS["scale"] + PARAMS["bias"]
-    np.testing.assert_allclose(np.reshape(y, (-1, 2)), expected, atol=1e-5)
+    assert_equal_but_for_rounding(np.reshape(y, (-1, 2)), expected)
     stats = changed["batch_stats"]
-    np.testing.assert_allclose(stats["mean"], 0.9 * np.array([0.5, 0.25]) + 0.1 * rows.mean(0), rtol=1e-6)
-    np.testing.assert_allclose(stats["var"], 0.9 * np.array([2.0, 4.0]) + 0.1 * rows.var(0, ddof=1), rtol=1e-6)
+    assert_equal_but_for_rounding(stats["mean"], 0.9 * np.array([0.5, 0.25]) + 0.1 * rows.mean(0))
+    assert_equal_but_for_rounding(stats["var"], 0.9 * np.array([2.0, 4.0]) + 0.1 * rows.var(0, ddof=1))
 
 
 def test_otherwise_it_normalizes_by_what_it_remembers():
     y = BatchNorm().apply(variables(), X, False)
     expected = (X - [0.5, 0.25]) / np.sqrt(np.array([2.0, 4.0]) + 1e-5) * PARAMS["scale"] + PARAMS["bias"]
-    np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-5)
+    assert_equal_but_for_rounding(y, expected)
 
 
 def test_initialization_leaves_the_statistics_alone_and_half_precision_is_only_outside():

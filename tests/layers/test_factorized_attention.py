@@ -6,6 +6,7 @@ from scipy.special import softmax
 
 from medjax.layers.factorized_attention import DepthAttention, LinearAttention, SliceAttention
 from medjax.layers.rotary import rotate_along_depth
+from tolerance import assert_equal_but_for_rounding
 
 C, HEADS, WIDTH = 12, 2, 6
 X = np.random.default_rng(0).standard_normal((2, 3, 2, 4, C)).astype(np.float32)
@@ -38,7 +39,7 @@ def test_linear_attention():
     summary = np.einsum("bdhwnc,bdhwne->bdnce", softmax(key, axis=(2, 3)), value)
     expected = np.einsum("bdhwnc,bdnce->bdhwne", softmax(query, axis=-1) / np.sqrt(WIDTH), summary)
     assert "bias" in params["params"]["output"]
-    np.testing.assert_allclose(attention.apply(params, X), result_of(params["params"], expected), atol=2e-5)
+    assert_equal_but_for_rounding(attention.apply(params, X), result_of(params["params"], expected))
 
 
 def test_slice_attention():
@@ -47,7 +48,7 @@ def test_slice_attention():
     query, key, value = (part.reshape(2, 3, 8, HEADS, WIDTH) for part in parts_of(params["params"]))
     weights = softmax(np.einsum("bdqnc,bdknc->bdnqk", query, key) / np.sqrt(WIDTH), axis=-1)
     expected = np.einsum("bdnqk,bdknc->bdqnc", weights, value)
-    np.testing.assert_allclose(attention.apply(params, X), result_of(params["params"], expected), atol=2e-5)
+    assert_equal_but_for_rounding(attention.apply(params, X), result_of(params["params"], expected))
 
 
 def test_depth_attention():
@@ -57,7 +58,7 @@ def test_depth_attention():
     query, key = (np.asarray(rotate_along_depth(jnp.asarray(part, jnp.float32), WIDTH)) for part in (query, key))
     logits = np.einsum("bqhwnc,bkhwnc->bhwnqk", query, key) / np.sqrt(WIDTH) + BIAS
     expected = np.einsum("bhwnqk,bkhwnc->bqhwnc", softmax(logits, axis=-1), value)
-    np.testing.assert_allclose(attention.apply(params, X, BIAS), result_of(params["params"], expected), atol=2e-5)
+    assert_equal_but_for_rounding(attention.apply(params, X, BIAS), result_of(params["params"], expected))
 
 
 def test_only_the_first_features_of_a_wide_head_tell_the_position():

@@ -9,6 +9,7 @@ from medjax.layers.conv import LOWERINGS, conv3d
 from medjax.layers.fold import refold
 from medjax.layers.lowering import MACHINES, TABLE, TPU_KINDS, Way, lowering_for, machine_of, way_for
 from on_mesh import on_the_mesh
+from tolerance import assert_equal_but_for_rounding
 
 ONCE, SAME = (1, 1, 1), ((1, 1),) * 3
 WAYS = sorted({row.way for rows in TABLE.values() for row in rows} - {Way("direct")}, key=str)
@@ -35,15 +36,14 @@ def result_and_gradients(way):
 
 @pytest.mark.parametrize("way", WAYS, ids=str)
 def test_every_way_of_the_table_gives_what_direct_gives(way):
-    for found, expected in zip(result_and_gradients(way), result_and_gradients(Way("direct")), strict=True):
-        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=2e-5)
+    assert_equal_but_for_rounding(result_and_gradients(way), result_and_gradients(Way("direct")))
 
 
 @pytest.mark.parametrize("way", WAYS, ids=str)
 def test_every_way_of_the_table_fetches_halos_only(way):
     x, kernel = operands()
     y, found = on_the_mesh(lambda x, kernel: convolved(way, x, kernel), x, kernel)
-    np.testing.assert_allclose(y, convolved(way, x, kernel), atol=2e-5)
+    assert_equal_but_for_rounding(y, convolved(way, x, kernel))
     assert found == {"collective-permute": 4}
 
 

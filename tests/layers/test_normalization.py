@@ -5,6 +5,7 @@ import pytest
 
 from medjax.layers.fold import refold
 from medjax.layers.normalization import GroupNorm
+from tolerance import assert_equal_but_for_rounding
 
 
 def volume(offset=0.0):
@@ -24,7 +25,7 @@ def test_group_norm(fold, groups, epsilon):
     x, scale, bias = volume(), np.arange(1.0, 7.0), np.arange(6.0)
     params = {"params": {"scale": jnp.asarray(scale, jnp.float32), "bias": jnp.asarray(bias, jnp.float32)}}
     y = GroupNorm(groups, epsilon, fold).apply(params, refold(jnp.asarray(x), 1, fold))
-    np.testing.assert_allclose(refold(y, fold, 1), by_definition(x, groups, epsilon, scale, bias), atol=2e-5)
+    assert_equal_but_for_rounding(refold(y, fold, 1), by_definition(x, groups, epsilon, scale, bias))
 
 
 def test_survives_a_large_mean():

@@ -7,6 +7,7 @@ from jax.sharding import PartitionSpec
 from medjax.layers.conv import LOWERINGS, conv3d, same_padding
 from medjax.layers.spatial import extend_split, keep_split, keep_whole, volume_spec, zero_beyond
 from on_mesh import MESH, on_the_mesh
+from tolerance import assert_equal_but_for_rounding
 
 
 def test_axes_are_cut_where_shards_keep_two_planes():
@@ -33,7 +34,7 @@ def test_a_convolution_of_a_cut_volume_fetches_halos_only(lowering, kernel_size,
     x = rng.standard_normal((2, 16, 8, 6, 3)).astype("f4")
     kernel = rng.standard_normal((*kernel_size, 3, 4)).astype("f4")
     y, found = on_the_mesh(lambda x, k: conv3d(x, k, strides, padding, lowering), x, kernel)
-    np.testing.assert_allclose(y, conv3d(x, kernel, strides, padding), atol=2e-5)
+    assert_equal_but_for_rounding(y, conv3d(x, kernel, strides, padding))
     assert found == ({"collective-permute": permutes} if permutes else {})
 
 
@@ -52,10 +53,9 @@ def test_other_borders_than_zeros_are_filled_where_they_are(fill, taps, stride):
         return jax.grad(lambda *a: (convolve(*a) ** 2).sum(), argnums=(0, 1))(x, kernel)
 
     y, found = on_the_mesh(convolve, x, kernel)
-    np.testing.assert_allclose(y, convolve(x, kernel), atol=5e-5)
+    assert_equal_but_for_rounding(y, convolve(x, kernel))
     assert found == {"collective-permute": 4}
-    for found, expected in zip(on_the_mesh(gradients, x, kernel)[0], gradients(x, kernel), strict=True):
-        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
+    assert_equal_but_for_rounding(on_the_mesh(gradients, x, kernel)[0], gradients(x, kernel))
 
 
 def test_a_border_that_a_shard_is_too_small_to_mirror_is_still_right():
@@ -63,7 +63,7 @@ def test_a_border_that_a_shard_is_too_small_to_mirror_is_still_right():
     x = rng.standard_normal((2, 4, 4, 6, 3)).astype("f4")  # shards of two planes, which reach beyond their neighbour's
     kernel, padding = rng.standard_normal((4, 4, 4, 3, 4)).astype("f4"), same_padding((4, 4, 4), (1, 1, 1))
     y, _ = on_the_mesh(lambda x, k: conv3d(x, k, (1, 1, 1), padding, fill="reflect"), x, kernel)
-    np.testing.assert_allclose(y, conv3d(x, kernel, (1, 1, 1), padding, fill="reflect"), atol=5e-5)
+    assert_equal_but_for_rounding(y, conv3d(x, kernel, (1, 1, 1), padding, fill="reflect"))
 
 
 @pytest.mark.parametrize("lowering", LOWERINGS)
@@ -77,8 +77,7 @@ def test_its_gradients_are_those_of_one_device(lowering):
             x, kernel
         )
 
-    for found, expected in zip(on_the_mesh(gradients, x, kernel)[0], gradients(x, kernel), strict=True):
-        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
+    assert_equal_but_for_rounding(on_the_mesh(gradients, x, kernel)[0], gradients(x, kernel))
 
 
 def test_a_convolution_that_changes_the_planes_of_a_shard_is_still_right():
@@ -86,7 +85,7 @@ def test_a_convolution_that_changes_the_planes_of_a_shard_is_still_right():
     x, kernel = rng.standard_normal((2, 16, 8, 6, 3)).astype("f4"), rng.standard_normal((3, 3, 3, 3, 4)).astype("f4")
     valid = ((0, 0),) * 3
     y, _ = on_the_mesh(lambda x, k: conv3d(x, k, (1, 1, 1), valid), x, kernel)
-    np.testing.assert_allclose(y, conv3d(x, kernel, (1, 1, 1), valid), atol=2e-5)
+    assert_equal_but_for_rounding(y, conv3d(x, kernel, (1, 1, 1), valid))
 
 
 def test_what_is_kept_whole_is_gathered_and_what_is_split_is_not():

@@ -12,6 +12,7 @@ from medjax.models.features import fingerprint, load_backbone, random_backbone
 from medjax.models.medicalnet import ResNet
 from medjax.models.resnet2d import ResNet2D
 from resnet_state_dicts import named_in_sequence, state_dict_of, with_keras_biases
+from tolerance import assert_equal_but_for_rounding
 
 RNG = np.random.default_rng(0)
 VOLUMES = RNG.uniform(-1, 1, (5, 12, 14, 16, 1)).astype(np.float32)
@@ -22,11 +23,12 @@ def test_features_depend_neither_on_the_batch_nor_on_the_mesh():
     backbone = random_backbone()
     whole = backbone.features(VOLUMES, batch_size=5)
     assert (whole.shape, whole.dtype) == ((5, backbone.size), np.float32)
+    # They are logarithms of sums, among them sums of next to nothing.
     for size in (1, 2, 8):
-        np.testing.assert_allclose(backbone.features(VOLUMES, batch_size=size), whole, rtol=0, atol=2e-6)
+        assert_equal_but_for_rounding(np.exp(backbone.features(VOLUMES, batch_size=size)), np.exp(whole))
     mesh = jax.make_mesh((4, 2), ("data", "depth"), axis_types=(AxisType.Auto,) * 2)
     sharding = NamedSharding(mesh, PartitionSpec("data"))
-    np.testing.assert_allclose(backbone.features(VOLUMES, 2, sharding), whole, rtol=0, atol=2e-6)
+    assert_equal_but_for_rounding(np.exp(backbone.features(VOLUMES, 2, sharding)), np.exp(whole))
 
 
 def test_fingerprints():

@@ -3,6 +3,7 @@
 import numpy as np
 
 from golden_files import GoldenFile, odd_integers
+from tolerance import UNIT, UNITS
 
 
 def assert_close(actual, expected, atol: float | np.ndarray = 2e-5, rtol: float = 1e-4, name: str = "") -> None:
@@ -16,6 +17,11 @@ def assert_close(actual, expected, atol: float | np.ndarray = 2e-5, rtol: float 
     assert np.all(excess <= 1), (
         f"{name} at {worst}: {actual[worst]}, expected {expected[worst]}; {excess[worst]:.3g} times the tolerance"
     )
+
+
+def assert_activations(actual, expected: np.ndarray, name: str) -> None:
+    """Compares what is inside of a network, which may be larger than what comes out: sums of it are rounded as coarsely."""
+    assert_close(actual, expected, atol=max(2e-5, UNITS * UNIT * np.abs(expected).max()), name=name)
 
 
 def assert_gradients(golden: GoldenFile, gradients: dict[str, np.ndarray], prefix: str = "out/") -> None:

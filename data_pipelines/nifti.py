@@ -68,17 +68,6 @@ def read_unchecked(path: str | Path) -> Volume:
     Raises:
       DataError: not a readable NIfTI file, not one 3D volume, no usable spacing.
     """
-    volume = read_unchecked(path)
-    check_values(Path(path), volume.array)
-    return volume
-
-
-def read_unchecked(path: str | Path) -> Volume:
-    """Reads a volume as `read` does, whatever its values: a model may draw NaN, or the same number everywhere.
-
-    Raises:
-      DataError: not a readable NIfTI file, not one 3D volume, no usable spacing.
-    """
     path = Path(path)
     try:
         header = _raw_header(path)

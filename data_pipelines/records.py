@@ -24,7 +24,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from etils import epath
+from google.protobuf.message import DecodeError
 
+from data_pipelines.crc32c import crc32c, masked
 from data_pipelines.errors import DataError
 from data_pipelines.lazy_tensorflow import import_tensorflow
 from data_pipelines.scans import Example
@@ -39,6 +41,8 @@ VERSION = 2  # of this layout; 1 was without subjects and digests, and divided o
 FILE_NAME = "records.json"
 FRAME_BYTES = 12  # before the one example of a TFRecord file: its length and a checksum of that
 REQUESTS = 32  # to a bucket at a time
+CHECKSUM = "crc32c"  # the key of it, in JSON files: of all else there
+COPY = "copy it again, or prepare another folder"
 DTYPES = {"image": np.dtype("<f2"), "latents": np.dtype("<f4")}  # of what a shard may hold
 
 
@@ -184,13 +188,17 @@ def load(path: epath.Path) -> Records:
     """Reads records.json; in layout 1, whose scan a volume is, is told from its name.
 
     Raises:
-      DataError: it is of a layout that is not known here.
+      DataError: it is of a layout that is not known here, or damaged.
     """
-    content = read_json(path)
+    content = json.loads(path.read_text())
     version = content["version"]
     if version not in (1, VERSION):
-        raise DataError(f"{path}: of layout {version}, not 1 or {VERSION}; prepare another folder")
+        raise DataError(f"{path}: of layout {version!s:.20}, not 1 or {VERSION}; prepare another folder")
+    content = _checked(path, content)
     shards = tuple(Shard(**({"subject": subject_of(shard["name"])} | shard)) for shard in content["shards"])
+    for shard in shards:
+        if np.shape(shard.affine) != (4, 4) or shard.split not in SPLITS or not isinstance(shard.name, str):
+            raise DataError(f"{path}: damaged (it describes {shard!s:.100}); {COPY}")
     scans = content.get("scans", {})
     return Records(content["settings"], content["identity"], content["skipped"], shards, scans, version)
 
@@ -266,16 +274,27 @@ def write(
 
 
 def read(path: epath.Path, shape: Sequence[int], content: str = "image") -> np.ndarray:
-    """The array of `shape`, float32, of one shard, without TensorFlow."""
+    """The array of `shape`, float32, of one shard, without TensorFlow; checksums are compared.
+
+    Raises:
+      DataError: the file is not whole, not what was written, or of something else.
+    """
     from tensorflow_datasets.proto import tf_example_pb2  # TFDS's copy, which does not import TensorFlow
 
     framed = path.read_bytes()
     length = int.from_bytes(framed[:8], "little")
     if len(framed) != FRAME_BYTES + length + 4:
         raise DataError(f"{path}: {len(framed)} bytes of {FRAME_BYTES + length + 4}; copy it again, or prepare it anew")
-    example = tf_example_pb2.Example.FromString(framed[FRAME_BYTES : FRAME_BYTES + length])
-    array = example.features.feature[content].bytes_list.value[0]
-    return np.frombuffer(array, DTYPES[content]).reshape(shape).astype(np.float32)
+    serialized = framed[FRAME_BYTES:-4]
+    for part, checksum in ((framed[:8], framed[8:FRAME_BYTES]), (serialized, framed[-4:])):
+        if masked(crc32c(part)) != int.from_bytes(checksum, "little"):
+            raise DataError(f"{path}: damaged (its checksum is wrong); copy it again, or prepare another folder")
+    try:
+        example = tf_example_pb2.Example.FromString(serialized)
+        array = example.features.feature[content].bytes_list.value[0]
+        return np.frombuffer(array, DTYPES[content]).reshape(shape).astype(np.float32)
+    except (LookupError, ValueError, DecodeError) as error:
+        raise DataError(f"{path}: holds no {content} of shape {tuple(shape)}; prepare another folder") from error
 
 
 def reader(
@@ -341,14 +360,37 @@ def sizes_on_disk(paths: Sequence[epath.Path]) -> list[int]:
 
 
 def read_json(path: epath.Path) -> Any:
-    return json.loads(path.read_text())
+    """What `write_json` wrote.
+
+    Raises:
+      DataError: it is not that any more.
+    """
+    try:
+        content = json.loads(path.read_text())
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path}: damaged ({one_line(error)}); {COPY}") from error
+    return _checked(path, content)
 
 
-def write_json(path: epath.Path, content: Any) -> None:
-    """Writes beside the final name and renames, so that no reader meets half a file."""
+def write_json(path: epath.Path, content: dict[str, Any]) -> None:
+    """Writes beside the final name and renames, so that no reader meets half a file; a checksum goes with it."""
     aside = path.parent / f".{path.name}.aside"
-    aside.write_text(json.dumps(content, sort_keys=True) + "\n")
+    aside.write_text(json.dumps(content | {CHECKSUM: _checksum(content)}, sort_keys=True) + "\n")
     aside.replace(path)
+
+
+def _checked(path: epath.Path, content: Any) -> Any:
+    """JSON data without the checksum that it may come with, which must be right."""
+    if not isinstance(content, dict) or CHECKSUM not in content:
+        return content
+    told = {key: value for key, value in content.items() if key != CHECKSUM}
+    if _checksum(told) != content[CHECKSUM]:
+        raise DataError(f"{path}: damaged (its checksum is wrong); {COPY}")
+    return told
+
+
+def _checksum(content: dict[str, Any]) -> int:
+    return crc32c(json.dumps(content, sort_keys=True).encode())
 
 
 def one_line(error: Exception) -> str:

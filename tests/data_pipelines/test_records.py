@@ -182,6 +182,8 @@ def test_damage_is_found(data):
         take(prepared, 3)
     assert str(raised.value).startswith(f"{path}: cannot be read (corrupted record")
     assert "\n" not in str(raised.value)
+    with pytest.raises(DataError, match=f"^{path}: damaged .its checksum is wrong.; copy it again"):
+        batches.volumes(prepared, "train")
     path.write_bytes(whole[:-100])
     with pytest.raises(DataError, match=f"^{path}: cannot be read"):
         take(prepared, 3)
@@ -228,6 +230,7 @@ def test_records_of_layout_1_are_read_as_they_were_divided(data, capsys):
     for shard in written["shards"]:
         del shard["subject"]
     del (
+        written["crc32c"],
         written["scans"],
         written["identity"]["rules"],
         written["identity"]["split_seed"],
@@ -250,6 +253,29 @@ def test_records_of_layout_1_are_read_as_they_were_divided(data, capsys):
     assert {e.subject for e in prepared.train} == {Path(e.name).parent.name for e in prepared.train}
     with pytest.raises(DataError, match="prepared by a version that divided subjects by other rules"):
         make(data)
+
+
+def test_any_flipped_bit_of_a_record_is_found_without_tensorflow(tmp_path):
+    path, array = epath.Path(tmp_path / "a.tfrecord"), np.random.default_rng(0).uniform(-1, 1, (4, 5, 6))
+    records.write(path, "a", array, np.eye(4))
+    whole = path.read_bytes()
+    for place in range(len(whole)):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1 << place % 8]) + whole[place + 1 :])
+        with pytest.raises(DataError, match=f"^{path}: "):
+            records.read(path, (4, 5, 6))
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [('"skipped": 0', '"skipped": 1'), ('"train"', '"test"'), ("folder", "golder")]
+)
+def test_a_changed_description_is_found(data, old, new):
+    make(data)
+    file = Path(data.records) / records.FILE_NAME
+    whole = file.read_text()
+    assert old in whole
+    file.write_text(whole.replace(old, new, 1))
+    with pytest.raises(DataError, match=f"^{file}: damaged .its checksum is wrong"):
+        datasets.open_dataset(data, 0)
 
 
 def test_another_layout_is_refused(data):

@@ -1,15 +1,22 @@
-"""Every source volume is decoded and preprocessed once; what training reads are uncompressed float32 NIfTI files."""
+"""Every source volume is decoded and preprocessed once; what training reads are uncompressed float32 NIfTI files.
+
+Beside each lies its checksum, NAME.crc32. A file that is not what was written is not used but made again from its source.
+"""
 
 import hashlib
 import os
 import sys
+import zlib
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import filelock
 
 from data_pipelines import nifti
-from data_pipelines.decoding import Preprocessing, decode_each, refuse_failures
+from data_pipelines.decoding import MAX_WORKERS, Preprocessing, decode_each, refuse_failures
+from data_pipelines.nifti import Volume
+from data_pipelines.progress import progress
 from data_pipelines.scans import Example, Scan
 
 VERSION = 1  # of what preprocessing does with the same parameters
@@ -23,7 +30,7 @@ def default_folder() -> Path:
 def decode(
     scans: Sequence[Scan], preprocessing: Preprocessing, folder: Path, skip_bad_files: bool = False
 ) -> dict[str, Example]:
-    """Preprocesses the scans that are not in the cache yet, in parallel.
+    """Preprocesses the scans that are not in the cache yet, or are damaged there, in parallel.
 
     A cached volume is named by a hash of its source's path, size, time of change and content and of the preprocessing, so
     runs share it, and a changed source or parameter makes a new one. Several processes may call this at the same time.
@@ -46,14 +53,51 @@ def decode(
         folder.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(folder / ".lock"):
             nifti.remove_unfinished(folder)
-            missing = [scan for scan in scans if not paths[scan.name].exists()]
-            failures = decode_each(missing, preprocessing, lambda scan, volume: nifti.write(paths[scan.name], volume))
+            whole = _whole(list(paths.values()))
+            missing = [scan for scan in scans if not whole[paths[scan.name]]]
+            failures = decode_each(missing, preprocessing, lambda scan, volume: _keep(paths[scan.name], volume))
     except OSError as error:
         raise nifti.cannot_write(folder, error) from error
     refuse_failures(list(failures.values()), len(scans), skip_bad_files)
     for error in failures.values():
         print(f"skipped {error}", file=sys.stderr)
     return {scan.name: _example(scan, paths[scan.name]) for scan in scans if scan.name not in failures}
+
+
+def _keep(path: Path, volume: Volume) -> None:
+    """Writes a volume, then its checksum: one whose checksum is missing is not whole."""
+    _checksum_file(path).unlink(missing_ok=True)
+    nifti.write(path, volume)
+    _checksum_file(path).write_text(f"{_checksum(path):08x}\n")
+
+
+def _whole(paths: Sequence[Path]) -> dict[Path, bool]:
+    """Whether each file is there and what was written; reads them all, which training is about to do anyway."""
+    there = [path for path in paths if path.exists() and _checksum_file(path).exists()]
+    whole = dict.fromkeys(paths, False)
+    with ThreadPoolExecutor(min(os.cpu_count() or 1, MAX_WORKERS)) as pool:
+        checked = zip(there, pool.map(_is_whole, there), strict=True)
+        whole |= progress(checked, len(there), "checking decoded volumes")
+    if damaged := [path for path in there if not whole[path]]:
+        more = f" and {len(damaged) - 1} others" if len(damaged) > 1 else ""
+        print(f"{damaged[0]}{more}: damaged, so decoded again", file=sys.stderr)
+    return whole
+
+
+def _is_whole(path: Path) -> bool:
+    return _checksum_file(path).read_bytes() == f"{_checksum(path):08x}\n".encode()
+
+
+def _checksum(path: Path) -> int:
+    with path.open("rb") as file:
+        crc = 0
+        while block := file.read(2**20):
+            crc = zlib.crc32(block, crc)
+        return crc
+
+
+def _checksum_file(path: Path) -> Path:
+    return path.with_name(f"{path.name}.crc32")
 
 
 def _example(scan: Scan, path: Path) -> Example:

@@ -109,3 +109,27 @@ def test_default_folder_follows_xdg(monkeypatch, tmp_path):
     assert cache.default_folder() == tmp_path / "medjax"
     monkeypatch.delenv("XDG_CACHE_HOME")
     assert cache.default_folder() == Path.home() / ".cache/medjax"
+
+
+@pytest.mark.parametrize("where", [100, -3])  # in the header, in the voxels
+def test_a_flipped_bit_is_noticed_and_the_volume_decoded_again(where, scans, tmp_path, capsys):
+    examples = cache.decode(scans, Counting(), tmp_path / "cache")
+    path = examples["2.nii.gz"].path
+    good = path.read_bytes()
+    bad = bytearray(good)
+    bad[where] ^= 1
+    path.write_bytes(bad)
+    calls.clear()
+    cache.decode(scans, Counting(), tmp_path / "cache")
+    assert calls == ["2.nii.gz"]
+    assert path.read_bytes() == good
+    assert f"{path}: damaged, so decoded again" in capsys.readouterr().err
+
+
+def test_a_volume_without_its_checksum_is_not_whole(scans, tmp_path):
+    examples = cache.decode(scans, Counting(), tmp_path / "cache")
+    path = examples["1.nii.gz"].path
+    path.with_name(f"{path.name}.crc32").unlink()
+    calls.clear()
+    cache.decode(scans, Counting(), tmp_path / "cache")
+    assert calls == ["1.nii.gz"]

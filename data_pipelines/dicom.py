@@ -1,10 +1,10 @@
 """A DICOM series of slices, as CT and MR scanners write it, to a volume in Hounsfield units or stored intensities."""
 
+import io
 from pathlib import Path
 
 import numpy as np
 import pydicom
-from pydicom.errors import InvalidDicomError
 
 from data_pipelines.claims import check_shape
 from data_pipelines.errors import DataError
@@ -18,11 +18,12 @@ def modality(folder: Path) -> str | None:
     """ "CT", "MR", "DX" ... of the first image in a folder; None if no file in it is an image."""
     for path in _files(folder):
         try:
-            header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["Modality", "Rows"])
-        except (InvalidDicomError, OSError):
+            content = io.BytesIO(path.read_bytes())
+            header = pydicom.dcmread(content, stop_before_pixels=True, specific_tags=["Modality", "Rows"])
+            if "Rows" in header:
+                return str(header.get("Modality"))
+        except Exception:  # as in `read_series`, which says so
             continue
-        if "Rows" in header:
-            return header.get("Modality")
     return None
 
 
@@ -40,6 +41,15 @@ def read_series(folder: str | Path) -> Volume:
       DataError: a file cannot be read, or the slices are not one regular stack.
     """
     folder = Path(folder)
+    try:
+        return _stacked(folder)
+    except DataError:
+        raise
+    except Exception as error:  # a damaged header can make pydicom raise nearly anything
+        raise DataError(f"{folder}: not a readable DICOM series ({_reason(error)}); replace or remove it") from error
+
+
+def _stacked(folder: Path) -> Volume:
     slices = [image for path in _files(folder) if (image := _read(path)) is not None]
     if len(slices) < 2:
         raise DataError(f"{folder}: {len(slices)} DICOM slices, a volume needs two at least; remove the folder")
@@ -80,9 +90,10 @@ def _files(folder: Path) -> list[Path]:
 def _read(path: Path) -> pydicom.Dataset | None:
     """A slice, or None for a DICOM file that is no image (a structured report, say)."""
     try:
-        image = pydicom.dcmread(path)
-    except (InvalidDicomError, OSError, EOFError) as error:
-        raise DataError(f"{path}: not a readable DICOM file ({error}); replace or remove it") from error
+        # From memory: where a length is wrong, no more is asked for than there is.
+        image = pydicom.dcmread(io.BytesIO(path.read_bytes()))
+    except Exception as error:
+        raise DataError(f"{path}: not a readable DICOM file ({_reason(error)}); replace or remove it") from error
     if "PixelData" not in image:
         return None
     if int(image.get("NumberOfFrames", 1)) > 1:
@@ -97,8 +108,9 @@ def _intensities(folder: Path, image: pydicom.Dataset) -> np.ndarray:
     try:
         stored = image.pixel_array
     except (ValueError, AttributeError, NotImplementedError, RuntimeError) as error:
-        reason = " ".join(str(error).split())
-        raise DataError(f"{folder}: pixels of a slice cannot be decoded ({reason}); convert it to NIfTI") from error
+        raise DataError(
+            f"{folder}: pixels of a slice cannot be decoded ({_reason(error)}); convert it to NIfTI"
+        ) from error
     slope, intercept = float(image.get("RescaleSlope", 1)), float(image.get("RescaleIntercept", 0))
     return stored.T.astype(np.float32) * np.float32(slope) + np.float32(intercept)
 
@@ -121,3 +133,9 @@ def _check_regular(folder: Path, positions: np.ndarray, normal: np.ndarray, pixe
         raise DataError(
             f"{folder}: slices shift sideways by {drift:.1f} mm (a tilted gantry); resample it to NIfTI first"
         )
+
+
+def _reason(error: Exception) -> str:
+    """What an error says, in one short line of printable characters: it may quote the file."""
+    text = " ".join(str(error).split())[:200] or type(error).__name__
+    return "".join(c if c.isprintable() else "?" for c in text)

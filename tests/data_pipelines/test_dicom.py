@@ -1,3 +1,5 @@
+import tracemalloc
+
 import numpy as np
 import pydicom
 import pytest
@@ -110,3 +112,34 @@ def test_the_source_is_only_read(series):
     dicom.read_series(series)
     assert before == {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in series.iterdir()}
     assert pydicom.dcmread(series / "1.dcm").Rows == ROWS
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"ImagePositionPatient": [1.0]},  # one coordinate
+        {"RescaleSlope": [1, 2]},
+        {"SeriesInstanceUID": None, "Columns": 60000},
+    ],
+)
+def test_odd_values_are_one_line(series, changes):
+    for name in "51432":
+        write_slice(series / f"{name}.dcm", int(name), **changes)
+    with pytest.raises(DataError) as raised:
+        dicom.read_series(series)
+    assert str(series) in str(raised.value) and "\n" not in str(raised.value)
+
+
+def test_a_length_that_is_wrong_asks_for_no_memory(series):
+    """The first element says that it has 4 GB."""
+    path = series / "1.dcm"
+    content = bytearray(path.read_bytes())
+    content[136:140] = b"OB\0\0"
+    content[140:144] = b"\xf0\xff\xff\xff"
+    path.write_bytes(content)
+    tracemalloc.start()
+    with pytest.raises(DataError, match=str(series)):
+        dicom.modality(series), dicom.read_series(series)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2**24

@@ -189,7 +189,8 @@ def _affine(path: Path, image: nib.Nifti1Image, header: nib.Nifti1Header) -> np.
     affine = np.asarray(image.affine, np.float64)
     if not (np.isfinite(pixdim).all() and (pixdim != 0).all()):
         raise DataError(f"{path}: header gives voxel sizes {pixdim.tolist()}; set its pixdim to millimetres")
-    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
+    lost = not np.isfinite(affine).all() or np.isnan(nib.orientations.io_orientation(affine)).any()
+    if lost or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
         raise DataError(f"{path}: header's affine is singular or not finite; set a valid sform or qform")
     unit = MILLIMETRES.get(image.header.get_xyzt_units()[0], 1.0)
     return np.diag([unit, unit, unit, 1.0]) @ affine

@@ -113,6 +113,7 @@ def bad_files(array):
     yield "constant", lambda path: save(path, np.full_like(array, 7)), "every voxel is 7"
     yield "complex", lambda path: save(path, array.astype(np.complex64)), "complex64"
     yield "singular", lambda path: save(path, array, srow_z=[0, 1, 0, 0]), "affine is singular"
+    yield "flat", lambda path: save(path, array, srow_x=[1e20, 1e20, 0, 0], srow_y=[1, 2, 0, 0]), "affine is singular"
     yield "lost", lambda path: save(path, array, srow_x=[1, 0, 0, np.nan]), "affine is singular or not finite"
     yield "text", lambda path: path.write_bytes(gzip.compress(b"no scan" * 100)), "not a readable NIfTI"
     yield "empty", lambda path: path.write_bytes(b""), "not a readable NIfTI"

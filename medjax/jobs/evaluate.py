@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import hashlib
-import json
 import pathlib
 import platform
 import time
@@ -30,6 +29,7 @@ from medjax.metrics.feature_sets import FeatureSet, load_features, save_features
 from medjax.metrics.score import Score
 from medjax.models.features import VERSION, Backbone, load_backbone
 from medjax.runtime.mesh import make_mesh
+from medjax.runtime.metrics_log import read_rows
 from medjax.runtime.pictures import montage
 from medjax.runtime.workdir import free_name, read_json, sole_use, write_json
 
@@ -253,7 +253,7 @@ def new_folder(folder: pathlib.Path) -> pathlib.Path:
 def run_facts(workdir: pathlib.Path) -> dict[str, str]:
     """What made the samples."""
     settings = read_json(workdir / "samples" / "settings.json")
-    return {"run": str(workdir), "checkpoint": f"step {settings['step']}"} | {
+    return {"run": str(workdir), "checkpoint": f"step {settings.get('step')}"} | {
         f"sample.{key}": str(settings[key]) for key in ("sampler", "steps", "seed", "guidance") if key in settings
     }
 
@@ -279,18 +279,10 @@ def consistency(sets: Sets) -> dict[str, dict[str, np.ndarray]]:
 
 def training_curves(workdir: pathlib.Path) -> tuple[Curve, ...]:
     """The losses of metrics.jsonl."""
-    path = workdir / "metrics.jsonl"
-    if not path.exists():
-        return ()
-    rows = []
-    for line in path.read_text().splitlines():
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue
+    rows = read_rows(workdir / "metrics.jsonl")
     curves = []
     for name in TRAINING_CURVES:
-        points = [(row["step"], row[name]) for row in rows if name in row]
+        points = [(row["step"], row[name]) for row in rows if isinstance(row.get(name), (int, float))]
         if points:
             curves.append(Curve(name, *zip(*points, strict=True)))
     return tuple(curves)

@@ -27,7 +27,7 @@ from medjax.runtime import agreement
 from medjax.runtime.checkpoints import Checkpoints, digest, fingerprint, written_fingerprints
 from medjax.runtime.mesh import replicated
 from medjax.runtime.train_state import Arrays, Task
-from medjax.runtime.workdir import check_same_model, read_json
+from medjax.runtime.workdir import check_same_model, read_config, read_json
 from medjax.tasks import make_task
 
 MEASURED = 64  # volumes whose latents give latents.scaling="data"
@@ -56,7 +56,19 @@ def task_of(config: ConfigDict) -> Task:
     Raises:
       UserError: a hyper-parameter cannot work, or the VQ-GAN's workdir is none.
     """
-    return make_task(config, vqgan_config(config)) if config.task == "latent_diffusion" else make_task(config)
+    if config.task != "latent_diffusion":
+        return make_task(config)
+    described = vqgan_config(config)
+    try:
+        return make_task(config, described)
+    except UserError:
+        raise
+    except (TypeError, ValueError, ArithmeticError, LookupError) as error:
+        if not config.latents.vqgan:
+            raise
+        place = pathlib.Path(config.latents.vqgan).expanduser() / "config.json"
+        reason = " ".join(str(error).split())[:120]
+        raise UserError(f"{place} is damaged: there is no such VQ-GAN ({reason}); restore it") from error
 
 
 def vqgan_config(config: ConfigDict) -> ConfigDict:
@@ -72,7 +84,9 @@ def vqgan_config(config: ConfigDict) -> ConfigDict:
         described.losses = config.latents.losses
         return described
     workdir = pathlib.Path(config.latents.vqgan).expanduser()
-    described = ConfigDict(read_json(workdir / "config.json"))
+    like = {key: config[key].to_dict() for key in ("data", "train")}
+    like |= {"task": "vqgan", "model": config.latents.model.to_dict(), "losses": config.latents.losses.to_dict()}
+    described = ConfigDict(read_config(workdir / "config.json", like))
     if described.task != "vqgan":
         raise UserError(f"latents.vqgan={workdir} is a run of task {described.task!r}: give that of a VQ-GAN")
     for key in ("size", "axes", "orientation"):

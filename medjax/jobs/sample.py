@@ -39,6 +39,7 @@ from medjax.runtime.workdir import (
     as_json,
     check_same_model,
     first_difference,
+    read_config,
     read_json,
     sole_use,
     written_aside,
@@ -75,7 +76,7 @@ def _run(config: ConfigDict, workdir: pathlib.Path, held: contextlib.ExitStack) 
         raise UserError(f"sample.dtype is {config.sample.dtype!r}: use 'float32' or 'int16'")
     if config.sample.checkpoint not in ("last", "best"):
         raise UserError(f"sample.checkpoint is {config.sample.checkpoint!r}: use 'last' or 'best'")
-    trained = read_json(workdir / "config.json")
+    trained = read_config(workdir / "config.json", config.to_dict())
     if config.task == "latent_diffusion":
         config = with_own_vqgan(config, workdir).copy_and_resolve_references()
         config.latents.vqgan = config.latents.vqgan or trained.get("latents", {}).get("vqgan")

@@ -6,6 +6,7 @@ import pathlib
 import sys
 import time
 from collections.abc import Iterator
+from types import NoneType
 from typing import Any
 
 import jax
@@ -248,7 +249,11 @@ def classes_of(config: ConfigDict, dataset: Dataset) -> int:
 
 def known_frozen(workdir: pathlib.Path) -> dict[str, Any] | None:
     """What the run in this folder has read and not trained, None for a new run."""
-    return read_json(workdir / "data.json").get("frozen") if (workdir / "data.json").exists() else None
+    path = workdir / "data.json"
+    known = read_json(path).get("frozen") if path.exists() else None
+    if not isinstance(known, (dict, NoneType)):
+        raise UserError(f"{path} is damaged (frozen is {known!r:.60}): restore it or choose another --workdir")
+    return known
 
 
 def warn_of_oddities(dataset: Dataset) -> None:

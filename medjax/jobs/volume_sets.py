@@ -16,7 +16,7 @@ from data_pipelines.scans import Scan
 from data_pipelines.transforms import from_network, voxel_shape
 from medjax.errors import UserError
 from medjax.jobs.volume_set import VolumeSet, check_memory, volume_set
-from medjax.runtime.workdir import as_json, first_difference, read_json
+from medjax.runtime.workdir import as_json, first_difference, read_config, read_json
 
 QUANTILES = (0.001, 0.999)  # of a volume's intensities, what its range is taken to be
 EVERYTHING = 2**62  # volumes
@@ -109,7 +109,8 @@ def sets_of_run(config: ConfigDict, workdir: pathlib.Path) -> Sets:
     Raises:
       UserError, DataError: there are no samples, or the data are not at hand, or others than the run has learned from.
     """
-    trained, known = read_json(workdir / "config.json"), read_json(workdir / "data.json")
+    like = {key: config.to_dict()[key] for key in ("task", "seed", "data")}
+    trained, known = read_config(workdir / "config.json", like), read_json(workdir / "data.json")
     data = ConfigDict(trained["data"])
     for key in config.data:  # such as an earlier version did not know
         if key not in data:

@@ -71,28 +71,33 @@ def drop_rows_from(path: pathlib.Path, step: int) -> None:
     """Keeps the whole rows of steps before `step`; the file is replaced in one move, and only if something is to go."""
     if not path.exists():
         return
-    lines = path.read_text().splitlines(keepends=True)
-    kept = [line for line in lines if (row_step := _step_of(line)) is not None and row_step < step]
+    lines = path.read_bytes().splitlines(keepends=True)
+    kept = [line for line in lines if (row := _row(line)) is not None and row["step"] < step]
     if kept != lines:
         with written_aside(path) as aside:
-            aside.write_text("".join(kept))
-
-
-def _step_of(line: str) -> int | None:
-    """The row's step, or None for a line that was torn."""
-    if not line.endswith("\n"):
-        return None
-    try:
-        return json.loads(line)["step"]
-    except (ValueError, KeyError, TypeError):
-        return None
+            aside.write_bytes(b"".join(kept))
 
 
 def last_values(path: pathlib.Path) -> dict[str, float]:
     """The latest value of every metric in a `metrics.jsonl`; empty where there is none."""
     values: dict[str, float] = {}
-    if path.exists():
-        for line in path.read_text().splitlines(keepends=True):
-            if _step_of(line) is not None:
-                values |= json.loads(line)
+    for row in read_rows(path):
+        values |= row
     return values
+
+
+def read_rows(path: pathlib.Path) -> list[dict[str, float]]:
+    """The whole rows of a `metrics.jsonl`, each with its step; none where there is no such file."""
+    lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+    return [row for line in lines if (row := _row(line)) is not None]
+
+
+def _row(line: bytes) -> dict[str, float] | None:
+    """A row, or None for a line that was torn or damaged."""
+    if not line.endswith(b"\n"):
+        return None
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return row if isinstance(row, dict) and type(row.get("step")) is int else None

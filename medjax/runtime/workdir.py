@@ -102,7 +102,12 @@ def first_difference(there: Any, here: Any, key: str) -> str | None:
             if difference:
                 return difference
         return None
-    return None if there == here else f"{key} is {there} there and {here} here"
+    return None if there == here else f"{key} is {_said(there)} there and {_said(here)} here"
+
+
+def _said(value: Any) -> str:
+    """A value from a file in one short line, whatever is in it."""
+    return "".join(c if c.isprintable() else "?" for c in str(value))[:200]
 
 
 def as_json(tree: Any) -> Any:
@@ -111,13 +116,56 @@ def as_json(tree: Any) -> Any:
 
 
 def read_json(path: pathlib.Path) -> dict[str, Any]:
-    """Raises UserError if the file is missing or is not JSON."""
+    """Raises UserError if the file is missing or is not a JSON object."""
     try:
-        return json.loads(path.read_text())
+        content = json.loads(path.read_text())
     except FileNotFoundError:
         raise UserError(f"{path} is missing: train first, with the same --workdir") from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({error}): restore it or choose another --workdir") from error
+    except (OSError, ValueError, RecursionError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise UserError(f"{path} cannot be read ({reason}): restore it or choose another --workdir") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} holds no JSON object: restore it or choose another --workdir")
+    return content
+
+
+def read_config(path: pathlib.Path, like: Mapping[str, Any]) -> dict[str, Any]:
+    """A run's config.json, as far as `like` goes.
+
+    Args:
+      path: of the file.
+      like: plain data of the same keys and kinds of values. What the file lacks, an older one say, is taken from here.
+
+    Raises:
+      UserError: the file is missing or damaged: a value is of another kind than in `like`.
+    """
+    known = read_json(path)
+    if odd := _of_other_kind(known, as_json(like), ""):
+        raise UserError(f"{path} is damaged ({odd}): restore it or choose another --workdir")
+    return _completed(known, as_json(like))
+
+
+def _of_other_kind(there: Any, like: Any, key: str) -> str | None:
+    """The first key at which a tree of plain data has a value of another kind than `like`, where None goes with all."""
+    if there is None or like is None:
+        return None
+    if isinstance(there, dict) and isinstance(like, dict):
+        pairs = ((there[name], like[name], f"{key}.{name}".lstrip(".")) for name in sorted(there.keys() & like.keys()))
+        return next((odd for pair in pairs if (odd := _of_other_kind(*pair))), None)
+    numbers = all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in (there, like))
+    if not numbers and type(there) is not type(like):
+        return f"{key or 'it'} is {_said(there)}, not as {_said(like)}"
+    if isinstance(there, list) and like:
+        pairs = ((value, like[0], key) for value in there)
+        return next((odd for pair in pairs if (odd := _of_other_kind(*pair))), None)
+    return None
+
+
+def _completed(there: Any, like: Any) -> Any:
+    """`there` with the keys that only `like` has."""
+    if not (isinstance(there, dict) and isinstance(like, dict)):
+        return there
+    return {name: _completed(there[name], like.get(name)) if name in there else like[name] for name in there | like}
 
 
 def write_json(path: pathlib.Path, content: Mapping[str, Any]) -> None:

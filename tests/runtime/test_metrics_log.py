@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
-from medjax.runtime.metrics_log import MetricsLog, last_values
+from medjax.runtime.metrics_log import MetricsLog, last_values, read_rows
 
 
 def rows(path):
@@ -75,3 +75,23 @@ def test_last_values(tmp_path):
     log.close()
     assert last_values(tmp_path / "metrics.jsonl") == {"step": 2, "loss": 2.0, "val_loss": 3.0}
     assert last_values(tmp_path / "none.jsonl") == {}
+
+
+def test_damaged_rows_are_none(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    bad = (
+        b"[1]",
+        b"7",
+        b'{"loss": 1}',
+        b'{"step": "x"}',
+        b'{"step": true}',
+        b'{"step": {}}',
+        b"\xf0\x28",
+        b"[" * 10**5,
+    )
+    good = b'{"step": 1, "loss": 0.5}\n'
+    path.write_bytes(good + b"\n".join(bad) + b'\n{"step": 2, "loss": 0.25}\n')
+    assert read_rows(path) == [{"step": 1, "loss": 0.5}, {"step": 2, "loss": 0.25}]
+    assert last_values(path) == {"step": 2, "loss": 0.25}
+    MetricsLog(tmp_path, 1).close()
+    assert path.read_bytes() == good

@@ -6,7 +6,15 @@ import filelock
 import pytest
 
 from medjax.errors import UserError
-from medjax.runtime.workdir import free_name, open_workdir, read_json, sole_use, write_json, written_aside
+from medjax.runtime.workdir import (
+    free_name,
+    open_workdir,
+    read_config,
+    read_json,
+    sole_use,
+    write_json,
+    written_aside,
+)
 from small_runs import ROOT
 
 CONFIG = {
@@ -142,3 +150,41 @@ def test_writing_aside_leaves_the_old_file_on_failure(tmp_path):
 def test_free_name(tmp_path):
     (tmp_path / "samples.1").mkdir()
     assert free_name(tmp_path / "samples") == tmp_path / "samples.2"
+
+
+@pytest.mark.parametrize("content", [b"[]", b"7", b"null", b"{", b"\xff", b'{"a":' * 10**5])
+def test_a_file_that_is_no_json_object_is_named(tmp_path, content):
+    path = tmp_path / "data.json"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=f"^{path} .*restore it") as raised:
+        read_json(path)
+    assert "\n" not in str(raised.value)
+
+
+def test_what_a_file_holds_is_told_in_one_short_line(tmp_path):
+    (tmp_path / "run").mkdir()
+    write_json(tmp_path / "run/config.json", CONFIG | {"seed": "a\n\0" + "b" * 10**4})
+    with pytest.raises(UserError, match="seed is a.?.?bbb") as raised:
+        open_workdir(tmp_path / "run", CONFIG, DATA)
+    assert len(str(raised.value)) < 600 and str(raised.value).isprintable()
+
+
+def test_a_configuration_of_other_kinds_of_values_is_damaged(tmp_path):
+    path = tmp_path / "config.json"
+    for change, key in (
+        ({"model": 7}, "model is 7"),
+        ({"model": {"width": "x"}}, "model.width is x"),
+        ({"model": {"levels": [1, {}]}}, "model.levels is {}"),
+        ({"task": True}, "task is True"),
+    ):
+        write_json(path, CONFIG | change)
+        with pytest.raises(UserError, match=f"^{path} is damaged .{key}, not as"):
+            read_config(path, CONFIG)
+
+
+def test_an_older_configuration_is_completed(tmp_path):
+    path = tmp_path / "config.json"
+    write_json(path, {"task": "t", "model": {"width": 4.5, "old": 1}, "train": None})
+    known = read_config(path, CONFIG)
+    assert known["model"] == {"width": 4.5, "levels": [1, 2], "old": 1}
+    assert known["seed"] == 0 and known["train"] is None

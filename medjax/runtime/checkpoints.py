@@ -21,6 +21,7 @@ import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from types import NoneType
 from typing import Any, Self
 
 import jax
@@ -42,6 +43,8 @@ Arrays = Any
 # Seconds that a process on its way out because of an error waits for the parts of a checkpoint that others write.
 PATIENCE = 300
 
+ADVICE = "move that folder away to go on from the checkpoint before it"
+
 
 class Checkpoints:
     """The checkpoints of one workdir: the last `keep` and the one of lowest validation loss.
@@ -55,15 +58,17 @@ class Checkpoints:
         hush_relayed_failures()
         self.folder = workdir.absolute() / "checkpoints"
         agreement.first_alone(self._set_unfinished_aside)
-        lowest_loss = preserve.BestN(
-            get_metric_fn=lambda metrics: metrics["val_loss"], reverse=True, n=1, keep_checkpoints_without_metrics=False
-        )
+        lowest_loss = preserve.BestN(get_metric_fn=_val_loss, reverse=True, n=1, keep_checkpoints_without_metrics=False)
         options = ocp.CheckpointManagerOptions(
             preservation_policy=preserve.AnyPreservationPolicy([preserve.LatestN(max(keep, 1)), lowest_loss]),
-            best_fn=lambda metrics: metrics["val_loss"],  # without one, Orbax does not store metrics
+            best_fn=_val_loss,  # without one, Orbax does not store metrics
         )
         with self._explained_failures():
-            self._manager = ocp.CheckpointManager(self.folder, options=options)
+            try:
+                self._manager = ocp.CheckpointManager(self.folder, options=options)
+            except (ValueError, TypeError, LookupError, AttributeError) as error:
+                reason = " ".join(str(error).split())[:120]
+                raise UserError(f"checkpoint {damaged(self.folder)} is damaged ({reason}): {ADVICE}") from error
 
     @property
     def latest_step(self) -> int | None:
@@ -147,8 +152,9 @@ class Checkpoints:
     def best_step(self) -> int | None:
         """The step of lowest validation loss among the checkpoints kept; None where none was measured."""
         measured = {step: self._manager.metrics(step) for step in self._manager.all_steps()}
-        losses = {step: metrics["val_loss"] for step, metrics in measured.items() if metrics}
-        return min(losses, key=losses.get) if losses else None
+        losses = {step: _val_loss(metrics) for step, metrics in measured.items()}
+        known = {step: loss for step, loss in losses.items() if loss < math.inf}
+        return min(known, key=known.get) if known else None
 
     def restore_model(
         self,
@@ -203,7 +209,6 @@ class Checkpoints:
             for name, shapes in items.items()
         }
         folder = self.folder / str(step)
-        advice = "move that folder away to go on from the checkpoint before it"
         try:
             restored = self._manager.restore(
                 step,
@@ -219,11 +224,13 @@ class Checkpoints:
             if distributed.is_loss(error) or is_out_of_memory(error):
                 raise
             reason = " ".join(str(error).split())[:120]
-            raise UserError(f"checkpoint {folder} cannot be read ({reason}): it is damaged; {advice}") from error
+            raise UserError(f"checkpoint {folder} cannot be read ({reason}): it is damaged; {ADVICE}") from error
+        written = restored["fingerprints"]
         for name in items:
-            written = restored["fingerprints"][name]
-            if any(written.get(path) != bits for path, bits in _fingerprints(restored[name]).items()):
-                raise UserError(f"checkpoint {folder} is damaged ({name} is not what was written): {advice}")
+            prints = written.get(name) if isinstance(written, dict) else None
+            prints = prints if isinstance(prints, dict) else {}
+            if any(prints.get(path) != bits for path, bits in _fingerprints(restored[name]).items()):
+                raise UserError(f"checkpoint {folder} is damaged ({name} is not what was written): {ADVICE}")
         return {name: restored[name] for name in items}
 
     @contextmanager
@@ -276,6 +283,25 @@ def set_unfinished_aside(folder: pathlib.Path) -> Sequence[str]:
     return leftovers
 
 
+def damaged(folder: pathlib.Path) -> pathlib.Path:
+    """The first checkpoint in a folder that is damaged beside its arrays, or the folder where that cannot be told."""
+    for step in sorted(path for path in folder.iterdir() if path.name.isdigit()):
+        for path in (step / "_CHECKPOINT_METADATA", step / "metrics" / "metrics"):
+            try:
+                content = json.loads(path.read_text())
+                parts = ("item_handlers", "metrics", "performance_metrics", "custom_metadata")
+                whole = isinstance(content, dict) and all(
+                    isinstance(content.get(part), (dict, NoneType)) for part in parts
+                )
+            except FileNotFoundError:
+                continue
+            except (ValueError, RecursionError):
+                whole = False
+            if not whole:
+                return step
+    return folder
+
+
 def _is_committed(step_folder: pathlib.Path) -> bool:
     try:
         metadata = json.loads((step_folder / "_CHECKPOINT_METADATA").read_text())
@@ -288,6 +314,12 @@ def _part(target: Arrays) -> ocp.args.PyTreeRestore:
     """Asks for these arrays of an item, and for no others."""
     restore_args = ocp.checkpoint_utils.construct_restore_args(target)
     return ocp.args.PyTreeRestore(item=target, restore_args=restore_args, partial_restore=True)
+
+
+def _val_loss(metrics: Any) -> float:
+    """The validation loss that lies with a checkpoint; infinite where none was measured, or what is there is damaged."""
+    loss = metrics.get("val_loss") if isinstance(metrics, dict) else None
+    return float(loss) if isinstance(loss, (int, float)) and math.isfinite(loss) else math.inf
 
 
 def _items(state: TrainState) -> tuple[dict[str, Arrays], dict[str, Arrays]]:

@@ -175,3 +175,31 @@ def test_where_one_of_two_fails_right_after_a_save_the_checkpoint_is_finished_an
     assert found[failing][2].splitlines()[-1] == "launch.py: bad record"
     assert "lost another one" in found[1 - failing][2]
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["1"]
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("metrics/metrics", b"\xff"),
+        ("_CHECKPOINT_METADATA", b'{"commit_timestamp_nsecs": 1, "item_handlers": {}, "custom_metadata": "x"}'),
+    ],
+)
+def test_damage_beside_the_arrays_is_named(tmp_path, mesh, file, content):
+    save_all(tmp_path, {1: 0.5, 2: 0.25}, mesh)
+    (tmp_path / "checkpoints/2" / file).write_bytes(content)
+    with pytest.raises(UserError, match="checkpoints/2 is damaged .*move that folder away") as raised:
+        Checkpoints(tmp_path, 2)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_loss_that_is_none_is_not_the_best(tmp_path, mesh):
+    save_all(tmp_path, {1: 0.5, 2: 0.25}, mesh)
+    (tmp_path / "checkpoints/2/metrics/metrics").write_text('{"val_loss": "x"}')
+    assert Checkpoints(tmp_path, 2).best_step == 1
+
+
+def test_fingerprints_that_are_none_are_damage(tmp_path, mesh):
+    save_all(tmp_path, {1: 0.5}, mesh)
+    (tmp_path / "checkpoints/1/fingerprints/metadata").write_text("null")
+    with pytest.raises(UserError, match="checkpoints/1 is damaged"):
+        Checkpoints(tmp_path, 2).restore(SHAPES, mesh)

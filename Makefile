@@ -1,13 +1,15 @@
 # make demo   from nothing to synthetic brains in runs/demo, on two CPU cores, within minutes
 # make test   every test; ISA=AVX2 (or SSE4_2): compiled as for a processor that has no more; TESTS=tests/layers: these alone
 # make test-tpu   the tests of planning that need the TPU's compiler as well
+# make soak   what runs withstand: kills, full disks, flipped bits, damaged files (docs/reliability.md); ten minutes, or
+#             MINUTES=60; SEED=1; ONLY=kills,fuzz; COUNT=20 tries of each; FIRST=7, the first of them
 # make lint   ruff and the floors of the house (import-linter)
 # make .venv  the environment alone; PYTHON=python3.12 picks another interpreter
 
 PYTHON ?= python3
 RUN = .venv/bin/python
 
-.PHONY: demo test test-tpu lint
+.PHONY: demo test test-tpu soak lint
 
 # Two virtual devices, the batch split over them: two cores wait for each other less than with one device.
 demo: export XLA_FLAGS = --xla_force_host_platform_device_count=2
@@ -25,6 +27,12 @@ test: export XLA_FLAGS := $(XLA_FLAGS) --xla_cpu_max_isa=$(ISA)
 endif
 test: .venv
 	$(RUN) -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile --durations=15 $(TESTS)
+
+MINUTES ?= 10
+SEED ?= 0
+soak: .venv
+	PYTHONPATH=tests $(RUN) -m soak --minutes=$(MINUTES) --seed=$(SEED) --only=$(ONLY) $(if $(FIRST),--first=$(FIRST)) \
+	    $(if $(COUNT),--count=$(COUNT)) $(SOAK)
 
 # Not in the environment itself, where every run of JAX would look for a TPU and say that it found none.
 test-tpu: .venv/tpu/complete

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import logging
 import os
 import pathlib
 import shutil
@@ -33,6 +34,7 @@ def main(argv: list[str]) -> int:
         os.execvp("unshare", ["unshare", "--mount", "--propagation", "private", *again])
     options.folder.mkdir(parents=True, exist_ok=True)
     folder = pathlib.Path(tempfile.mkdtemp(prefix="soak-", dir=options.folder.absolute()))
+    logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax wonders at every checkpoint that is read part by part
     begin, tallies = time.monotonic(), []
     for part, count in wanted(options).items():
         share, unit = PARTS[part]

@@ -163,8 +163,15 @@ def last_arrays(checkpoints: pathlib.Path) -> dict[str, np.ndarray]:
     steps = [int(path.name) for path in checkpoints.iterdir() if path.name.isdigit()]
     if not steps:
         return {}
-    handler = ocp.StandardCheckpointer()
-    items = {item: handler.restore(checkpoints / f"{max(steps)}/{item}") for item in ("model", "optimizer")}
+    reader = ocp.PyTreeCheckpointer()
+    items = {}
+    for item in ("model", "optimizer"):
+        path = checkpoints / f"{max(steps)}/{item}"
+        # As numpy's, whatever devices of however many processes wrote it.
+        as_numpy = jax.tree.map(
+            lambda _: ocp.RestoreArgs(restore_type=np.ndarray), reader.metadata(path).item_metadata.tree
+        )
+        items[item] = reader.restore(path, ocp.args.PyTreeRestore(restore_args=as_numpy))
     flat, _ = jax.tree_util.tree_flatten_with_path(items)
     return {f"step {max(steps)}{jax.tree_util.keystr(path)}": np.asarray(leaf) for path, leaf in flat}
 

@@ -247,11 +247,11 @@ def read_settings(folder: pathlib.Path) -> object:
 def read_metrics(folder: pathlib.Path) -> object:
     """As going on, the end of training and the report of an evaluation do."""
     from medjax.jobs.evaluate import training_curves
-    from medjax.runtime.metrics_log import drop_rows_after, last_values
+    from medjax.runtime.metrics_log import MetricsLog, last_values
 
     path = folder / "run/metrics.jsonl"
     found = last_values(path), training_curves(folder / "run")
-    drop_rows_after(path, 5)
+    MetricsLog(folder / "run", 5).close()
     return found
 
 

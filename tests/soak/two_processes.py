@@ -13,7 +13,7 @@ from soak.tally import DIFFERENCE, LIMIT, LOSS, TRACEBACK, Tally
 
 BOUND = 60.0  # seconds in which the other must have ended
 LOST_SECONDS = "10"  # without a word from the other one, after which it is given up
-STEPS = ("--config.train.steps=24", "--config.train.checkpoint_every=3", "--config.train.eval_every=6")
+STEPS = ("--config.train.steps=15", "--config.train.checkpoint_every=3", "--config.train.eval_every=6")
 
 
 def kill_one_of_two(tally: Tally, place: Place) -> None:

@@ -15,7 +15,7 @@ BLOCK = 4096
 
 
 def fill_disks(tally: Tally, place: Place, chains=CHAINS) -> None:
-    """Runs chains of jobs on a disk of their own, which is filled before one of them; one full disk is one try.
+    """Runs chains of jobs on a disk of their own, which is filled before each of them; one full disk is one try.
 
     Needs to be root, in a mount namespace of its own (`python -m soak` makes one): else it says so and tries nothing.
     """
@@ -32,25 +32,22 @@ def fill_disks(tally: Tally, place: Place, chains=CHAINS) -> None:
             logs = place.folder / f"logs_of_disk_{number}"  # elsewhere, where there is room
             before = len(tally.failures)
             jobs = chain(folder, place.scans)
-            victim, share = rng.randrange(len(jobs)), rng.random()
-            for n, job in enumerate(jobs):
-                environment = place.environment(folder)
-                if n == victim:
-                    room = int(share * written(place.folder / f"undisturbed_{chain.__name__}", chain, n))
-                    filler = fill(disk, room)
-                    ended = run(job.argv, logs, environment)
+            usual = written(place.folder / f"undisturbed_{chain.__name__}") // len(jobs)
+            for job in jobs:
+                if tally.goes_on:
+                    filler = fill(disk, int(rng.random() * usual))
+                    room, ended = shutil.disk_usage(disk).free, run(job.argv, logs, place.environment(folder))
                     filler.unlink()
                     tally.add("room enough" if ended.status == 0 else f"full in {job.name}")
                     if ended.status != 0 and not ended.in_one_line:
-                        told = f"{job.name} with {room} bytes free ends: {ended.told}"
-                        tally.fail(TRACEBACK, told, number, logs)
-                ended = run(job.argv, logs, environment)
+                        tally.fail(TRACEBACK, f"{job.name} with {room} bytes free ends: {ended.told}", number, logs)
+                ended = run(job.argv, logs, place.environment(folder))
                 if ended.status != 0:
                     tally.fail(LOSS, f"{job.name}, with room again, ends: {ended.told}", number, logs)
                     break
             else:
                 if wrong := differences(expected, left(folder)):
-                    told = f"{chain.__name__}, full in {jobs[victim].name}: {len(wrong)} differ, {', '.join(wrong[:4])}"
+                    told = f"{chain.__name__}, after full disks: {len(wrong)} differ, {', '.join(wrong[:4])}"
                     tally.fail(DIFFERENCE, told, number, logs)
             if len(tally.failures) > before:
                 shutil.copytree(folder, logs / "disk", dirs_exist_ok=True)
@@ -69,10 +66,9 @@ def mount(disk: pathlib.Path) -> bool:
     return libc.mount(b"tmpfs", os.fsencode(disk), b"tmpfs", 0, f"size={SIZE}".encode()) == 0
 
 
-def written(folder: pathlib.Path, chain, number: int) -> int:
-    """About how many bytes the job of this number adds in a folder that the whole chain has filled."""
-    used = sum(path.stat().st_size + BLOCK for path in folder.rglob("*") if path.is_file())
-    return used // len(chain(folder, folder))
+def written(folder: pathlib.Path) -> int:
+    """About how many bytes of a disk the files in a folder take."""
+    return sum(path.stat().st_size + BLOCK for path in folder.rglob("*") if path.is_file())
 
 
 def fill(disk: pathlib.Path, room: int) -> pathlib.Path:

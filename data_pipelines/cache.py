@@ -72,7 +72,7 @@ def _keep(path: Path, volume: Volume) -> None:
 
 
 def _whole(paths: Sequence[Path]) -> dict[Path, bool]:
-    """Whether each file is there and what was written; reads them all, which training is about to do anyway."""
+    """Tells whether each file is there and what was written; reads them all, which training is about to do anyway."""
     there = [path for path in paths if path.exists() and _checksum_file(path).exists()]
     whole = dict.fromkeys(paths, False)
     with ThreadPoolExecutor(min(os.cpu_count() or 1, MAX_WORKERS)) as pool:

@@ -13,9 +13,9 @@ PIECE = 256  # bytes taken one after the other, in all pieces at once
 
 
 def crc32c(data: bytes) -> int:
-    """The CRC-32C of some bytes, RFC 3720 B.4."""
+    """Computes the CRC-32C of some bytes, RFC 3720 B.4."""
     if len(data) < 4:
-        return _finished(_one_by_one(data))
+        return _one_by_one(data) ^ 0xFFFFFFFF
     # Zeros in front change nothing in a checksum that begins at 0; the true beginning, all ones, goes into the first bytes.
     pieces = 1 << max(0, -(-len(data) // PIECE) - 1).bit_length()
     padded = np.zeros(pieces * PIECE, np.uint8)
@@ -32,7 +32,7 @@ def crc32c(data: bytes) -> int:
 
 
 def masked(crc: int) -> int:
-    """As TFRecord files hold it: rotated and offset, for a checksum of a checksum is no good one."""
+    """Rotates and offsets a checksum, as TFRecord files hold it: one of a checksum is no good one."""
     return (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF
 
 
@@ -43,13 +43,9 @@ def _one_by_one(data: bytes) -> int:
     return crc
 
 
-def _finished(crc: int) -> int:
-    return crc ^ 0xFFFFFFFF
-
-
 @functools.cache
 def _table() -> np.ndarray:
-    """[256] uint32: of each byte."""
+    """Makes the checksums of each byte, [256] uint32."""
     crcs = np.arange(256, dtype=np.uint32)
     for _ in range(8):
         crcs = np.where(crcs & 1, (crcs >> 1) ^ np.uint32(POLYNOMIAL), crcs >> 1)
@@ -57,20 +53,20 @@ def _table() -> np.ndarray:
 
 
 def _carried(crcs: np.ndarray, length: int) -> np.ndarray:
-    """Checksums [n] uint32 over so many zero bytes, a power of two of at least PIECE."""
+    """Carries checksums [n] uint32 over so many zero bytes, a power of two of at least PIECE."""
     tables = _carrying(length)
     return functools.reduce(np.bitwise_xor, (tables[k][(crcs >> np.uint32(8 * k)) & 0xFF] for k in range(4)))
 
 
 @functools.cache
 def _carrying(length: int) -> np.ndarray:
-    """[4, 256] uint32: what becomes of each byte of a checksum over `length` zero bytes."""
+    """Tells what becomes of each byte of a checksum over `length` zero bytes, [4, 256] uint32."""
     bytes_alone = np.arange(256, dtype=np.uint32)
     starts = np.stack([bytes_alone << np.uint32(8 * k) for k in range(4)])
     if length > PIECE:
         half = _carrying(length // 2)
-        once = half  # what one half makes of them, the other half carries on
-        return functools.reduce(np.bitwise_xor, (half[k][(once >> np.uint32(8 * k)) & 0xFF] for k in range(4)))
+        # What one half makes of them, the other half carries on.
+        return functools.reduce(np.bitwise_xor, (half[k][(half >> np.uint32(8 * k)) & 0xFF] for k in range(4)))
     table, crcs = _table(), starts
     for _ in range(length):
         crcs = table[crcs & 0xFF] ^ (crcs >> 8)

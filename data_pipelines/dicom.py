@@ -136,6 +136,6 @@ def _check_regular(folder: Path, positions: np.ndarray, normal: np.ndarray, pixe
 
 
 def _reason(error: Exception) -> str:
-    """What an error says, in one short line of printable characters: it may quote the file."""
+    """Puts what an error says into one short line of printable characters: it may quote the file."""
     text = " ".join(str(error).split())[:200] or type(error).__name__
     return "".join(c if c.isprintable() else "?" for c in text)

@@ -360,7 +360,7 @@ def sizes_on_disk(paths: Sequence[epath.Path]) -> list[int]:
 
 
 def read_json(path: epath.Path) -> Any:
-    """What `write_json` wrote.
+    """Reads what `write_json` wrote.
 
     Raises:
       DataError: it is not that any more.
@@ -380,7 +380,7 @@ def write_json(path: epath.Path, content: dict[str, Any]) -> None:
 
 
 def _checked(path: epath.Path, content: Any) -> Any:
-    """JSON data without the checksum that it may come with, which must be right."""
+    """Gives JSON data without the checksum that it may come with, which must be right."""
     if not isinstance(content, dict) or CHECKSUM not in content:
         return content
     told = {key: value for key, value in content.items() if key != CHECKSUM}

@@ -284,7 +284,7 @@ def set_unfinished_aside(folder: pathlib.Path) -> Sequence[str]:
 
 
 def damaged(folder: pathlib.Path) -> pathlib.Path:
-    """The first checkpoint in a folder that is damaged beside its arrays, or the folder where that cannot be told."""
+    """Finds the first checkpoint in a folder that is damaged beside its arrays, or gives the folder where that cannot be told."""
     for step in sorted(path for path in folder.iterdir() if path.name.isdigit()):
         for path in (step / "_CHECKPOINT_METADATA", step / "metrics" / "metrics"):
             try:
@@ -317,7 +317,7 @@ def _part(target: Arrays) -> ocp.args.PyTreeRestore:
 
 
 def _val_loss(metrics: Any) -> float:
-    """The validation loss that lies with a checkpoint; infinite where none was measured, or what is there is damaged."""
+    """Reads the validation loss that lies with a checkpoint; infinite where none was measured, or what is there is damaged."""
     loss = metrics.get("val_loss") if isinstance(metrics, dict) else None
     return float(loss) if isinstance(loss, (int, float)) and math.isfinite(loss) else math.inf
 

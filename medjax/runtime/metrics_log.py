@@ -87,13 +87,13 @@ def last_values(path: pathlib.Path) -> dict[str, float]:
 
 
 def read_rows(path: pathlib.Path) -> list[dict[str, float]]:
-    """The whole rows of a `metrics.jsonl`, each with its step; none where there is no such file."""
+    """Reads the whole rows of a `metrics.jsonl`, each with its step; none where there is no such file."""
     lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
     return [row for line in lines if (row := _row(line)) is not None]
 
 
 def _row(line: bytes) -> dict[str, float] | None:
-    """A row, or None for a line that was torn or damaged."""
+    """Reads a row; None for a line that was torn or damaged."""
     if not line.endswith(b"\n"):
         return None
     try:

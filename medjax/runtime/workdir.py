@@ -106,7 +106,7 @@ def first_difference(there: Any, here: Any, key: str) -> str | None:
 
 
 def _said(value: Any) -> str:
-    """A value from a file in one short line, whatever is in it."""
+    """Puts a value from a file into one short line, whatever is in it."""
     return "".join(c if c.isprintable() else "?" for c in str(value))[:200]
 
 
@@ -130,7 +130,7 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
 
 
 def read_config(path: pathlib.Path, like: Mapping[str, Any]) -> dict[str, Any]:
-    """A run's config.json, as far as `like` goes.
+    """Reads a run's config.json, as far as `like` goes.
 
     Args:
       path: of the file.
@@ -146,7 +146,7 @@ def read_config(path: pathlib.Path, like: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _of_other_kind(there: Any, like: Any, key: str) -> str | None:
-    """The first key at which a tree of plain data has a value of another kind than `like`, where None goes with all."""
+    """Finds the first key at which a tree of plain data has a value of another kind than `like`, where None goes with all."""
     if there is None or like is None:
         return None
     if isinstance(there, dict) and isinstance(like, dict):
@@ -162,7 +162,7 @@ def _of_other_kind(there: Any, like: Any, key: str) -> str | None:
 
 
 def _completed(there: Any, like: Any) -> Any:
-    """`there` with the keys that only `like` has."""
+    """Adds to `there` the keys that only `like` has."""
     if not (isinstance(there, dict) and isinstance(like, dict)):
         return there
     return {name: _completed(there[name], like.get(name)) if name in there else like[name] for name in there | like}

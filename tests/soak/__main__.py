@@ -26,7 +26,7 @@ STEPS_A_SECOND = 60  # of the long run on a slow computer, where minutes and not
 
 
 def main(argv: list[str]) -> int:
-    """Returns 0, or 1 if anything was lost."""
+    """Runs what is asked for; returns 0, or 1 if anything was lost."""
     options = parse(argv)
     if sys.platform == "linux" and os.geteuid() == 0 and not options.own_mounts and shutil.which("unshare"):
         # What is mounted in there is gone with the last process of it, however that ends.
@@ -62,7 +62,7 @@ def main(argv: list[str]) -> int:
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
-    """What is asked for."""
+    """Reads what is asked for."""
     parser = argparse.ArgumentParser(prog="soak", description=__doc__)
     parser.add_argument("--minutes", type=float, default=10, help="for all parts together, where no counts are given")
     parser.add_argument("--seed", type=int, default=0)
@@ -80,14 +80,14 @@ def parse(argv: list[str]) -> argparse.Namespace:
 
 
 def wanted(options: argparse.Namespace) -> dict[str, int | None]:
-    """The parts to run, each with how many tries; None: as many as its share of the minutes allows."""
+    """Lists the parts to run, each with how many tries; None: as many as its share of the minutes allows."""
     counts = {part: getattr(options, part) for part in PARTS}
     chosen = [part for part in options.only.split(",") if part] or [part for part in PARTS if counts[part]]
     return {part: counts[part] or options.count for part in chosen or PARTS}
 
 
 def part_of(part: str) -> Callable[..., None]:
-    """What runs a part, with a tally and a folder."""
+    """Finds what runs a part, with a tally and a folder."""
     from soak.bit_flips import flip_bits
     from soak.chains import Place
     from soak.full_disk import fill_disks
@@ -109,7 +109,7 @@ def part_of(part: str) -> Callable[..., None]:
 
 
 def table(tallies: list[Tally]) -> str:
-    """The summary, as docs/reliability.md has it."""
+    """Makes the summary, as docs/reliability.md has it."""
     lines = ["", "| part | tries | of which | losses | tracebacks | differences | limits | seconds |", "|" + "---|" * 8]
     for tally in tallies:
         told = [f"{count} {name}" for name, count in sorted(tally.outcomes.items())] + tally.notes

@@ -30,7 +30,7 @@ class Kind:
         self._job, self._more = job, more
 
     def job(self, folder: pathlib.Path, scans: pathlib.Path) -> Job:
-        """The job that reads such files, in a folder."""
+        """Names the job that reads such files, in a folder."""
         job = self.chain(folder, scans)[self._job]
         given = {argument.partition("=")[0] for argument in self._more}
         kept = (argument for argument in job.argv if argument.partition("=")[0] not in given)

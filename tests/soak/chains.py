@@ -52,7 +52,7 @@ class Job:
 
 
 def wavelet(folder: pathlib.Path, scans: pathlib.Path) -> tuple[Job, ...]:
-    """WDM: scans to records, a diffusion trained on these, samples, their evaluation; and one trained on the scans."""
+    """Lists the jobs of WDM: scans to records, a diffusion on these, samples, their evaluation; and one on the scans."""
     places = (f"--config.data.root={scans}", f"--config.data.cache={folder}/cache")
     common = ("launch.py", FOLDER, *places, *COMMON, *UNET)
     records = f"--config.data.records={folder}/records"
@@ -67,7 +67,7 @@ def wavelet(folder: pathlib.Path, scans: pathlib.Path) -> tuple[Job, ...]:
 
 
 def medical(folder: pathlib.Path, scans: pathlib.Path) -> tuple[Job, ...]:
-    """Medical Diffusion: a VQ-GAN, its latents as records, a diffusion trained on these, samples, their evaluation."""
+    """Lists the jobs of Medical Diffusion: a VQ-GAN, latents as records, a diffusion on these, samples, their evaluation."""
     places = (f"--config.data.root={scans}", f"--config.data.cache={folder}/cache", "--config.data.flip=False")
     of_vqgan = ("launch.py", f"{MEDICAL},vqgan,tiny", *places, *COMMON, *VQGAN)
     of_ddpm = ("launch.py", f"{MEDICAL},ddpm,tiny", *places, *COMMON, *DDPM, f"--config.latents.vqgan={folder}/vqgan")
@@ -101,11 +101,11 @@ class Place:
     @classmethod
     @functools.cache
     def of(cls, folder: pathlib.Path) -> "Place":
-        """The one in a folder; all who ask share what is undisturbed there."""
+        """Finds the one in a folder; all who ask share what is undisturbed there."""
         return cls(folder)
 
     def environment(self, folder: pathlib.Path) -> dict[str, str]:
-        """Variables of the runs in a folder: they share compiled programs with all others, and no other cache."""
+        """Gives the variables of the runs in a folder: they share compiled programs with all others, and no other cache."""
         return {
             "JAX_COMPILATION_CACHE_DIR": str(self.folder / "programs"),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
@@ -113,7 +113,7 @@ class Place:
         }
 
     def undisturbed(self, chain) -> tuple[dict[str, object], tuple[float, ...]]:
-        """What a chain leaves that nothing disturbs (`left`), and how many seconds each of its jobs takes.
+        """Tells what a chain leaves that nothing disturbs (`left`), and how many seconds each of its jobs takes.
 
         Raises:
           RuntimeError: it does not even work.
@@ -135,14 +135,14 @@ class Place:
 
 
 def short(folder: pathlib.Path, scans: pathlib.Path) -> tuple[Job, ...]:
-    """For the tests: a diffusion trained on scans, and samples."""
+    """Lists what the tests have time for: a diffusion trained on scans, and samples."""
     *_, train = wavelet(folder, scans)
     sample = (*(argument for argument in train.argv if argument != "--mode=train"), "--mode=sample")
     return train, Job("sample", sample)
 
 
 def left(folder: pathlib.Path) -> dict[str, object]:
-    """What the jobs in a folder have made, by name: arrays, bytes and rows, without what depends on the clock or the place."""
+    """Collects what the jobs in a folder have made, by name: arrays, bytes, rows; not what depends on clock or place."""
     found: dict[str, object] = {}
     for checkpoints in sorted(folder.glob("*/checkpoints")):
         found |= {f"{checkpoints.parent.name}/{name}": array for name, array in last_arrays(checkpoints).items()}
@@ -159,7 +159,7 @@ def left(folder: pathlib.Path) -> dict[str, object]:
 
 
 def last_arrays(checkpoints: pathlib.Path) -> dict[str, np.ndarray]:
-    """Every array of the last checkpoint in a folder, by item and path."""
+    """Reads every array of the last checkpoint in a folder, by item and path."""
     steps = [int(path.name) for path in checkpoints.iterdir() if path.name.isdigit()]
     if not steps:
         return {}
@@ -177,13 +177,13 @@ def last_arrays(checkpoints: pathlib.Path) -> dict[str, np.ndarray]:
 
 
 def rows_of(path: pathlib.Path) -> list[dict[str, float]]:
-    """Rows of metrics.jsonl without what depends on the clock."""
+    """Reads metrics.jsonl without what depends on the clock."""
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     return [{name: value for name, value in row.items() if name != "volumes_per_second"} for row in rows]
 
 
 def differences(expected: dict[str, object], found: dict[str, object]) -> list[str]:
-    """Names of what is not the same, to the bit, in two of `left`."""
+    """Names what is not the same, to the bit, in two of `left`."""
 
     def same(name: str) -> bool:
         if name not in expected or name not in found:

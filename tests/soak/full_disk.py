@@ -67,12 +67,12 @@ def mount(disk: pathlib.Path) -> bool:
 
 
 def written(folder: pathlib.Path) -> int:
-    """About how many bytes of a disk the files in a folder take."""
+    """Estimates how many bytes of a disk the files in a folder take."""
     return sum(path.stat().st_size + BLOCK for path in folder.rglob("*") if path.is_file())
 
 
 def fill(disk: pathlib.Path, room: int) -> pathlib.Path:
-    """A file that leaves so many bytes of the disk."""
+    """Writes a file that leaves so many bytes of the disk."""
     free = shutil.disk_usage(disk).free
     filler = disk / "filler"
     with filler.open("wb") as file:

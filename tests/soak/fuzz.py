@@ -66,7 +66,7 @@ def fuzz(tally: Tally, folder: pathlib.Path) -> None:
 
 
 def outcomes(seed: int, first: int, count: int | None) -> Iterator[tuple[Outcome, int]]:
-    """What becomes of input after input, with its number."""
+    """Yields what becomes of input after input, with its number."""
     number, end = first, None if count is None else first + count
     worker = Worker(seed)
     try:
@@ -98,10 +98,11 @@ class Worker:
             raise RuntimeError("the fuzzer's worker does not begin")
 
     def ask(self, numbers: range) -> None:
+        """Asks for the inputs of these numbers."""
         self._pipe.send(numbers)
 
     def outcome(self, number: int) -> Outcome:
-        """Of the next input that was asked for; a worker that hangs or died `lives` no longer."""
+        """Waits for that of the next input that was asked for; a worker that hangs or died `lives` no longer."""
         target = target_of(self._seed, number).name
         try:
             if self._pipe.poll(SECONDS + 1.0):
@@ -114,6 +115,7 @@ class Worker:
             return Outcome(target, TRACEBACK, f"the process died, status {status}", f"{target} died {status}")
 
     def end(self) -> None:
+        """Ends the process, whatever it does."""
         self.lives = False
         self._process.kill()
         self._process.join()
@@ -121,7 +123,7 @@ class Worker:
 
 
 def target_of(seed: int, number: int) -> Target:
-    """Which kind of file the input of this number is."""
+    """Draws which kind of file the input of this number is."""
     known = targets()
     (chosen,) = random.Random(f"{seed} fuzz target {number}").choices(known, [target.weight for target in known])
     return chosen
@@ -209,7 +211,7 @@ def _try(target: Target, good: pathlib.Path, seed: int, number: int) -> Outcome:
 
 
 def out_of_memory(error: BaseException | None) -> bool:
-    """Whether it comes from a request for memory that was refused, however it was told in the end."""
+    """Tells whether it comes from a request for memory that was refused, however it was told in the end."""
     while error is not None:
         if isinstance(error, MemoryError):
             return True
@@ -218,7 +220,7 @@ def out_of_memory(error: BaseException | None) -> bool:
 
 
 def peak_memory(anew: bool = False) -> int:
-    """The most bytes of memory that this process has had, since it was asked `anew`."""
+    """Reads the most bytes of memory that this process has had, since it was asked `anew`."""
     if anew:
         pathlib.Path("/proc/self/clear_refs").write_text("5")
     status = pathlib.Path("/proc/self/status").read_text()

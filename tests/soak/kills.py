@@ -46,7 +46,7 @@ class Lost(Exception):
 
 
 def ended_well(ended: Ended, job: Job) -> bool:
-    """Whether a run came to its end; False where it was killed.
+    """Tells whether a run came to its end; False where it was killed.
 
     Raises:
       Lost: it ended in any other way.
@@ -81,7 +81,7 @@ def wait_for_moment(run: Run, rng: random.Random, usual: float, folder: pathlib.
 
 
 def names(folder: pathlib.Path) -> set[str]:
-    """Of everything below a folder, but for its logs."""
+    """Names everything below a folder, but for its logs."""
     found: set[str] = set()
     pending = [folder]
     while pending:

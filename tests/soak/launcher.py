@@ -17,7 +17,7 @@ TOO_LONG = 300.0  # seconds, after which a run is taken to hang
 
 @functools.cache
 def forks() -> multiprocessing.context.ForkServerContext:
-    """Where processes come from; JAX has no backend yet there, so that forking it is safe."""
+    """Starts the server that processes are forked from; JAX has no backend there yet, so that forking it is safe."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["soak.imported"])
     paths = os.environ.get("PYTHONPATH")
@@ -48,7 +48,7 @@ class Ended:
 
     @property
     def complaints(self) -> list[str]:
-        """The lines of launch.py itself on stderr."""
+        """The lines on stderr that launch.py itself wrote."""
         return [line for line in self.err.replace("\r", "\n").splitlines() if line.startswith("launch.py: ")]
 
     @property
@@ -92,7 +92,7 @@ class Run:
 
     @property
     def pid(self) -> int:
-        """Of its process."""
+        """The number of its process."""
         return self._process.pid
 
     @property
@@ -101,7 +101,7 @@ class Run:
         return self._process.is_alive()
 
     def kill(self) -> None:
-        """SIGKILL."""
+        """Sends SIGKILL."""
         self._process.kill()
 
     def end(self, seconds: float = TOO_LONG) -> Ended:
@@ -116,7 +116,7 @@ class Run:
 
 
 def run(argv: Sequence[str], folder: pathlib.Path, environment: Mapping[str, str]) -> Ended:
-    """A whole run."""
+    """Runs launch.py to its end."""
     return Run(argv, folder, environment).end()
 
 

@@ -57,7 +57,7 @@ def run_for_long(tally: Tally, place: Place, steps: int) -> None:
 
 
 def watched(run: Run, rows: pathlib.Path) -> list[dict[str, float]]:
-    """What a run takes until its end: step, memory, open files and threads, four times a second."""
+    """Looks at what a run takes until its end: step, memory, open files and threads, four times a second."""
     looks = []
     while run.runs:
         time.sleep(GLANCE)
@@ -79,7 +79,7 @@ def watched(run: Run, rows: pathlib.Path) -> list[dict[str, float]]:
 
 
 def last_step(rows: pathlib.Path) -> int:
-    """Of the last whole row of metrics.jsonl."""
+    """Reads the step of the last whole row of metrics.jsonl."""
     with rows.open("rb") as file:
         file.seek(max(0, rows.stat().st_size - 4096))
         lines = file.read().decode(errors="replace").splitlines(keepends=True)
@@ -88,7 +88,7 @@ def last_step(rows: pathlib.Path) -> int:
 
 
 def growths(looks: list[dict[str, float]], steps: int) -> dict[str, tuple[float, float]]:
-    """By name, growth a thousand steps and over the whole settled part of a run, by a straight line through the looks."""
+    """Fits growth, by name: in a thousand steps, and in the whole settled part of a run."""
     settled = [look for look in looks if look["step"] >= SETTLED * steps]
     x = np.array([look["step"] for look in settled], float)
     found = {}

@@ -23,7 +23,7 @@ VALUES = (
 
 
 def damaged(content: bytes, rng: random.Random) -> bytes:
-    """A binary file with one to four places changed."""
+    """Changes one to four places of a binary file."""
     data = bytearray(content)
     for _ in range(rng.choice((1, 1, 2, 4))):
         if not data:
@@ -58,14 +58,14 @@ def damaged(content: bytes, rng: random.Random) -> bytes:
 
 
 def damaged_gzip(content: bytes, rng: random.Random) -> bytes:
-    """A gzip file, damaged inside so that its checksum is right, or as a whole."""
+    """Damages a gzip file inside, so that its checksum is right, or as a whole."""
     if rng.random() < 0.2:
         return damaged(content, rng)
     return gzip.compress(damaged(gzip.decompress(content), rng), 1, mtime=0)
 
 
 def damaged_zip(content: bytes, rng: random.Random) -> bytes:
-    """An uncompressed zip file, one of its members damaged so that its checksum is right, or damaged as a whole."""
+    """Damages a member of an uncompressed zip file, so that its checksum is right, or the file as a whole."""
     if rng.random() < 0.3:
         return damaged(content, rng)
     out = io.BytesIO()
@@ -79,7 +79,7 @@ def damaged_zip(content: bytes, rng: random.Random) -> bytes:
 
 
 def damaged_pickle(content: bytes, rng: random.Random) -> bytes:
-    """A pickle, damaged as any file or with instructions put in."""
+    """Damages a pickle as any file, or puts instructions in."""
     if rng.random() < 0.5:
         return damaged(content, rng)
     data = bytearray(content)
@@ -103,7 +103,7 @@ PICKLED = (
 
 
 def damaged_json(content: bytes, rng: random.Random) -> bytes:
-    """A JSON file with values, keys or bytes changed, nested deeply, or of another kind altogether."""
+    """Changes values, keys or bytes of a JSON file, nests it deeply, or makes it another kind of thing altogether."""
     kind = rng.random()
     if kind < 0.25:
         return damaged(content, rng)
@@ -116,7 +116,7 @@ def damaged_json(content: bytes, rng: random.Random) -> bytes:
 
 
 def damaged_lines(content: bytes, rng: random.Random) -> bytes:
-    """A file of one JSON object a line, one of them damaged."""
+    """Damages a line of a file of one JSON object a line."""
     lines = content.splitlines()
     place = rng.randrange(len(lines))
     lines[place] = damaged_json(lines[place], rng)
@@ -124,7 +124,7 @@ def damaged_lines(content: bytes, rng: random.Random) -> bytes:
 
 
 def _changed(tree: Any, rng: random.Random) -> Any:
-    """The tree with one of its values or keys changed; its inner nodes are as likely as its leaves."""
+    """Changes one of the values or keys of a tree; its inner nodes are as likely as its leaves."""
     places = list(_places(tree))
     if not places:
         return rng.choice(VALUES)

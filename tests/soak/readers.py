@@ -37,7 +37,7 @@ class Target:
 
 
 def targets() -> tuple[Target, ...]:
-    """All of them."""
+    """Lists all of them."""
     run = ("run/config.json", "run/data.json", "run/samples/settings.json")
     tree = mutations.damaged_json
     return (
@@ -60,7 +60,7 @@ def targets() -> tuple[Target, ...]:
 
 
 def nifti_image():
-    """Small, of scaled integers, with both forms of an affine."""
+    """Makes a small image of scaled integers, with both forms of an affine."""
     import nibabel
 
     array = np.random.default_rng(0).integers(0, 900, (7, 6, 5)).astype(np.int16)
@@ -103,7 +103,7 @@ def write_dicom(folder: pathlib.Path) -> None:
 
 
 def damaged_dicom(content: bytes, rng: random.Random) -> bytes:
-    """A slice of which an element is gone or has another value, as long as pydicom writes that."""
+    """Removes an element of a slice or gives it another value, as long as pydicom writes that."""
     import pydicom
 
     image = pydicom.dcmread(io.BytesIO(content))
@@ -147,7 +147,7 @@ def write_old_pt(folder: pathlib.Path) -> None:
 
 
 def read_pt(folder: pathlib.Path) -> object:
-    """Both ways; what the one refuses, the other may take."""
+    """Reads it in both ways; what the one refuses, the other may take."""
     from medjax.errors import UserError
     from medjax.interop.torch_load import load_state_dict, load_state_dicts
 
@@ -157,7 +157,7 @@ def read_pt(folder: pathlib.Path) -> object:
 
 
 def data_config(folder: pathlib.Path):
-    """The configuration of a small dataset that lies in a folder."""
+    """Makes the configuration of a small dataset that lies in a folder."""
     from configs import folder as of_folder
 
     config = of_folder.get_config("tiny")
@@ -187,7 +187,7 @@ def read_records(folder: pathlib.Path) -> object:
 
 
 def run_data() -> dict:
-    """What data.json holds of a run on latents."""
+    """Gives what data.json holds of a run on latents."""
     affine = np.eye(4).tolist()
     identity = {"name": "folder", "size": [8, 8, 8], "split": [0.8, 0.1, 0.1], "fingerprint": "abc"}
     frozen = {"step": 4, "fingerprint": "abc", "scaling": "codebook", "low": [-1.0], "high": [1.0]}
@@ -195,7 +195,7 @@ def run_data() -> dict:
 
 
 def write_run(folder: pathlib.Path) -> None:
-    """What a run of a VQ-GAN leaves beside its checkpoints."""
+    """Writes what a run of a VQ-GAN leaves beside its checkpoints."""
     from medjax.runtime.workdir import write_json
 
     (folder / "run/samples").mkdir(parents=True)
@@ -215,7 +215,7 @@ def vqgan_config(folder: pathlib.Path):
 
 
 def open_run(folder: pathlib.Path) -> object:
-    """As training does."""
+    """Opens it as training does."""
     from medjax.jobs.train import known_frozen
     from medjax.runtime.workdir import open_workdir
 
@@ -225,7 +225,7 @@ def open_run(folder: pathlib.Path) -> object:
 
 
 def read_vqgan(folder: pathlib.Path) -> object:
-    """As training a diffusion on it does."""
+    """Reads it as training a diffusion on it does."""
     from configs import medical_diffusion
     from medjax.jobs.frozen import task_of
 
@@ -235,7 +235,7 @@ def read_vqgan(folder: pathlib.Path) -> object:
 
 
 def read_settings(folder: pathlib.Path) -> object:
-    """As sampling and the report of an evaluation do."""
+    """Reads them as sampling and the report of an evaluation do."""
     from medjax.jobs.evaluate import run_facts
     from medjax.jobs.sample import open_folder
 
@@ -245,7 +245,7 @@ def read_settings(folder: pathlib.Path) -> object:
 
 
 def read_metrics(folder: pathlib.Path) -> object:
-    """As going on, the end of training and the report of an evaluation do."""
+    """Reads them as going on, the end of training and the report of an evaluation do."""
     from medjax.jobs.evaluate import training_curves
     from medjax.runtime.metrics_log import MetricsLog, last_values
 
@@ -284,7 +284,7 @@ def write_checkpoint(folder: pathlib.Path) -> None:
 
 
 def read_checkpoint(folder: pathlib.Path) -> object:
-    """As going on and sampling do."""
+    """Reads it as going on and sampling do."""
     import jax
 
     from medjax.runtime.checkpoints import Checkpoints

@@ -60,7 +60,7 @@ class Tally:
 
     @property
     def seconds(self) -> float:
-        """Since the part began."""
+        """The seconds since the part began."""
         return time.monotonic() - self._begin
 
     @property
@@ -71,7 +71,7 @@ class Tally:
         )
 
     def rounds(self) -> Iterator[tuple[int, random.Random]]:
-        """Numbers of rounds, each with what it draws from, as long as the part goes on; a round may be of several tries."""
+        """Yields numbers of rounds and what each draws from while the part goes on; a round may be of several tries."""
         with tqdm(total=self.count, desc=self.part, unit=self._unit, file=sys.stderr, mininterval=1.0) as progress:
             for number in itertools.count(self.first):
                 if not self.goes_on:
@@ -105,11 +105,11 @@ class Tally:
         )
 
     def of_kind(self, kind: str) -> int:
-        """How many failures of one kind there were."""
+        """Counts the failures of one kind."""
         return sum(failure.times for failure in self.failures if failure.kind == kind)
 
     def as_json(self) -> dict:
-        """Plain data for the last line of `make soak`."""
+        """Gives plain data for the last line of `make soak`."""
         return {
             "tries": self.tries,
             "outcomes": dict(self.outcomes),

@@ -49,7 +49,7 @@ def kill_one_of_two(tally: Tally, place: Place) -> None:
 
 
 def start_two(folder: pathlib.Path, place: Place) -> list[Run]:
-    """Two processes of one run in a folder, its workdir FOLDER/run."""
+    """Starts two processes of one run in a folder, its workdir FOLDER/run."""
     port, variables = free_port(), place.environment(folder) | {"MEDJAX_LOST_SECONDS": LOST_SECONDS}
     given = {argument.partition("=")[0] for argument in (*STEPS, "--config.mesh.data=")}
     common = (argument for argument in (*COMMON, *UNET) if argument.partition("=")[0] not in given)
@@ -60,7 +60,7 @@ def start_two(folder: pathlib.Path, place: Place) -> list[Run]:
 
 
 def kind_of_end(other: Ended, killed: Ended) -> tuple[str, str] | None:
-    """What was wrong with how the one that was not killed ended; None where nothing was."""
+    """Tells what was wrong with how the one that was not killed ended; None where nothing was."""
     if other.status is None:
         return LIMIT, f"the other had not ended after {BOUND:.0f} s"
     if other.in_one_line or (other.status == 0 and not other.has_traceback):
@@ -69,7 +69,7 @@ def kind_of_end(other: Ended, killed: Ended) -> tuple[str, str] | None:
 
 
 def again(folder: pathlib.Path, place: Place, expected: dict[str, object]) -> list[tuple[str, str]]:
-    """What was wrong with the run that both go on with."""
+    """Starts both again; tells what was wrong with that run."""
     ends = [run.end() for run in start_two(folder, place)]
     if [ended.status for ended in ends] != [0, 0]:
         return [(LOSS, f"started again they end: {'; '.join(ended.told for ended in ends)}")]

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from data_pipelines import nifti, transforms
+from data_pipelines import contents, nifti, transforms
 from data_pipelines.batches import Dataset, open_dataset, volume_count, volumes
 from data_pipelines.errors import DataError
 from data_pipelines.folder import find_scans
@@ -166,7 +166,9 @@ def check_same_data(workdir: pathlib.Path, known: dict[str, Any], dataset: Datas
         return (
             "which volumes this model has learned from is not recorded: that they are those at hand is taken on trust",
         )
-    difference = first_difference(known["identity"], as_json(dataset.identity()), "data")
+    here = as_json(dataset.identity())
+    in_words = contents.difference(known, {"identity": here, "scans": dataset.digests})
+    difference = in_words or first_difference(known["identity"], here, "data")
     if difference:
         raise UserError(
             f"{workdir} has learned from other data than these: {difference}; give its own (data.root or data.records), or "

@@ -272,6 +272,7 @@ def start(*paths):
 
 def test_variations_of_a_scan(trained, capsys):
     folder, argv = trained
+    argv = [*argv, "--config.sample.schedule=trained"]  # nearer to which a network of a few steps answers to the noise
     scan = folder / "scans/subject_1/t1.nii.gz"
     draw(argv, capsys)
     samples = snapshot(folder / "run/samples")

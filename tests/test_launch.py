@@ -178,7 +178,9 @@ FILES = {
 @pytest.mark.parametrize("kind", FILES)
 def test_a_config_file_that_cannot_be_used_is_named(kind, tmp_path, monkeypatch, capsys):
     content, words = FILES[kind]
-    monkeypatch.delitem(sys.modules, "config_config", raising=False)  # where ml_collections left the last file's functions
+    monkeypatch.delitem(
+        sys.modules, "config_config", raising=False
+    )  # where ml_collections left the last file's functions
     path = tmp_path / "own.py"
     path.write_text(content)
     refused(["launch.py", f"--config={path}", f"--workdir={tmp_path}/run"], capsys, "own.py", *words)

@@ -49,6 +49,8 @@ ADVICE = "move that folder away to go on from the checkpoint before it"
 class Checkpoints:
     """The checkpoints of one workdir: the last `keep` and the one of lowest validation loss.
 
+    One of these either saves and restores whole states or restores models: Orbax reads an item in one way only.
+
     Args:
       workdir: the run's folder.
       keep: how many of the last to keep.

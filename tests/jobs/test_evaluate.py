@@ -1,4 +1,3 @@
-import dataclasses
 import json
 import pathlib
 import shutil
@@ -12,7 +11,7 @@ from data_pipelines.batches import open_dataset, volumes
 from medjax.jobs.evaluate import kept_features
 from medjax.jobs.sample_files import sample_path, write_sample
 from medjax.jobs.train import description
-from medjax.jobs.volume_sets import VolumeSet
+from medjax.jobs.volume_set import volume_set
 from medjax.runtime.workdir import open_workdir, read_json, sole_use, write_json
 from small_runs import ROOT, launch, result, write_scan, write_scans
 
@@ -76,12 +75,16 @@ def test_features_are_kept_by_what_the_voxels_are(tmp_path):
             return volumes.reshape(len(volumes), -1)[:, :2]
 
     features = kept_features(Counting(), 1, None)
-    first = VolumeSet(np.zeros((2, 3, 3, 3, 1), np.float32), ("a", "b"), ("a", "b"), np.eye(4), "two files")
-    changed = dataclasses.replace(first, volumes=first.volumes + 1)  # the files have the same names, sizes and times
-    elsewhere = dataclasses.replace(first, source="the same two in another place")
-    for each in (first, first, changed, elsewhere):
+
+    def two(names, value):
+        volume = np.full((3, 3, 3), value, np.float32)
+        return volume_set("generated", names, names, volume.shape, np.eye(4), lambda row: volume, compared=2)
+
+    changed = two(("a", "b"), 1.0)  # the files have the same names, sizes and times
+    elsewhere = two(("c", "d"), 0.0)
+    for each in (two(("a", "b"), 0.0), two(("a", "b"), 0.0), changed, elsewhere):
         np.testing.assert_array_equal(features(each), each.volumes.reshape(2, -1)[:, :2])
-    assert taken == [0.0, 54.0]
+    assert taken == [0.0, 0.0, 27.0, 27.0]  # a volume at a time, of the first set and of the changed one
 
 
 @pytest.mark.parametrize("part", ["samples", "evaluation"])

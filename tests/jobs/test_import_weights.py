@@ -41,9 +41,12 @@ def test_samples_lie_where_the_config_says(variants, tmp_path, capsys, monkeypat
     assert 0 <= sample.get_fdata().min() < sample.get_fdata().max() <= 1
 
 
+HALVES = "--config.data.split=(0.5,0.5,0.0)"  # of four subjects chance leaves none for validation else
+
+
 def test_training_goes_on_from_it_with_any_data(tmp_path, capsys):
     run = import_run(tmp_path, "tiny")
-    more = ("--config.train.steps=1", "--config.train.eval_volumes=2", "--config.data.atlas_count=4")
+    more = ("--config.train.steps=1", "--config.train.eval_volumes=2", "--config.data.atlas_count=4", HALVES)
     argv = arguments("tiny", run, "train", *more, f"--config.data.cache={tmp_path}/cache")
     status, out, lines = launch(argv, capsys)
     assert status == 0, lines

@@ -28,6 +28,7 @@ def named(config=None, params=1.0, frozen=None, data=DATA, step=10):
         {"sample.threshold": "none"},
         {"sample.dtype": "int16"},
         {"train.dtype": "bfloat16"},
+        {"train.precision": "highest"},
         {"model.attention_heads": 2},
         {"diffusion.schedule": "cosine"},
     ],

@@ -85,7 +85,7 @@ def test_a_run_without_a_copy_goes_on_with_the_step_it_has_learned_on_and_gets_i
 def test_a_run_without_a_copy_says_which_step_is_missing(both, capsys):
     shutil.rmtree(both / "ddpm/vqgan")
     prune(both)
-    assert "holds no step 4: it has 6" in refusal(both, capsys, "sample")
+    assert "holds no step 4: it has " in refusal(both, capsys, "sample")
 
 
 def other_codebook(folder):

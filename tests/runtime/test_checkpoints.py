@@ -170,7 +170,7 @@ def test_a_checkpoint_of_any_mesh_and_process_count_comes_back_on_any_other(tmp_
 
 @pytest.mark.parametrize("failing", [0, 1])
 def test_where_one_of_two_fails_right_after_a_save_the_checkpoint_is_finished_and_both_end(failing, tmp_path):
-    found = ends(begin("fails", (0, 1), str(tmp_path), str(failing)))
+    found = ends(begin("fails", (0, 1), str(tmp_path), str(failing), devices=1))
     assert [status for status, _, _ in found] == [2, 2], found
     assert found[failing][2].splitlines()[-1] == "launch.py: bad record"
     assert "lost another one" in found[1 - failing][2]

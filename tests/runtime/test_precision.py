@@ -7,7 +7,6 @@ import pytest
 
 from medjax.errors import UserError
 from medjax.jobs.frozen import task_of
-from medjax.jobs.sample import settings
 from medjax.jobs.steps import optimizer_of, state_shapes, train_step_of, volume_shapes
 from medjax.runtime.mesh import make_mesh
 from medjax.runtime.precision import PRECISIONS, products_in
@@ -63,8 +62,3 @@ def test_a_precision_that_there_is_not():
         products_in("float16"),
     ):
         pass
-
-
-def test_samples_of_another_precision_are_other_samples():
-    plain, exact = (small_config(**{"train.precision": name}) for name in ("default", "highest"))
-    assert settings(exact, 7) == settings(plain, 7) | {"train_precision": "highest"}

@@ -291,7 +291,7 @@ def read_checkpoint(folder: pathlib.Path) -> object:
     from medjax.runtime.mesh import AXES, make_mesh
 
     mesh = make_mesh(dict.fromkeys(AXES, 1), jax.devices()[:1])
-    checkpoints = Checkpoints(folder / "run", 3)
-    best = checkpoints.best_step
+    training, sampling = Checkpoints(folder / "run", 3), Checkpoints(folder / "run", 3)
     state = jax.eval_shape(lambda: small_state(2))
-    return best, checkpoints.restore(state, mesh), checkpoints.restore_model((state.params, {}), mesh)
+    model = sampling.restore_model((state.params, {}), mesh, weights=("ema",))
+    return sampling.best_step, training.restore(state, mesh), model

@@ -36,7 +36,7 @@ soak: .venv
 
 # Not in the environment itself, where every run of JAX would look for a TPU and say that it found none.
 test-tpu: .venv/tpu/complete
-	PYTHONPATH=.venv/tpu $(RUN) -m pytest tests/runtime/test_topologies.py tests/runtime/test_compiled.py
+	PYTHONPATH=.venv/tpu $(RUN) -m pytest tests/xla/test_topologies.py tests/xla/test_cost.py
 
 .venv/tpu/complete: .venv/complete
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check --upgrade --target .venv/tpu libtpu

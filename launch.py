@@ -64,7 +64,7 @@ def main(argv: Sequence[str], own_process: bool = False) -> int:
         print(__doc__.replace("MODES", ", ".join(MODES)))
         return 0
     # absl, ml_collections and the config's file raise many kinds here, for every one of which the user's line is to blame.
-    from medjax.jobs.config_numbers import check_numbers
+    from medjax.builders.config_numbers import check_numbers
 
     try:
         mode, config, workdir, values = parse(argv)
@@ -79,9 +79,9 @@ def main(argv: Sequence[str], own_process: bool = False) -> int:
 
     from data_pipelines.errors import DataError
     from medjax.errors import UserError
+    from medjax.host_memory import keep_freed_memory, only_cpus
     from medjax.runtime import distributed
-    from medjax.runtime.host_memory import keep_freed_memory, only_cpus
-    from medjax.runtime.kept_programs import keep_programs
+    from medjax.runtime.compilation_cache import keep_programs
     from medjax.runtime.out_of_memory import explanation, is_out_of_memory
     from medjax.runtime.precision import products_in
 

@@ -9,7 +9,7 @@ the same widths and number of blocks (`--peer monai`), in the same training step
 
 Each side is a process of its own, so that neither's threads and memory meet the other's, and they take turns: while one
 measures a window of steps the other waits for a message. On a CPU both are held to the same `--threads` cores, and both keep
-the memory that they free, as launch.py has it (medjax/runtime/host_memory.py; `--fresh_memory`: neither does).
+the memory that they free, as launch.py has it (medjax/host_memory.py; `--fresh_memory`: neither does).
 
 A table goes to stderr, one JSON object to stdout: seconds a step as medians over windows, the smallest and the largest, and the
 ratios ours to theirs, the median and the range of the ratios of neighbouring windows. "processor" seconds are those that
@@ -116,7 +116,7 @@ def serve(name: str, options: argparse.Namespace, pipe: Connection) -> None:
         os.sched_setaffinity(0, cores)
     os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # a GPU is shared with the other side
     sys.path.insert(0, str(ROOT))
-    from medjax.runtime.host_memory import keep_freed_memory
+    from medjax.host_memory import keep_freed_memory
 
     if not options.fresh_memory:
         keep_freed_memory()
@@ -163,7 +163,7 @@ def our_steps(options: argparse.Namespace) -> tuple[dict[str, Step], str]:
     import jax.numpy as jnp
     import numpy as np
 
-    from medjax.jobs.steps import denoise_step_of, optimizer_of, state_shapes, train_step_of
+    from medjax.builders.steps import denoise_step_of, optimizer_of, state_shapes, train_step_of
     from medjax.runtime.mesh import make_mesh
     from medjax.runtime.train_state import TrainState
     from medjax.tasks.wavelet_diffusion import WaveletDiffusion

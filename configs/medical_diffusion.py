@@ -64,7 +64,7 @@ def mrnet(config: ConfigDict) -> None:
     config.data.name = "mrnet"
     config.data.orientation = "native"
     config.data.size = (32, 256, 256)
-    # Rows run down, columns back, slices to the right, as data_pipelines/mrnet.py reads them.
+    # Rows run down, columns back, slices to the right, as data_pipelines/readers/mrnet.py reads them.
     config.data.affine = common.affine_about_origin(((0, 0, -0.625), (0, -0.625, 0), (3.0, 0, 0)), (256, 256, 32))
     published(config, downsample=4, batch_size=40)
 

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import filelock
 
-from data_pipelines import nifti
 from data_pipelines.decoding import MAX_WORKERS, Preprocessing, decode_each, refuse_failures
-from data_pipelines.nifti import Volume
+from data_pipelines.formats import nifti
+from data_pipelines.formats.nifti import Volume
 from data_pipelines.progress import progress
 from data_pipelines.scans import Example, Scan
 

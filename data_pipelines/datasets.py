@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from data_pipelines import cache, contents, duke, records, splits, subjects, transforms
+from data_pipelines import cache, contents, records, splits, subjects, transforms
 from data_pipelines.decoding import Preprocessing
 from data_pipelines.errors import DataError
+from data_pipelines.readers import duke
 from data_pipelines.records import Latents, Records
 from data_pipelines.scans import Example, Scan
 from data_pipelines.sources import (

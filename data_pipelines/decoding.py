@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 from data_pipelines.errors import DataError
-from data_pipelines.nifti import Volume
+from data_pipelines.formats.nifti import Volume
 from data_pipelines.progress import progress
 from data_pipelines.scans import Scan
 

@@ -7,11 +7,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from data_pipelines import adni, atlas_files, brats, contents, duke, folder, labels, lidc, mrnet, subjects, transforms
-from data_pipelines.atlas_files import Atlas
+from data_pipelines import contents, labels, subjects, transforms
 from data_pipelines.cache import default_folder
 from data_pipelines.decoding import Preprocessing
 from data_pipelines.errors import DataError
+from data_pipelines.readers import adni, atlas_layouts, brats, duke, folder, lidc, mrnet
+from data_pipelines.readers.atlas_layouts import Atlas
 from data_pipelines.scans import Scan
 from data_pipelines.transforms import Shape
 
@@ -129,7 +130,7 @@ def _find(data: Any, shape: Shape, atlas_count: int) -> tuple[tuple[Scan, ...], 
         if data.label_name == "lesion":
             found = tuple(dataclasses.replace(scan, label=made_up.lesion(n)) for n, scan in enumerate(found))
         # The fingerprint is not of the files, whose compression differs from machine to machine.
-        return found, _sha256(f"{made_up} {atlas_count} {atlas_files.VERSION}")
+        return found, _sha256(f"{made_up} {atlas_count} {atlas_layouts.VERSION}")
     if not data.root:
         raise DataError(
             f"data.root is not set; give the folder of the {data.name} scans with --config.data.root=FOLDER"
@@ -169,17 +170,17 @@ def _find_made_up(data: Any, made_up: Atlas, cache: Path, count: int) -> tuple[S
     """The scans of made-up subjects, from files laid out as `data.name` says."""
     match data.name:
         case "adni":
-            root = atlas_files.write_as_adni(cache, made_up, count)
+            root = atlas_layouts.write_as_adni(cache, made_up, count)
         case "brats":
-            root = atlas_files.write_as_brats(cache, made_up, count, data.series or "t1n")
+            root = atlas_layouts.write_as_brats(cache, made_up, count, data.series or "t1n")
         case "duke":
-            root = atlas_files.write_as_duke(cache, made_up, count, data.series or "Dyn_0")
+            root = atlas_layouts.write_as_duke(cache, made_up, count, data.series or "Dyn_0")
         case "lidc":
-            root = atlas_files.write_as_lidc(cache, made_up, count)
+            root = atlas_layouts.write_as_lidc(cache, made_up, count)
         case "mrnet":
-            root = atlas_files.write_as_mrnet(cache, made_up, count, data.series or "sagittal")
+            root = atlas_layouts.write_as_mrnet(cache, made_up, count, data.series or "sagittal")
         case _:
-            return atlas_files.write_plain(cache, made_up, count)
+            return atlas_layouts.write_plain(cache, made_up, count)
     return _find_in(data, root)
 
 

@@ -11,7 +11,7 @@ import nibabel as nib
 import numpy as np
 from scipy import ndimage
 
-from data_pipelines.nifti import Volume
+from data_pipelines.formats.nifti import Volume
 
 Shape = tuple[int, int, int]
 PERMUTATIONS = {"ijk": (0, 1, 2), "kij": (2, 0, 1)}

@@ -17,9 +17,9 @@ import jax.numpy as jnp
 from jax.sharding import SingleDeviceSharding
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
-from medjax.runtime import compiled, hlo
-from medjax.runtime.topologies import Topology, open_topology
 from medjax.wavelets import dwt_along_lanes, dwt_by_cubes, idwt_along_lanes, idwt_by_cubes
+from medjax.xla import cost, hlo
+from medjax.xla.topologies import Topology, open_topology
 
 
 def twice(x: jax.Array) -> jax.Array:
@@ -30,8 +30,8 @@ def estimated(topology: Topology, run: Callable, shape: tuple[int, ...]) -> tupl
     one = SingleDeviceSharding(topology.devices[0])
     argument = jax.ShapeDtypeStruct(shape, jnp.float32)
     executable = jax.jit(run, in_shardings=one, out_shardings=one).lower(argument).compile()
-    cycles = compiled.estimate(hlo.parse(executable.as_text()), topology.chip.link_bytes_per_cycle).cycles
-    return cycles / 1e6, compiled.memory(executable).temporaries / 1e9
+    cycles = cost.estimate(hlo.parse(executable.as_text()), topology.chip.link_bytes_per_cycle).cycles
+    return cycles / 1e6, cost.memory(executable).temporaries / 1e9
 
 
 def main() -> None:

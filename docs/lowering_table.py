@@ -22,8 +22,8 @@ from jax.sharding import SingleDeviceSharding
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 from medjax.layers.lowering import Way, machine_of, way_for
 from medjax.models.blocks import ResidualBlock
-from medjax.runtime import compiled, hlo
-from medjax.runtime.topologies import open_topology
+from medjax.xla import cost, hlo
+from medjax.xla.topologies import open_topology
 
 LEVELS = "64x64 32x128 16x128 8x256 4x256"
 WAYS = "direct planes stacked direct/2 planes/2 stacked/2 planes/4"
@@ -58,7 +58,7 @@ def estimated(machine: str, run: Callable, shapes: tuple) -> float:
     topology = open_topology(f"{machine}:{SHAPES[machine]}")
     one = SingleDeviceSharding(topology.devices[0])
     program = hlo.parse(jax.jit(run, in_shardings=one, out_shardings=one).lower(*shapes).compile().as_text())
-    return compiled.estimate(program, topology.chip.link_bytes_per_cycle).cycles / 1e6
+    return cost.estimate(program, topology.chip.link_bytes_per_cycle).cycles / 1e6
 
 
 def measured(runs: list[tuple[Callable, tuple]]) -> list[float]:
@@ -96,9 +96,9 @@ def main() -> None:
         tried = [way for way in map(parse, (arguments.ways or ways).split()) if edge % way.fold == 0]
         runs = [block(edge, channels, way, dtype) for way in tried]
         costs = measured(runs) if not arguments.machine else (estimated(machine, *run) for run in runs)
-        for way, cost in zip(tried, costs, strict=True):
+        for way, seconds in zip(tried, costs, strict=True):
             name = way.lowering + (f"/{way.fold}" if way.fold > 1 else "")
-            print(f"{level:>8} {name + ('*' if way == chosen else ''):>11} {cost:9.2f}", flush=True)
+            print(f"{level:>8} {name + ('*' if way == chosen else ''):>11} {seconds:9.2f}", flush=True)
 
 
 if __name__ == "__main__":

@@ -26,15 +26,15 @@ from ml_collections import ConfigDict  # noqa: E402
 
 from data_pipelines.batches import open_dataset, volumes  # noqa: E402
 from data_pipelines.transforms import from_network  # noqa: E402
-from medjax.jobs.drawing import Drawing  # noqa: E402
-from medjax.jobs.frozen import frozen_of, task_of, with_range  # noqa: E402
-from medjax.jobs.steps import volume_shapes  # noqa: E402
+from medjax.builders.pretrained import frozen_of, task_of, with_range  # noqa: E402
+from medjax.builders.steps import volume_shapes  # noqa: E402
+from medjax.generation.sampler import Drawing  # noqa: E402
 from medjax.metrics.frechet import frechet_distance  # noqa: E402
 from medjax.models.features import features_of  # noqa: E402
 from medjax.models.medicalnet import ResNet  # noqa: E402
+from medjax.pictures import montage  # noqa: E402
 from medjax.runtime.checkpoints import Checkpoints  # noqa: E402
 from medjax.runtime.mesh import make_mesh  # noqa: E402
-from medjax.runtime.pictures import montage  # noqa: E402
 from medjax.runtime.workdir import read_json  # noqa: E402
 
 FEATURE_SEED = 0

@@ -18,19 +18,20 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from data_pipelines.batches import Dataset, open_dataset
+from medjax.benchmarking import ceilings, parts
+from medjax.benchmarking.compare_results import compare_with, in_columns, read_result
+from medjax.benchmarking.rig import Bench, Stepping, compile_step
+from medjax.builders.pretrained import Frozen, frozen_of, latents_of, on_every_device, task_of, vqgan_of
+from medjax.builders.steps import optimizer_of, volume_shapes
 from medjax.errors import UserError
-from medjax.jobs import measures, yardsticks
-from medjax.jobs.bench import Bench, Stepping, compile_step
-from medjax.jobs.comparison import compare_with, in_columns, read_result
-from medjax.jobs.fitting import with_recomputation, with_sampling_batch
-from medjax.jobs.forecast import say
-from medjax.jobs.frozen import Frozen, frozen_of, latents_of, on_every_device, task_of, vqgan_of
-from medjax.jobs.steps import optimizer_of, volume_shapes
-from medjax.runtime import agreement, distributed, hlo
+from medjax.planning.forecast import say
+from medjax.planning.memory_fit import with_recomputation, with_sampling_batch
+from medjax.runtime import distributed, multihost
 from medjax.runtime.mesh import check_batch_size, check_volume_size, make_mesh
-from medjax.runtime.profile import Operation, operations
 from medjax.runtime.train_state import Task
 from medjax.tasks import can_sample
+from medjax.xla import hlo
+from medjax.xla.profile import Operation, operations
 
 PARTS = ("train", "denoise", "sampler", "haar", "data", "checkpoint")
 PROFILED_STEPS = 3
@@ -61,21 +62,21 @@ def run(
 
 def _run(config: ConfigDict, workdir: pathlib.Path, compare: str | None, profile: str | None) -> dict[str, Any]:
     earlier = read_result(pathlib.Path(compare).expanduser()) if compare else None
-    parts = parts_of(config)
-    if profile and "train" not in parts:
+    wanted = parts_of(config)
+    if profile and "train" not in wanted:
         raise UserError(f"--profile traces the training step, benchmark.parts is {config.benchmark.parts!r}: add train")
     config = with_recomputation(config)
     task, mesh = task_of(config), make_mesh(config.mesh)
     check_volume_size(tuple(config.data.size), mesh, task.size_multiple)
     check_batch_size("data.batch_size", config.data.batch_size, mesh, config.train.accumulate)
-    samples = can_sample(task) and bool({"denoise", "sampler"} & set(parts))
+    samples = can_sample(task) and bool({"denoise", "sampler"} & set(wanted))
     if samples:
         config = with_sampling_batch(config)
         check_batch_size("sample.batch_size", config.sample.batch_size, mesh)
     _, optimizer = optimizer_of(config, task)
-    agreement.first_alone(lambda: workdir.mkdir(parents=True, exist_ok=True))
+    multihost.first_alone(lambda: workdir.mkdir(parents=True, exist_ok=True))
     frozen = frozen_or_blank(config, task, mesh)
-    dataset = dataset_at_hand(config, task, frozen) if "data" in parts else None
+    dataset = dataset_at_hand(config, task, frozen) if "data" in wanted else None
     bench = Bench(config, task, mesh, optimizer, frozen.arrays, dataset)
     # A program found in the cache would be said to compile in no time.
     jax.config.update("jax_enable_compilation_cache", False)
@@ -83,26 +84,26 @@ def _run(config: ConfigDict, workdir: pathlib.Path, compare: str | None, profile
 
     found: dict[str, dict[str, Any] | None] = dict.fromkeys(PARTS)
     stepping = None
-    if "train" in parts:
+    if "train" in wanted:
         say("compiling the training step")
         stepping = compile_step(bench)
         say("timing the training step, in turns with a product of matrices")
-        found["train"] = measures.train(bench, stepping)
+        found["train"] = parts.train(bench, stepping)
     if profile:
         with_trace(bench, stepping, pathlib.Path(profile).expanduser())
     if dataset is not None:
         say("timing the data, and training from them")
-        found["data"] = measures.data(bench, stepping, found["train"] and found["train"]["seconds"])
+        found["data"] = parts.data(bench, stepping, found["train"] and found["train"]["seconds"])
     stepping = None  # and its memory
     if samples:
         say("timing the sampler")
-        found |= measures.denoise_and_sample(bench, parts)
-    if "haar" in parts:
+        found |= parts.denoise_and_sample(bench, wanted)
+    if "haar" in wanted:
         say("timing the Haar transform, in turns with a copy")
-        found["haar"] = yardsticks.haar(bench)
-    if "checkpoint" in parts:
+        found["haar"] = ceilings.haar(bench)
+    if "checkpoint" in wanted:
         say("timing a checkpoint")
-        found["checkpoint"] = measures.checkpoint(bench, workdir)
+        found["checkpoint"] = parts.checkpoint(bench, workdir)
 
     result = headline(found) | circumstances(config, mesh) | {"parts": found}
     if jax.process_index() == 0:
@@ -111,24 +112,24 @@ def _run(config: ConfigDict, workdir: pathlib.Path, compare: str | None, profile
         text, ratios = compare_with(earlier, result)
         say("\n" + text)
         result["compared"] = ratios
-    agreement.first_alone(lambda: append(workdir / "benchmarks.jsonl", result))
+    multihost.first_alone(lambda: append(workdir / "benchmarks.jsonl", result))
     return result | {"results": str(workdir / "benchmarks.jsonl")}
 
 
 def parts_of(config: ConfigDict) -> tuple[str, ...]:
-    """The parts to time.
+    """Returns the parts to time.
 
     Raises:
       UserError: one is unknown, or a number of `benchmark` is not positive.
     """
-    parts = tuple(part.strip() for part in config.benchmark.parts.split(","))
-    for part in parts:
+    wanted = tuple(part.strip() for part in config.benchmark.parts.split(","))
+    for part in wanted:
         if part not in PARTS:
             raise UserError(f"benchmark.parts names {part!r}: use some of {','.join(PARTS)}")
     for key in ("windows", "seconds", "limit_seconds"):
         if config.benchmark[key] <= 0:
             raise UserError(f"benchmark.{key} is {config.benchmark[key]}: use a positive number")
-    return parts
+    return wanted
 
 
 def dataset_at_hand(config: ConfigDict, task: Task, frozen: Frozen) -> Dataset | None:
@@ -139,7 +140,7 @@ def dataset_at_hand(config: ConfigDict, task: Task, frozen: Frozen) -> Dataset |
     if importlib.util.find_spec("tensorflow") is None:
         say("no data: TensorFlow is not there to read them, batches are noise")
         return None
-    return agreement.together(lambda: open_dataset(config.data, config.seed, latents_of(frozen, task)))
+    return multihost.together(lambda: open_dataset(config.data, config.seed, latents_of(frozen, task)))
 
 
 def frozen_or_blank(config: ConfigDict, task: Task, mesh: Mesh) -> Frozen:

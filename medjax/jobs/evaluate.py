@@ -16,21 +16,21 @@ from ml_collections import ConfigDict
 
 from data_pipelines.cache import default_folder
 from medjax.errors import UserError
-from medjax.jobs import scores as scoring
-from medjax.jobs.copies_page import MOST_PAIRS, closest_pairs
-from medjax.jobs.forecast import say
-from medjax.jobs.plots import Curve
-from medjax.jobs.reader_study import write_reader_study
-from medjax.jobs.report import Evaluation, write_report
-from medjax.jobs.volume_set import VolumeSet
-from medjax.jobs.volume_sets import Sets, sets_of_folders, sets_of_run
+from medjax.evaluation import scores as scoring
+from medjax.evaluation.closest_pairs import MOST_PAIRS, closest_pairs
+from medjax.evaluation.plots import Curve
+from medjax.evaluation.reader_study import write_reader_study
+from medjax.evaluation.report import Evaluation, write_report
+from medjax.evaluation.score import Score
+from medjax.evaluation.volume_set import VolumeSet
+from medjax.evaluation.volume_sets import Sets, sets_of_folders, sets_of_run
 from medjax.metrics.consistency import adjacent_correlations, mean_by_slice
 from medjax.metrics.feature_sets import FeatureSet, load_features, save_features
-from medjax.metrics.score import Score
 from medjax.models.features import VERSION, Backbone, load_backbone
+from medjax.pictures import montage
+from medjax.planning.forecast import say
 from medjax.runtime.mesh import make_mesh
 from medjax.runtime.metrics_log import read_rows
-from medjax.runtime.pictures import montage
 from medjax.runtime.workdir import free_name, read_json, sole_use, write_json
 
 BINS = 64

@@ -6,12 +6,12 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
+from medjax.builders.pretrained import frozen_of, task_of, with_own_vqgan
+from medjax.builders.steps import volume_shapes
 from medjax.errors import UserError
 from medjax.interop import medical_checkpoints
 from medjax.interop.torch_save import save_state_dict
 from medjax.interop.wdm import state_dict_from_params
-from medjax.jobs.frozen import frozen_of, task_of, with_own_vqgan
-from medjax.jobs.steps import volume_shapes
 from medjax.runtime.checkpoints import Checkpoints
 from medjax.runtime.mesh import AXES, make_mesh
 from medjax.runtime.train_state import Arrays, Task

@@ -13,13 +13,13 @@ import optax
 from ml_collections import ConfigDict
 
 from data_pipelines.datasets import check, intensity_range
+from medjax.builders.pretrained import Frozen, frozen_of, keep_vqgan, task_of, with_range
+from medjax.builders.steps import optimizer_of, state_shapes, volume_shapes
 from medjax.errors import UserError
 from medjax.interop import medical_checkpoints, medical_vqgan
 from medjax.interop.torch_load import load_state_dict
 from medjax.interop.torch_save import save_state_dict
 from medjax.interop.wdm import params_from_state_dict
-from medjax.jobs.frozen import Frozen, frozen_of, keep_vqgan, task_of, with_range
-from medjax.jobs.steps import optimizer_of, state_shapes, volume_shapes
 from medjax.runtime.checkpoints import Checkpoints
 from medjax.runtime.mesh import AXES, make_mesh
 from medjax.runtime.train_state import Arrays, Task, TrainState, state_builder

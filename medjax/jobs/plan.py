@@ -14,14 +14,14 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from medjax.builders.pretrained import task_of
 from medjax.errors import UserError
-from medjax.jobs.forecast import Forecast, describe_mesh, forecast_denoise, forecast_train, say
-from medjax.jobs.frozen import task_of
 from medjax.layers.lowering import machine_of
+from medjax.planning.forecast import Forecast, describe_mesh, forecast_denoise, forecast_train, say
 from medjax.runtime.mesh import AXES, batch_ways, check_volume_size, make_mesh
-from medjax.runtime.topologies import GiB, Topology, open_topology
 from medjax.runtime.workdir import write_json
 from medjax.tasks import can_sample
+from medjax.xla.topologies import GiB, Topology, open_topology
 
 ONE_DEVICE = dict.fromkeys(AXES, 1)
 

@@ -14,11 +14,11 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from data_pipelines import preparing, records
+from data_pipelines import prepare_records, records
 from data_pipelines.batches import Dataset, open_dataset, train_batches
 from data_pipelines.records import Latents
-from medjax.jobs.frozen import frozen_of, latents_of, local_encoder, task_of
-from medjax.runtime import agreement, distributed
+from medjax.builders.pretrained import frozen_of, latents_of, local_encoder, task_of
+from medjax.runtime import distributed, multihost
 from medjax.runtime.mesh import make_mesh
 
 STREAMED_SECONDS = 3.0
@@ -42,7 +42,7 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
         latents, encode = encoder_of(config)
         rate = write_records(config.data, latents, encode)
         report = dict.fromkeys(RESULTS)
-        agreement.first_alone(lambda: report.update(read_records(config, latents)))
+        multihost.first_alone(lambda: report.update(read_records(config, latents)))
         distributed.leave()
         if rate and report["volumes"]:
             streamed = report["streamed_volumes_per_second"]
@@ -51,7 +51,7 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
         return report | {"seconds": time.perf_counter() - begin, "volumes_per_second": rate}
 
 
-def encoder_of(config: ConfigDict) -> tuple[Latents | None, preparing.Encoder | None]:
+def encoder_of(config: ConfigDict) -> tuple[Latents | None, prepare_records.Encoder | None]:
     """Which latents to write and what makes them of a volume [D, H, W]; (None, None) for volumes themselves."""
     if config.task != "latent_diffusion":
         return None, None
@@ -60,26 +60,26 @@ def encoder_of(config: ConfigDict) -> tuple[Latents | None, preparing.Encoder | 
     return latents_of(frozen, task), local_encoder(task, frozen.arrays["vqgan"])
 
 
-def write_records(data: ConfigDict, latents: Latents | None, encode: preparing.Encoder | None) -> float | None:
+def write_records(data: ConfigDict, latents: Latents | None, encode: prepare_records.Encoder | None) -> float | None:
     """Writes what is missing; returns how many volumes a second all processes decoded together, None if none was left."""
-    preparation = agreement.together(lambda: preparing.plan(data, latents))
+    preparation = multihost.together(lambda: prepare_records.plan(data, latents))
     # All have looked before one writes, so that all see the same.
-    if agreement.together(lambda: preparing.is_finished(preparation)):
+    if multihost.together(lambda: prepare_records.is_finished(preparation)):
         return None
     with contextlib.ExitStack() as held:
         undone = np.zeros(len(preparation.scans), bool)
 
         def begin() -> None:
-            held.enter_context(preparing.sole_use(preparation))
-            undone[preparing.missing(preparation)] = True
+            held.enter_context(prepare_records.sole_use(preparation))
+            undone[prepare_records.missing(preparation)] = True
 
-        agreement.first_alone(begin)
-        missing = np.flatnonzero(agreement.as_first(undone)).tolist()
+        multihost.first_alone(begin)
+        missing = np.flatnonzero(multihost.as_first(undone)).tolist()
         part = missing[jax.process_index() :: jax.process_count()]
         start = time.perf_counter()
-        agreement.together(lambda: preparing.decode(preparation, part, encode))
+        multihost.together(lambda: prepare_records.decode(preparation, part, encode))
         seconds = time.perf_counter() - start
-        agreement.first_alone(lambda: preparing.finish(preparation))
+        multihost.first_alone(lambda: prepare_records.finish(preparation))
     return len(missing) / seconds if missing else None
 
 

@@ -11,20 +11,21 @@ import numpy as np
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from data_pipelines import nifti
 from data_pipelines.batches import first_volumes
 from data_pipelines.datasets import found_identity
 from data_pipelines.errors import DataError
+from data_pipelines.formats import nifti
 from data_pipelines.transforms import from_network
+from medjax.builders.pretrained import frozen_of, task_of, with_own_vqgan, with_range
+from medjax.builders.steps import volume_shapes
 from medjax.errors import UserError
-from medjax.jobs.drawing import Drawing
-from medjax.jobs.fitting import with_sampling_batch
-from medjax.jobs.frozen import frozen_of, task_of, with_own_vqgan, with_range
-from medjax.jobs.sample_files import Extremes, Writer, as_int16, sample_path
-from medjax.jobs.sample_sets import open_folder, samples_in, settings, tell_failures
-from medjax.jobs.starts import open_start
-from medjax.jobs.steps import volume_shapes
-from medjax.runtime import agreement, distributed
+from medjax.generation.files import Extremes, Writer, as_int16, sample_path
+from medjax.generation.sample_sets import open_folder, samples_in, settings, tell_failures
+from medjax.generation.sampler import Drawing
+from medjax.generation.starts import open_start
+from medjax.pictures import montage
+from medjax.planning.memory_fit import with_sampling_batch
+from medjax.runtime import distributed, multihost
 from medjax.runtime.checkpoints import Checkpoints
 from medjax.runtime.mesh import (
     check_batch_size,
@@ -33,7 +34,6 @@ from medjax.runtime.mesh import (
     put_label,
     take_rows,
 )
-from medjax.runtime.pictures import montage
 from medjax.runtime.train_state import Batch
 from medjax.runtime.workdir import (
     as_json,
@@ -109,7 +109,7 @@ def _run(config: ConfigDict, workdir: pathlib.Path, held: contextlib.ExitStack) 
         best = config.sample.checkpoint == "best"
         step, model = checkpoints.restore_model(shapes, mesh, best=best, weights=(weights,))
 
-    start = agreement.together(lambda: open_start(config.sample, trained, data))
+    start = multihost.together(lambda: open_start(config.sample, trained, data))
     folder = workdir / (start.folder if start else "samples")
     if start:
         data = data | {"affine": start.affine}
@@ -122,8 +122,8 @@ def _run(config: ConfigDict, workdir: pathlib.Path, held: contextlib.ExitStack) 
         open_folder(folder, named)
         found.update(samples_in(folder, range(count)))
 
-    agreement.first_alone(open_set)
-    there = agreement.as_first(np.asarray([i in found for i in range(count)]))
+    multihost.first_alone(open_set)
+    there = multihost.as_first(np.asarray([i in found for i in range(count)]))
     missing = [int(i) for i in np.flatnonzero(~there)]
 
     def drawing_of(indices: np.ndarray, conditions: Batch) -> Drawing:
@@ -167,9 +167,9 @@ def _run(config: ConfigDict, workdir: pathlib.Path, held: contextlib.ExitStack) 
         first = ("start", start.volumes) if start else ("real", real_volumes(config, trained, data.get("identity")))
         write_montage(folder, count, first, data)
 
-    agreement.together(lambda: None)  # until all are written
-    agreement.first_alone(look)
-    constant, with_nan = agreement.as_first(failures).tolist()
+    multihost.together(lambda: None)  # until all are written
+    multihost.first_alone(look)
+    constant, with_nan = multihost.as_first(failures).tolist()
     return {
         "count": count,
         "drawn": len(missing),

@@ -16,13 +16,11 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from data_pipelines.batches import Dataset, open_dataset, train_batches
+from medjax.builders.pretrained import frozen_of, keep_vqgan, latents_of, task_of, with_own_vqgan, with_range
+from medjax.builders.steps import batch_shapes, optimizer_of, train_step_of
 from medjax.errors import UserError
-from medjax.jobs.fitting import with_recomputation
-from medjax.jobs.frozen import frozen_of, keep_vqgan, latents_of, task_of, with_own_vqgan, with_range
-from medjax.jobs.steps import batch_shapes, optimizer_of, train_step_of
-from medjax.jobs.trials import trials_of
-from medjax.jobs.validation import Validation
-from medjax.runtime import agreement, distributed
+from medjax.planning.memory_fit import with_recomputation
+from medjax.runtime import distributed, multihost
 from medjax.runtime.checkpoints import Checkpoints
 from medjax.runtime.interrupt import Interrupt, NothingToSave
 from medjax.runtime.mesh import check_batch_size, check_volume_size, make_mesh, process_rows, put_batch
@@ -30,6 +28,8 @@ from medjax.runtime.metrics_log import MetricsLog, last_values
 from medjax.runtime.stopwatch import Stopwatch
 from medjax.runtime.train_state import build_sharded, state_builder
 from medjax.runtime.workdir import open_workdir, read_json, sole_use
+from medjax.training.sample_scores import trials_of
+from medjax.training.validation import Validation
 
 
 def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
@@ -69,9 +69,9 @@ def _run(config: ConfigDict, workdir: pathlib.Path, interrupt: Interrupt, held: 
     # What is only read, the data, and the folder that belongs to them.
     known = known_frozen(workdir)
     frozen = frozen_of(config, task, mesh, known)
-    dataset = agreement.together(lambda: open_dataset(config.data, config.seed, latents_of(frozen, task)))
+    dataset = multihost.together(lambda: open_dataset(config.data, config.seed, latents_of(frozen, task)))
     warn_of_oddities(dataset)
-    agreement.check_same([dataset.identity(), but_for_places(config)])
+    multihost.check_same([dataset.identity(), but_for_places(config)])
     classes = classes_of(config, dataset)
     frozen = with_range(frozen, config, task, mesh, dataset, known)
 
@@ -81,7 +81,7 @@ def _run(config: ConfigDict, workdir: pathlib.Path, interrupt: Interrupt, held: 
         open_workdir(workdir, recorded, description(dataset) | {"frozen": frozen.identity})
         keep_vqgan(frozen, config, workdir)
 
-    agreement.first_alone(open_folder)
+    multihost.first_alone(open_folder)
 
     # The state: as it was left, or new.
     rows = process_rows(mesh, batch_size)
@@ -122,14 +122,14 @@ def _run(config: ConfigDict, workdir: pathlib.Path, interrupt: Interrupt, held: 
         print(f"compiling the training step of {parameters:,} parameters", file=sys.stderr)
         step_function = train_step_of(config, task, optimizer, state, example, mesh)
         train_step = step_function.lower(state, frozen.arrays, example).compile()
-        agreement.meet()
+        multihost.meet()
         print(f"compiled in {time.perf_counter() - begin:.1f} s", file=sys.stderr)
     val_loss = evaluate(0) if start == 0 else None
 
     # The loop. Numbers stay on the device until a row is due, so the host never waits for the step it has just sent.
     batches = train_batches(dataset, config.seed, batch_size, step=start, rows=rows, flip=config.data.flip)
     interrupt.defer()
-    any_requested = agreement.AnyOf()
+    any_requested = multihost.AnyOf()
     watch, pending = Stopwatch(), []
     with tqdm(
         total=steps * batch_size,
@@ -182,7 +182,7 @@ def _run(config: ConfigDict, workdir: pathlib.Path, interrupt: Interrupt, held: 
     checkpoints.close()
     if trials:
         trials.close()
-    agreement.first_alone(log.close)
+    multihost.first_alone(log.close)
 
     values = last_values(workdir / "metrics.jsonl")
     return {

@@ -32,7 +32,7 @@ from jax.sharding import Mesh
 from orbax.checkpoint.checkpoint_managers import preservation_policy as preserve
 
 from medjax.errors import UserError
-from medjax.runtime import agreement, distributed
+from medjax.runtime import distributed, multihost
 from medjax.runtime.out_of_memory import is_out_of_memory
 from medjax.runtime.sharding import state_shardings
 from medjax.runtime.train_state import TrainState
@@ -59,7 +59,7 @@ class Checkpoints:
     def __init__(self, workdir: pathlib.Path, keep: int):
         hush_relayed_failures()
         self.folder = workdir.absolute() / "checkpoints"
-        agreement.first_alone(self._set_unfinished_aside)
+        multihost.first_alone(self._set_unfinished_aside)
         lowest_loss = preserve.BestN(get_metric_fn=_val_loss, reverse=True, n=1, keep_checkpoints_without_metrics=False)
         options = ocp.CheckpointManagerOptions(
             preservation_policy=preserve.AnyPreservationPolicy([preserve.LatestN(max(keep, 1)), lowest_loss]),
@@ -76,7 +76,7 @@ class Checkpoints:
     def latest_step(self) -> int | None:
         """The step of the last whole checkpoint, as process 0 sees it; every process must ask."""
         step = self._manager.latest_step()
-        agreed = int(agreement.as_first(np.asarray(-1 if step is None else step)))
+        agreed = int(multihost.as_first(np.asarray(-1 if step is None else step)))
         return None if agreed < 0 else agreed
 
     def _set_unfinished_aside(self) -> None:

@@ -11,7 +11,7 @@ from medjax.models.factorized_unet import FactorizedUNet
 from medjax.models.unet import UNet
 from medjax.models.wavelet_unet import WaveletUNet
 from medjax.tasks.denoising import check_choices
-from medjax.tasks.lowerings import one_lowering, ways_by_level
+from medjax.tasks.lowering_choice import one_lowering, ways_by_level
 
 Network = UNet | WaveletUNet | FactorizedUNet
 

@@ -28,7 +28,7 @@ from medjax.models.tiling import in_tiles
 from medjax.models.vqgan import Decoder, Encoder, strides_by_level
 from medjax.tasks.adversarial import KINDS, Adversary, Judgement
 from medjax.tasks.denoising import check_choices, check_size
-from medjax.tasks.lowerings import one_lowering
+from medjax.tasks.lowering_choice import one_lowering
 from medjax.tasks.networks import remat_resolutions
 from medjax.tasks.slices import random_slices, take_slices
 

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from configs import brats, lidc, medical_diffusion
-from data_pipelines import mrnet, transforms
-from data_pipelines.nifti import Volume
-from medjax.jobs.frozen import task_of
+from data_pipelines import transforms
+from data_pipelines.formats.nifti import Volume
+from data_pipelines.readers import mrnet
+from medjax.builders.pretrained import task_of
 from medjax.runtime.mesh import check_volume_size, make_mesh
 from medjax.tasks import make_task
 

@@ -5,8 +5,9 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from data_pipelines import nifti, preparing
-from data_pipelines.nifti import Volume
+from data_pipelines import prepare_records
+from data_pipelines.formats import nifti
+from data_pipelines.formats.nifti import Volume
 from test_batches import settings
 
 SHAPE = (6, 5, 4)
@@ -35,13 +36,13 @@ def changed(data: SimpleNamespace, **changes) -> SimpleNamespace:
 
 def make(data: SimpleNamespace, processes: int = 1) -> None:
     """What the job does, its processes one after another."""
-    preparation = preparing.plan(data)
-    if not preparing.is_finished(preparation):
-        with preparing.sole_use(preparation):
-            missing = preparing.missing(preparation)
+    preparation = prepare_records.plan(data)
+    if not prepare_records.is_finished(preparation):
+        with prepare_records.sole_use(preparation):
+            missing = prepare_records.missing(preparation)
             for process in range(processes):
-                preparing.decode(preparation, missing[process::processes])
-            preparing.finish(preparation)
+                prepare_records.decode(preparation, missing[process::processes])
+            prepare_records.finish(preparation)
 
 
 def contents(folder: Path | str) -> dict[str, bytes]:

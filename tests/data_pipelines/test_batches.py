@@ -9,11 +9,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from data_pipelines import atlas, batches, nifti
+from data_pipelines import batches
 from data_pipelines.contents import changed_scan
 from data_pipelines.datasets import found_identity
 from data_pipelines.errors import DataError
-from data_pipelines.nifti import Volume
+from data_pipelines.formats import nifti
+from data_pipelines.formats.nifti import Volume
+from data_pipelines.readers import atlas
 from data_pipelines.splits import SPLITS
 from small_runs import LIMIT
 

@@ -6,10 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_pipelines import cache, nifti
+from data_pipelines import cache
 from data_pipelines.errors import DataError
-from data_pipelines.folder import Preprocessing
-from data_pipelines.nifti import Volume
+from data_pipelines.formats import nifti
+from data_pipelines.formats.nifti import Volume
+from data_pipelines.readers.folder import Preprocessing
 from data_pipelines.scans import Scan
 
 SHAPE = (8, 9, 10)

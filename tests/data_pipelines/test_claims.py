@@ -3,11 +3,11 @@ import tracemalloc
 
 import numpy as np
 import pytest
-
-from data_pipelines import dicom, nifti, numpy_files
-from data_pipelines.errors import DataError
 from test_dicom import write_slice
 from test_nifti import save
+
+from data_pipelines.errors import DataError
+from data_pipelines.formats import dicom, nifti, npy
 
 ARRAY = np.arange(60, dtype=np.float32).reshape(3, 4, 5)
 LITTLE = 2**26  # bytes
@@ -62,7 +62,7 @@ def test_npy_of_another_size_than_it_claims(tmp_path, shape):
     with (tmp_path / "a.npy").open("wb") as file:
         np.lib.format.write_array_header_1_0(file, {"shape": shape, "fortran_order": False, "descr": "<f4"})
         file.write(bytes(1000))
-    refused(numpy_files.read, tmp_path / "a.npy", "not a readable .npy file")
+    refused(npy.read, tmp_path / "a.npy", "not a readable .npy file")
 
 
 def test_npy_too_large_to_be_a_scan(tmp_path):
@@ -71,7 +71,7 @@ def test_npy_too_large_to_be_a_scan(tmp_path):
             file, {"shape": (1025, 1024, 1024), "fortran_order": False, "descr": "|i1"}
         )
         file.truncate(2**31)  # takes no room on the disk
-    refused(numpy_files.read, tmp_path / "a.npy", "1025x1024x1024 voxels, more than")
+    refused(npy.read, tmp_path / "a.npy", "1025x1024x1024 voxels, more than")
 
 
 def test_slices_too_large_to_be_a_scan(tmp_path):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from data_pipelines import batches, datasets, preparing, records
+from data_pipelines import batches, datasets, prepare_records, records
 from data_pipelines.errors import DataError
 from data_pipelines.records import Latents
 from prepared import SHAPE, changed, contents, make, scans_to_prepare
@@ -24,11 +24,11 @@ def encode(volume: np.ndarray) -> np.ndarray:
 
 
 def make_latents(data, latents=LATENTS, encode=encode):
-    preparation = preparing.plan(data, latents)
-    if not preparing.is_finished(preparation):
-        with preparing.sole_use(preparation):
-            preparing.decode(preparation, preparing.missing(preparation), encode)
-            preparing.finish(preparation)
+    preparation = prepare_records.plan(data, latents)
+    if not prepare_records.is_finished(preparation):
+        with prepare_records.sole_use(preparation):
+            prepare_records.decode(preparation, prepare_records.missing(preparation), encode)
+            prepare_records.finish(preparation)
 
 
 @pytest.fixture
@@ -93,9 +93,9 @@ def test_records_of_volumes_serve_too_but_are_not_mixed(data):
 
 def test_going_on_after_a_kill_gives_the_same_bytes(data, tmp_path):
     make_latents(changed(data, records=str(tmp_path / "reference")))
-    preparation = preparing.plan(data, LATENTS)
-    with preparing.sole_use(preparation):
-        preparing.decode(preparation, [1, 4], encode)
+    preparation = prepare_records.plan(data, LATENTS)
+    with prepare_records.sole_use(preparation):
+        prepare_records.decode(preparation, [1, 4], encode)
     with pytest.raises(DataError, match="holds latents, no volumes"):
         make(data)
     make_latents(data)
@@ -103,10 +103,10 @@ def test_going_on_after_a_kill_gives_the_same_bytes(data, tmp_path):
 
 
 def test_what_an_encoder_must_not_give(data):
-    preparation = preparing.plan(data, LATENTS)
+    preparation = prepare_records.plan(data, LATENTS)
     for wrong in (lambda volume: encode(volume)[:2], lambda volume: encode(volume) * np.nan):
-        with preparing.sole_use(preparation), pytest.raises(ValueError, match="the encoder gave"):
-            preparing.decode(preparation, [0], wrong)
+        with prepare_records.sole_use(preparation), pytest.raises(ValueError, match="the encoder gave"):
+            prepare_records.decode(preparation, [0], wrong)
 
 
 def test_latents_are_not_mirrored(data):

@@ -12,9 +12,10 @@ import tensorflow_datasets as tfds
 from etils import epath
 from etils.epath import backend, gpath, register
 
-from data_pipelines import batches, datasets, nifti, records
+from data_pipelines import batches, datasets, records
 from data_pipelines.errors import DataError
-from data_pipelines.nifti import Volume
+from data_pipelines.formats import nifti
+from data_pipelines.formats.nifti import Volume
 from prepared import SHAPE, N, changed, contents, make, scans_to_prepare
 from test_batches import settings
 

@@ -3,7 +3,7 @@ import re
 import pytest
 
 from data_pipelines.errors import DataError
-from data_pipelines.folder import find_scans
+from data_pipelines.readers.folder import find_scans
 from data_pipelines.splits import side
 from data_pipelines.subjects import by_pattern, compiled, subject_of, tell, twofold
 

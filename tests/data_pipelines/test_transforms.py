@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from data_pipelines import transforms
-from data_pipelines.nifti import Volume
+from data_pipelines.formats.nifti import Volume
 
 OBLIQUE = np.array([[0.1, -1.2, 0.05, 12.0], [0.9, 0.1, 0.2, -30], [0.1, 0.15, -2.1, 55], [0, 0, 0, 1]])
 

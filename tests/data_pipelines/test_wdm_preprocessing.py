@@ -5,8 +5,9 @@ import hashlib
 import numpy as np
 import pytest
 
-from data_pipelines import brats, lidc, nifti
-from data_pipelines.nifti import Volume
+from data_pipelines.formats import nifti
+from data_pipelines.formats.nifti import Volume
+from data_pipelines.readers import brats, lidc
 from golden_files import GoldenFile
 from synthetic_volumes import synthetic_volume
 

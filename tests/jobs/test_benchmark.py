@@ -4,10 +4,10 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from medjax.jobs.bench import Bench
-from medjax.jobs.measures import plain_task
-from medjax.jobs.steps import optimizer_of
-from medjax.jobs.yardsticks import haar_by_matrices
+from medjax.benchmarking.ceilings import haar_by_matrices
+from medjax.benchmarking.parts import plain_task
+from medjax.benchmarking.rig import Bench
+from medjax.builders.steps import optimizer_of
 from medjax.models.unet import UNet
 from medjax.runtime.mesh import make_mesh
 from medjax.tasks import make_task

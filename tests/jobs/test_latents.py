@@ -6,7 +6,7 @@ import nibabel
 import numpy as np
 import pytest
 
-from medjax.jobs import frozen
+from medjax.builders import pretrained
 from small_runs import ROOT, ends, launch, result, start_all, write_scans
 
 SMALL = (
@@ -105,7 +105,7 @@ def test_a_vqgan_draws_no_samples(trained, capsys):
 
 
 def test_prepared_latents_teach_what_volumes_teach(trained, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(frozen, "MEASURED", 2)  # fewer than there are for training
+    monkeypatch.setattr(pretrained, "MEASURED", 2)  # fewer than there are for training
     records = f"--config.data.records={tmp_path}/latents"
     still = "--config.data.flip=False"
     prepare = command("ddpm", trained / "scans", trained, "--mode=prepare", records, still)

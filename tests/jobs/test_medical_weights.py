@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from configs import medical_diffusion
+from medjax.builders.pretrained import task_of
 from medjax.interop import medical_checkpoints, medical_vqgan
 from medjax.interop.torch_load import load_state_dict, load_state_dicts
 from medjax.interop.torch_save import save_checkpoint, save_state_dict
-from medjax.jobs.frozen import task_of
 from medjax.runtime.workdir import read_json
 from small_runs import ROOT, launch, result, snapshot
 

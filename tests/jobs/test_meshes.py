@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from configs import brats
-from medjax.jobs.steps import denoise_step_of, state_shapes, train_step_of, volume_shapes
+from medjax.builders.steps import denoise_step_of, state_shapes, train_step_of, volume_shapes
 from medjax.models.unet import gathers
 from medjax.runtime import sharding
 from medjax.runtime.mesh import AXES, batch_sharding, make_mesh, put_batch

@@ -7,9 +7,9 @@ import pytest
 
 from medjax.errors import UserError
 from medjax.jobs import plan
-from medjax.jobs.forecast import Forecast
 from medjax.jobs.plan import alternatives, largest_that_fits, rows_of
-from medjax.runtime.topologies import Topology
+from medjax.planning.forecast import Forecast
+from medjax.xla.topologies import Topology
 from small_config import small_config
 from small_runs import ROOT, SMALL, ends, launch, result, start
 

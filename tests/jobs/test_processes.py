@@ -6,7 +6,7 @@ import signal
 import numpy as np
 import pytest
 
-from data_pipelines import nifti
+from data_pipelines.formats import nifti
 from small_runs import FOLDER, SMALL, ends, free_port, result, start, start_all, wait_until
 
 pytestmark = pytest.mark.slow

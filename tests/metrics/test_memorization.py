@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from data_pipelines import atlas
+from data_pipelines.readers import atlas
 from medjax.metrics.memorization import BEHIND, examined, find_copies, margins
 from medjax.models.features import random_backbone
 

@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from medjax.builders.pretrained import task_of
+from medjax.builders.steps import optimizer_of, state_shapes, train_step_of, volume_shapes
 from medjax.errors import UserError
-from medjax.jobs.frozen import task_of
-from medjax.jobs.steps import optimizer_of, state_shapes, train_step_of, volume_shapes
 from medjax.runtime.mesh import make_mesh
 from medjax.runtime.precision import PRECISIONS, products_in
 from small_config import small_config

@@ -16,7 +16,7 @@ import numpy as np
 
 from data_pipelines import synthetic
 from medjax.errors import UserError
-from medjax.runtime import agreement, distributed
+from medjax.runtime import distributed, multihost
 from medjax.runtime.checkpoints import Checkpoints
 from medjax.runtime.mesh import make_mesh, process_rows, put_batch, replicated, row_everywhere, take_rows
 from wide_state import check, wide_shapes, wide_state
@@ -55,7 +55,7 @@ def rows() -> list:
 def decisions() -> dict:
     """What the two are told when one of them votes, fails or differs."""
     process = jax.process_index()
-    any_of = agreement.AnyOf()
+    any_of = multihost.AnyOf()
     answers = [any_of(process == 1 and call == 2) for call in range(5)]
 
     def outcome(function, *arguments) -> str:
@@ -74,12 +74,12 @@ def decisions() -> dict:
 
     return {
         "answers": answers,
-        "as_first": int(agreement.as_first(np.asarray(process + 5))),
-        "together": outcome(agreement.together, lambda: process),
-        "second_fails": outcome(agreement.together, fails_on_second),
-        "first_fails": outcome(agreement.first_alone, fails_on_first),
-        "same": outcome(agreement.check_same, {"steps": 3}),
-        "different": outcome(agreement.check_same, {"steps": 3 + process}),
+        "as_first": int(multihost.as_first(np.asarray(process + 5))),
+        "together": outcome(multihost.together, lambda: process),
+        "second_fails": outcome(multihost.together, fails_on_second),
+        "first_fails": outcome(multihost.first_alone, fails_on_first),
+        "same": outcome(multihost.check_same, {"steps": 3}),
+        "different": outcome(multihost.check_same, {"steps": 3 + process}),
     }
 
 

@@ -79,7 +79,7 @@ def write_nifti_gz(folder: pathlib.Path) -> None:
 
 
 def read_nifti(folder: pathlib.Path) -> object:
-    from data_pipelines.folder import Preprocessing
+    from data_pipelines.readers.folder import Preprocessing
 
     (path,) = folder.iterdir()
     return Preprocessing(SHAPE)(path)
@@ -90,7 +90,7 @@ def write_npy(folder: pathlib.Path) -> None:
 
 
 def read_npy(folder: pathlib.Path) -> object:
-    from data_pipelines.folder import Preprocessing
+    from data_pipelines.readers.folder import Preprocessing
 
     return Preprocessing(SHAPE)(folder / "scan.npy")
 
@@ -124,7 +124,7 @@ def damaged_dicom(content: bytes, rng: random.Random) -> bytes:
 
 
 def read_dicom(folder: pathlib.Path) -> object:
-    from data_pipelines import dicom
+    from data_pipelines.formats import dicom
 
     return dicom.modality(folder), dicom.read_series(folder)
 
@@ -169,14 +169,14 @@ def data_config(folder: pathlib.Path):
 
 
 def write_records(folder: pathlib.Path) -> None:
-    from data_pipelines import preparing
+    from data_pipelines import prepare_records
     from small_runs import write_scans
 
     write_scans(folder / "scans", 4)
-    preparation = preparing.plan(data_config(folder).data)
-    with preparing.sole_use(preparation):
-        preparing.decode(preparation, range(4))
-        preparing.finish(preparation)
+    preparation = prepare_records.plan(data_config(folder).data)
+    with prepare_records.sole_use(preparation):
+        prepare_records.decode(preparation, range(4))
+        prepare_records.finish(preparation)
 
 
 def read_records(folder: pathlib.Path) -> object:
@@ -227,7 +227,7 @@ def open_run(folder: pathlib.Path) -> object:
 def read_vqgan(folder: pathlib.Path) -> object:
     """Reads it as training a diffusion on it does."""
     from configs import medical_diffusion
-    from medjax.jobs.frozen import task_of
+    from medjax.builders.pretrained import task_of
 
     config = medical_diffusion.get_config("folder,ddpm,tiny")
     config.latents.vqgan = str(folder / "run")

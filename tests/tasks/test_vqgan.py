@@ -11,8 +11,8 @@ from ml_collections import ConfigDict
 from configs import medical_diffusion
 from medjax.errors import UserError
 from medjax.models import codebook as codebooks
-from medjax.runtime import flops
 from medjax.tasks.vqgan import VQGAN, Chances
+from medjax.xla import flops
 
 SIZE, BATCH = (16, 16, 8), 2
 ROWS = jnp.arange(BATCH)

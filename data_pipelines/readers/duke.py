@@ -1,0 +1,41 @@
+"""Duke-Breast-Cancer-MRI, converted to NIfTI: a folder a patient, Dyn_0.nii.gz before contrast, Dyn_1 and on after it.
+
+The published Medical Diffusion (arXiv 2211.03364) is of `Dyn_0`. The download itself is DICOM: convert it first.
+"""
+
+import re
+from pathlib import Path
+
+from data_pipelines.errors import DataError
+from data_pipelines.formats.nifti import is_nifti, stem
+from data_pipelines.readers.folder import list_files
+from data_pipelines.scans import Scan
+from data_pipelines.subjects import person_in, subject_of
+
+NAME = re.compile(r"Dyn_\d+")
+PATIENT = re.compile(r"Breast_MRI_\d+")
+
+
+def find_scans(root: Path, series: str = "Dyn_0") -> tuple[Scan, ...]:
+    """The scans PATIENT/Dyn_0.nii.gz ..., at any depth; the patient is the folder the file is in, less a visit.
+
+    Args:
+      root: of the patients' folders.
+      series: which of the dynamic series.
+
+    Raises:
+      DataError: no such folder, or no such scans in it.
+    """
+    files = [path for path in list_files(root) if is_nifti(path)]
+    scans = [path for path in files if stem(path) == series and path.parent != root]
+    if not scans:
+        raise DataError(
+            f"data.root={root}: {len(files)} NIfTI files, none PATIENT/{series}.nii.gz; give the folder of the patients"
+        )
+    folders = [path.parent.relative_to(root) for path in scans]
+    return tuple(Scan(str(folder), _patient(folder), path) for folder, path in zip(folders, scans, strict=True))
+
+
+def _patient(folder: Path) -> str:
+    match = PATIENT.search(str(folder))
+    return match.group() if match else subject_of(folder.name if person_in(folder.name) else folder.as_posix())

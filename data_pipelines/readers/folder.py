@@ -1,0 +1,116 @@
+"""Any folder of NIfTI or .npy scans, of any orientation, spacing and shape."""
+
+import dataclasses
+import math
+from pathlib import Path
+
+import numpy as np
+
+from data_pipelines import transforms
+from data_pipelines.errors import DataError
+from data_pipelines.formats import nifti, npy
+from data_pipelines.formats.nifti import Volume
+from data_pipelines.scans import Scan
+from data_pipelines.subjects import subject_of
+from data_pipelines.transforms import Shape
+
+VOXEL_SIZE = (1.0, 1.0, 1.0)  # mm, of files that do not say
+
+
+def find_scans(root: Path) -> tuple[Scan, ...]:
+    """Every .nii, .nii.gz and .npy under a folder, at any depth.
+
+    Whose each is, its path says, as subjects.py reads it.
+
+    Raises:
+      DataError: the folder does not exist, is empty, or has no such file in it.
+    """
+    files = list_files(root)
+    scans = [path for path in files if nifti.is_nifti(path) or npy.is_npy(path)]
+    if not scans:
+        found = ", ".join(sorted({"".join(path.suffixes[-2:]) or path.name for path in files})[:5])
+        raise DataError(f"data.root={root}: {len(files)} files ({found}), none .nii, .nii.gz or .npy; convert to NIfTI")
+    names = [path.relative_to(root).as_posix() for path in scans]
+    return tuple(Scan(name, subject_of(name), path) for name, path in zip(names, scans, strict=True))
+
+
+def list_files(root: Path) -> list[Path]:
+    """All files under a folder, sorted; a DataError if there is no such folder or nothing in it."""
+    if not root.is_dir():
+        found = "is a file" if root.exists() else "does not exist"
+        raise DataError(f"data.root={root}: {found}; give the folder that holds the scans")
+    files = sorted(path for path in root.rglob("*") if path.is_file())
+    if not files:
+        raise DataError(f"data.root={root}: the folder is empty; give the folder that holds the scans")
+    return files
+
+
+@dataclasses.dataclass(frozen=True)
+class Preprocessing:
+    """From a file to what training reads: orientation, spacing, intensity window, shape; in this order.
+
+    Attributes:
+      shape: (I, J, K) voxels.
+      orientation: "RAS" or "native".
+      spacing: (I, J, K) millimetres to resample to; None keeps each file's own.
+      window: "quantile" or "fixed": what `window_range` is, a pair of quantiles or of intensities (HU, for a CT).
+      window_range: is mapped to [-1, 1], what lies outside clipped to it.
+      fit: "crop" crops and pads (with -1) to the shape about the centre, "resize" interpolates to it, "brain" too, but
+        of the box of the brain, padded to be of the shape's proportions: in scans where all else is 0 or less.
+      margin: voxels to leave around the brain.
+      voxel_size: (I, J, K) mm of files that do not say.
+    """
+
+    shape: Shape
+    orientation: str = "RAS"
+    spacing: tuple[float, float, float] | None = None
+    window: str = "quantile"
+    window_range: tuple[float, float] = (0.001, 0.999)
+    fit: str = "crop"
+    margin: int = 0
+    voxel_size: tuple[float, float, float] = VOXEL_SIZE
+
+    def read(self, path: Path) -> Volume:
+        """The file as it is. The axes of an .npy are taken to run to the right, the front and the top."""
+        if npy.is_npy(path):
+            return Volume(npy.read(path), np.diag([*self.voxel_size, 1.0]))
+        return nifti.read(path)
+
+    def __call__(self, path: Path) -> Volume:
+        volume = transforms.to_orientation(self.read(path), self.orientation)
+        if self.spacing is not None:
+            volume = transforms.resample(volume, self.spacing)
+        low, high = self.window_range
+        if self.window == "quantile":
+            low, high = np.quantile(volume.array, self.window_range)
+        if not low < high or volume.array.min() >= high or volume.array.max() <= low:
+            raise DataError(
+                f"{path}: no contrast in the window {low:g} to {high:g} (values are {volume.array.min():g} to "
+                f"{volume.array.max():g}); change data.window_range or remove the file"
+            )
+        box = brain_box(path, volume, self.margin) if self.fit == "brain" else None
+        volume = transforms.window(volume, low, high)
+        if self.fit == "crop":
+            return transforms.crop_or_pad(volume, self.shape, fill=-1.0)
+        if box:
+            brain = transforms.crop(volume, box)
+            scale = max(n / m for n, m in zip(brain.array.shape, self.shape, strict=True))
+            volume = transforms.crop_or_pad(brain, tuple(math.ceil(scale * m) for m in self.shape), fill=-1.0)
+        resized = transforms.resize(volume, self.shape)
+        return dataclasses.replace(resized, array=np.clip(resized.array, -1, 1))  # cubic splines overshoot
+
+
+def brain_box(path: Path, volume: Volume, margin: int) -> tuple[slice, ...]:
+    """The smallest box that holds all voxels above 0, and `margin` voxels around it as far as there are any.
+
+    Raises:
+      DataError: there are none.
+    """
+    inside = volume.array > 0
+    if not inside.any():
+        raise DataError(f"{path}: no voxel is above 0, so there is no brain to crop to; set data.fit or remove it")
+    box = []
+    for axis in range(3):
+        there = np.flatnonzero(inside.any(axis=tuple({0, 1, 2} - {axis})))
+        box.append(slice(max(0, int(there[0]) - margin), int(there[-1]) + 1 + margin))
+    return tuple(box)

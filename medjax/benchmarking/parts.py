@@ -1,0 +1,187 @@
+"""What `--mode=benchmark` times, one function a part: it gets a `Bench` and gives back plain numbers."""
+
+import contextlib
+import dataclasses
+import os
+import pathlib
+import shutil
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from data_pipelines.batches import train_batches
+from medjax.benchmarking.ceilings import product_flops, product_of
+from medjax.benchmarking.rig import Bench, Stepping, described
+from medjax.generation.sampler import Drawing
+from medjax.runtime import multihost
+from medjax.runtime.checkpoints import Checkpoints
+from medjax.runtime.mesh import process_rows, put_batch, put_label
+from medjax.runtime.train_state import Batch, Task
+from medjax.xla import cost, flops
+
+
+def train(bench: Bench, stepping: Stepping) -> dict[str, Any]:
+    """The training step on one batch that stays on the devices, in turns with a product of large matrices."""
+    timings = bench.timed(step=lambda calls: stepping.run(bench.batch for _ in range(calls)), product=product_of(bench))
+    step, product = timings["step"], timings["product"]
+    devices = bench.mesh.size
+    useful = training_flops(bench)
+    counted = cost.flops(stepping.step)
+    reported = counted and counted * bench.config.train.accumulate * devices / bench.batch_size
+    tflops = useful * bench.batch_size / devices / step.median / 1e12
+    ceiling = product_flops(bench) / product.median / 1e12
+    peak, source = peak_bytes(stepping.step)
+    return described(step, bench.batch_size / devices) | {
+        "flops_per_volume": useful,
+        "flops_per_volume_compiler": reported,
+        "tflops_per_second_per_device": tflops,
+        "ceiling_tflops_per_second_per_device": ceiling,
+        "ceiling_spread": product.spread,
+        "mfu": tflops / ceiling,
+        "peak_bytes": peak,
+        "peak_bytes_by": source,
+        "compile_seconds": stepping.compile_seconds,
+    }
+
+
+def training_flops(bench: Bench) -> float:
+    """Of convolutions and matrix products, a volume: forward and gradients, nothing computed twice, nothing folded."""
+    plain = plain_task(bench.task)
+    one = {name: jax.ShapeDtypeStruct((1, *a.shape[1:]), a.dtype) for name, a in bench.shapes.items()}
+    one["row"] = jax.ShapeDtypeStruct((1,), jnp.int32)
+    key, step = jax.eval_shape(lambda: jax.random.key(0)), jax.ShapeDtypeStruct((), jnp.int32)
+    params, variables = jax.eval_shape(plain.init, key, one)
+    frozen = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), bench.frozen)
+    return flops.count(plain.gradients, params, variables, frozen, one, key, step)
+
+
+def plain_task(task: Task) -> Task:
+    """The task with its networks as the papers draw them: convolutions direct, unfolded, nothing recomputed."""
+    plain = {"lowering": "direct", "fold": 1, "remat": False}
+    changed = {}
+    for field in dataclasses.fields(task):
+        value = getattr(task, field.name)
+        if isinstance(value, nn.Module):
+            changed[field.name] = value.clone(
+                **{name: choice for name, choice in plain.items() if hasattr(value, name)}
+            )
+        elif hasattr(value, "gradients"):
+            changed[field.name] = plain_task(value)
+    return dataclasses.replace(task, **changed)
+
+
+def peak_bytes(step: jax.stages.Compiled) -> tuple[int, str]:
+    """The most memory a device has held, and who says so: the "device", or where it does not count, the "compiler"."""
+    stats = [device.memory_stats() for device in jax.local_devices()]
+    peaks = [each["peak_bytes_in_use"] for each in stats if each and "peak_bytes_in_use" in each]
+    return (max(peaks), "device") if peaks else (cost.memory(step).total, "compiler")
+
+
+def data(bench: Bench, stepping: Stepping | None, alone: float | None) -> dict[str, Any] | None:
+    """The pipeline by itself, then training from it; None without data.
+
+    Args:
+      stepping: None where training was not measured.
+      alone: seconds of a step whose batch was on the devices already.
+    """
+    if bench.dataset is None:
+        return None
+    rows = process_rows(bench.mesh, bench.batch_size)
+    batches = train_batches(bench.dataset, bench.config.seed, bench.batch_size, rows=rows, flip=bench.config.data.flip)
+
+    def read(calls: int) -> None:
+        for _ in range(calls):
+            next(batches)
+
+    def fed(calls: int) -> Iterator[Batch]:
+        for _ in range(calls):
+            host_batch = next(batches)
+            yield put_batch({name: host_batch[name] for name in bench.shapes}, bench.mesh, bench.batch_size)
+
+    for _ in range(-(-len(bench.dataset.train) // bench.batch_size)):  # so that all are in the page cache
+        next(batches)
+    timing = bench.timed(read=read)["read"]
+    result = described(timing, bench.batch_size / bench.mesh.size)
+    result["volumes_per_second"] = bench.batch_size / timing.median
+    if stepping is not None:
+        step = bench.timed(step=lambda calls: stepping.run(fed(calls)))["step"]
+        result |= {"train_step_seconds": step.median, "wait_share": max(0.0, 1 - alone / step.median)}
+    return result
+
+
+def denoise_and_sample(bench: Bench, parts: tuple[str, ...]) -> dict[str, Any]:
+    """One step of the sampler, and a batch from noise to volumes."""
+    count = bench.config.sample.batch_size
+    state = bench.state()
+    indices = np.arange(count, dtype=np.uint32)
+    conditions = None
+    if bench.config.model.get("classes", 0) and bench.config.sample.label is not None:
+        conditions = put_label(bench.config.sample.label, bench.mesh, count)
+    begin = time.perf_counter()
+    drawing = Drawing(
+        bench.task,
+        bench.mesh,
+        state.params,
+        state.variables,
+        bench.config.sample.seed,
+        indices,
+        conditions,
+        bench.frozen,
+    )
+    compile_seconds = time.perf_counter() - begin
+    del state
+
+    def denoise(calls: int) -> None:
+        sampled = drawing.begin(indices, conditions)
+        for _ in range(calls):
+            sampled = drawing.advance(indices, sampled, 0, 1)
+        jax.block_until_ready(sampled)
+
+    def sample(calls: int) -> None:
+        for _ in range(calls):
+            drawing(indices, conditions)
+
+    work = {name: each for name, each in {"denoise": denoise, "sampler": sample}.items() if name in parts}
+    share = count / bench.mesh.size
+    found = {name: described(timing, share) for name, timing in bench.timed(**work).items()}
+    for each in found.values():
+        each["compile_seconds"] = compile_seconds
+    if "sampler" in found:
+        found["sampler"] |= {"steps": bench.task.steps, "seconds_per_volume": found["sampler"]["seconds"] / count}
+    return found
+
+
+def checkpoint(bench: Bench, workdir: pathlib.Path) -> dict[str, Any]:
+    """Saving the training state and reading it back, in a folder of its own that is gone afterwards."""
+    state = bench.state()
+    with folder_beside(workdir) as folder, Checkpoints(folder, keep=1) as checkpoints:
+        for step in range(2):  # the first one compiles what is read of the state
+            state = dataclasses.replace(state, step=state.step + step)
+            begin = time.perf_counter()
+            checkpoints.save(state, None)
+            blocked = time.perf_counter() - begin
+            checkpoints.wait()
+            saved = time.perf_counter() - begin
+        shapes = jax.eval_shape(lambda state: state, state)
+        del state
+        begin = time.perf_counter()
+        jax.block_until_ready(checkpoints.restore(shapes, bench.mesh))
+        restored = time.perf_counter() - begin
+    held = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
+    return {"bytes": held, "blocked_seconds": blocked, "save_seconds": saved, "restore_seconds": restored}
+
+
+@contextlib.contextmanager
+def folder_beside(workdir: pathlib.Path) -> Iterator[pathlib.Path]:
+    """A new folder on the disk of `workdir`, the same for all processes, removed at the end."""
+    folder = workdir / f".benchmark-{int(multihost.as_first(np.asarray(os.getpid())))}"
+    multihost.first_alone(lambda: folder.mkdir(parents=True))
+    try:
+        yield folder
+    finally:
+        multihost.first_alone(lambda: shutil.rmtree(folder, ignore_errors=True))

@@ -1,0 +1,118 @@
+"""What every part of `--mode=benchmark` is measured with: the task on its mesh, a batch, the compiled training step."""
+
+import dataclasses
+import functools
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from data_pipelines.batches import Dataset
+from medjax.benchmarking.timing import Timing, measure
+from medjax.builders.steps import batch_shapes, train_step_of
+from medjax.runtime import multihost
+from medjax.runtime.mesh import process_rows, put_batch
+from medjax.runtime.train_state import Arrays, Batch, Task, TrainState, build_sharded, state_builder
+
+
+@dataclasses.dataclass(frozen=True)
+class Bench:
+    """What every part is measured with.
+
+    Attributes:
+      config: the configuration, of which `benchmark` says how long to measure.
+      task, mesh, optimizer: what runs where.
+      frozen: what the task only reads.
+      dataset: the data, None where there are none at hand.
+    """
+
+    config: ConfigDict
+    task: Task
+    mesh: Mesh
+    optimizer: optax.GradientTransformation
+    frozen: Arrays
+    dataset: Dataset | None
+
+    def timed(self, **work: Callable[[int], None]) -> dict[str, Timing]:
+        """`runtime.timing.measure` as the configuration asks."""
+        benchmark = self.config.benchmark
+        return measure(work, windows=benchmark.windows, seconds=benchmark.seconds, limit=benchmark.limit_seconds)
+
+    @property
+    def batch_size(self) -> int:
+        return self.config.data.batch_size
+
+    @functools.cached_property
+    def shapes(self) -> Batch:
+        """Of this process's rows of a training batch."""
+        content, shape = ("image", (*self.config.data.size, 1))
+        if self.dataset:
+            content, shape = self.dataset.content, self.dataset.example_shape
+        rows = len(process_rows(self.mesh, self.batch_size))
+        return batch_shapes(content, shape, rows, labels=self.config.model.get("classes", 0) > 0)
+
+    @functools.cached_property
+    def batch(self) -> Batch:
+        """Noise in the shape of a training batch, and the first label."""
+        random = np.random.default_rng(0)
+        rows = {
+            name: np.clip(random.normal(size=a.shape) / 3, -1, 1).astype(a.dtype)
+            if a.ndim > 1
+            else np.zeros(a.shape, a.dtype)
+            for name, a in self.shapes.items()
+        }
+        return put_batch(rows, self.mesh, self.batch_size)
+
+    def state(self) -> TrainState:
+        """Initial parameters at the last step of training, when all that begins on the way, as discriminators do, has begun."""
+        state = build_sharded(
+            state_builder(self.task, self.optimizer), jax.random.key(self.config.seed), self.batch, self.mesh
+        )
+        return dataclasses.replace(state, step=state.step + max(0, self.config.train.steps - 1))
+
+
+@dataclasses.dataclass
+class Stepping:
+    """The compiled training step, and the state it has come to."""
+
+    step: jax.stages.Compiled
+    state: TrainState
+    frozen: Arrays
+    compile_seconds: float
+
+    def run(self, batches: Iterator[Batch]) -> None:
+        """Steps over all batches, as the training loop does: never more than one ahead of the devices."""
+        last = None
+        for batch in batches:
+            self.state, metrics = self.step(self.state, self.frozen, batch)
+            if last is not None:
+                jax.block_until_ready(last["loss"])
+            last = metrics
+        jax.block_until_ready(self.state)
+
+
+def compile_step(bench: Bench) -> Stepping:
+    """Compiles the training step, its time apart."""
+    state = bench.state()
+    function = train_step_of(bench.config, bench.task, bench.optimizer, state, bench.batch, bench.mesh)
+    begin = time.perf_counter()
+    step = function.lower(state, bench.frozen, bench.batch).compile()
+    seconds = time.perf_counter() - begin
+    multihost.meet()
+    return Stepping(step, state, bench.frozen, seconds)
+
+
+def described(timing: Timing, volumes: float) -> dict[str, Any]:
+    """A timing as JSON, of work on so many volumes a device."""
+    return {
+        "seconds": timing.median,
+        "spread": timing.spread,
+        "windows": list(timing.windows),
+        "calls_per_window": timing.calls,
+        "volumes_per_second_per_device": volumes / timing.median,
+    }

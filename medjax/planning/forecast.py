@@ -1,0 +1,284 @@
+"""What one step would take of a machine that need not be there: compiled for it, read, never run."""
+
+import dataclasses
+import math
+import re
+import sys
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from medjax.builders.pretrained import frozen_shapes, task_of
+from medjax.builders.steps import (
+    denoise_step_of,
+    key_shapes,
+    optimizer_of,
+    state_shapes,
+    train_step_of,
+    volume_shapes,
+)
+from medjax.errors import UserError
+from medjax.runtime.mesh import AXES, batch_sharding, batch_ways, check_batch_size, check_volume_size, make_mesh
+from medjax.runtime.sharding import state_shardings
+from medjax.xla import cost, hlo
+from medjax.xla.cost import Collective
+from medjax.xla.topologies import GiB, Topology
+
+UNITS = {"B": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+
+
+@dataclasses.dataclass(frozen=True)
+class Forecast:
+    """One step on one mesh, per device. What the compiler refused, or does not tell on this platform, is None.
+
+    Attributes:
+      step: "train" or "denoise".
+      mesh: devices along each axis.
+      batch_size: of all devices together.
+      remat: `train.remat`.
+      fits: whether every device holds it.
+      reason: why it does not, in a line.
+      bytes_per_device: of memory, all in all; of a step that was refused, what the compiler says it needs.
+      memory: the parts of it: `parameters` (with their moving average when training), `optimizer` and `batch`, as their
+        shapes say, are among the `arguments`, which the device's memory layout pads; `temporaries` are activations and
+        gradients; `code`.
+      flops: as the compiler counts them, those of recomputed activations included.
+      collectives: by kind, how many a step (`count`) and their `bytes`, for each the larger of operand's and result's, and
+        of these how many are `parameters` that are gathered, `gradients` that are summed, and `activations`.
+      communicated_bytes: of all collectives.
+      cycles, communication_cycles, communication_share, exposed_share: the compiler's estimate (compiled.Estimate).
+      seconds_estimated: that estimate at the chip's clock.
+      compile_seconds: what it took to find out.
+    """
+
+    step: str
+    mesh: dict[str, int]
+    batch_size: int
+    remat: str
+    fits: bool
+    reason: str | None = None
+    bytes_per_device: int | None = None
+    memory: dict[str, int] | None = None
+    flops: float | None = None
+    collectives: dict[str, dict[str, int]] | None = None
+    communicated_bytes: int | None = None
+    cycles: int | None = None
+    communication_cycles: int | None = None
+    communication_share: float | None = None
+    exposed_share: float | None = None
+    seconds_estimated: float | None = None
+    compile_seconds: float | None = None
+
+
+class OutOfMemory(Exception):
+    """The compiler refuses a program; `needed` bytes of a device, `available` bytes."""
+
+    def __init__(self, needed: int, available: int):
+        super().__init__(needed, available)
+        self.needed, self.available = needed, available
+
+
+def forecast_train(config: ConfigDict, machine: Topology) -> Forecast:
+    """The training step of a configuration, its batch and its mesh."""
+    return _forecast("train", config, machine, config.data.batch_size, _training)
+
+
+def forecast_denoise(config: ConfigDict, machine: Topology) -> Forecast:
+    """One evaluation of the network while sampling, for `sample.batch_size` volumes, or as many more as the mesh divides."""
+    ways = batch_ways(make_mesh(config.mesh, machine.devices))
+    batch_size = -(-config.sample.batch_size // ways) * ways
+    return _forecast("denoise", config, machine, batch_size, _denoising)
+
+
+def _training(config: ConfigDict, mesh: Mesh, batch_size: int) -> tuple[jax.stages.Lowered, dict[str, int], Any]:
+    """The lowered step, the bytes of what it is called with, and the parameters' shapes."""
+    check_batch_size("data.batch_size", batch_size, mesh, config.train.accumulate)
+    task = task_of(config)
+    _, optimizer = optimizer_of(config, task)
+    batch = volume_shapes(tuple(config.data.size), batch_size, labels=config.model.get("classes", 0) > 0)
+    state = state_shapes(task, optimizer, batch)
+    step = train_step_of(config, task, optimizer, state, batch, mesh)
+    shardings = state_shardings(state, mesh)
+    holdings = {
+        "parameters": bytes_of((state.params, state.ema), (shardings.params, shardings.ema)),
+        "optimizer": bytes_of(state.opt_state, shardings.opt_state),
+        "batch": bytes_of(batch, {name: batch_sharding(mesh, array) for name, array in batch.items()}),
+    }
+    return step.lower(state, frozen_shapes(config, task), batch), holdings, state.params
+
+
+def _denoising(config: ConfigDict, mesh: Mesh, batch_size: int) -> tuple[jax.stages.Lowered, dict[str, int], Any]:
+    """The same of the denoising step."""
+    task = task_of(config)
+    batch = volume_shapes(tuple(config.data.size), batch_size)
+    params, variables = jax.eval_shape(task.init, jax.random.key(0), batch)
+    step = denoise_step_of(task, params, variables, batch, mesh)
+    holdings = {"parameters": bytes_of(params, state_shardings(params, mesh)), "optimizer": 0, "batch": 0}
+    return step.lower(params, variables, frozen_shapes(config, task), key_shapes(batch_size)), holdings, params
+
+
+def _forecast(step: str, config: ConfigDict, machine: Topology, batch_size: int, lower: Callable) -> Forecast:
+    mesh = make_mesh(config.mesh, machine.devices)
+    blank = Forecast(step, dict(mesh.shape), batch_size, config.train.remat, fits=False)
+    try:
+        check_volume_size(tuple(config.data.size), mesh, task_of(config).size_multiple)
+        begin = time.perf_counter()
+        say(f"compiling the {step} step for {describe_mesh(blank.mesh)}, batch {batch_size}, remat {blank.remat}", "")
+        lowered, holdings, params = lower(config, mesh, batch_size)
+        executable = compile_for(lowered, machine)
+    except UserError as error:
+        say(" refused")
+        return dataclasses.replace(blank, reason=str(error))
+    except OutOfMemory as error:
+        seconds = time.perf_counter() - begin
+        say(f" {seconds:.0f} s: does not fit")
+        reason = f"needs {error.needed / GiB:.2f} of {error.available / GiB:.2f} GiB"
+        return dataclasses.replace(blank, reason=reason, bytes_per_device=error.needed, compile_seconds=seconds)
+    seconds = time.perf_counter() - begin
+    say(f" {seconds:.0f} s")
+    rounds = config.train.accumulate if step == "train" else 1
+    return read(dataclasses.replace(blank, compile_seconds=seconds), executable, machine, holdings, params, rounds)
+
+
+def read(
+    blank: Forecast,
+    executable: jax.stages.Compiled,
+    machine: Topology,
+    holdings: Mapping[str, int],
+    params: Any,
+    accumulate: int,
+) -> Forecast:
+    """`blank` with what a compiled step tells.
+
+    The compiler counts the operations of a loop's body once; the only loop that matters is that over microbatches, so its
+    count is multiplied by `accumulate`.
+    """
+    memory, counted = cost.memory(executable), cost.flops(executable)
+    found, estimate = read_text(executable, machine)
+    summary = None if found is None else summarise(found, blank.mesh, parameter_sizes(params, blank.mesh["fsdp"]))
+    fits = memory.total <= machine.memory
+    reason = None if fits else f"needs {memory.total / GiB:.2f} of {machine.memory / GiB:.2f} GiB"
+    return dataclasses.replace(
+        blank,
+        fits=fits,
+        reason=reason,
+        bytes_per_device=memory.total,
+        memory=dict(holdings) | {"arguments": memory.arguments, "temporaries": memory.temporaries, "code": memory.code},
+        flops=counted and counted * accumulate,
+        collectives=summary,
+        communicated_bytes=None if summary is None else sum(kind["bytes"] for kind in summary.values()),
+        cycles=estimate and estimate.cycles,
+        communication_cycles=estimate and estimate.communication,
+        communication_share=estimate and estimate.communication_share,
+        exposed_share=estimate and estimate.exposed_share,
+        seconds_estimated=estimate and estimate.cycles / machine.chip.clock,
+    )
+
+
+def read_text(
+    executable: jax.stages.Compiled, machine: Topology
+) -> tuple[list[Collective] | None, cost.Estimate | None]:
+    """Reads what a compiled step sends, and the compiler's estimate of its cycles; None where its text does not tell.
+
+    What fits is decided by memory alone, so a text that cannot be read stops nobody.
+    """
+    try:
+        program = hlo.parse(executable.as_text())
+        estimate = cost.estimate(program, machine.chip.link_bytes_per_cycle) if machine.chip else None
+        return cost.collectives(program), estimate
+    except hlo.UNREADABLE as error:
+        reason = " ".join(f"{type(error).__name__} {error}".split())[:100]
+        say(f"the compiled step's text cannot be read ({reason}): what it sends and its cycles are not told")
+        return None, None
+
+
+def compile_for(lowered: jax.stages.Lowered, machine: Topology) -> jax.stages.Compiled:
+    """Compiles for a machine that is not there.
+
+    Raises:
+      OutOfMemory: the compiler finds that the program cannot fit.
+    """
+    # A program for a TPU that is not there cannot be read back from JAX's cache: asking for it would only warn.
+    cached = jax.config.jax_enable_compilation_cache
+    jax.config.update("jax_enable_compilation_cache", cached and machine.platform == "cpu")
+    try:
+        return lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        needed, available = memory_numbers(str(error)) or (machine.memory + 1, machine.memory)
+        raise OutOfMemory(needed, available) from None
+    finally:
+        jax.config.update("jax_enable_compilation_cache", cached)
+
+
+def memory_numbers(message: str) -> tuple[int, int] | None:
+    """Bytes (needed, available) in what the TPU compiler says of a program that does not fit; None if it gives none."""
+    number = r"([\d.]+)([BKMGT])"
+    for pattern in (rf"\({number}\) exceeds available HBM \({number}\)", rf"Used {number} of {number} hbm"):
+        if match := re.search(pattern, message):
+            return round(float(match[1]) * UNITS[match[2]]), round(float(match[3]) * UNITS[match[4]])
+    return None
+
+
+def bytes_of(tree: Any, shardings: Any) -> int:
+    """Bytes of a tree of arrays on one device, without padding."""
+    leaves = zip(jax.tree.leaves(tree), jax.tree.leaves(shardings), strict=True)
+    return sum(leaf.dtype.itemsize * math.prod(sharding.shard_shape(leaf.shape)) for leaf, sharding in leaves)
+
+
+def parameter_sizes(params: Any, fsdp: int) -> frozenset[int]:
+    """How many elements a parameter has, or its share of `fsdp`, or one depth plane of a convolution's kernel.
+
+    Convolutions may run plane by plane; gathers and sums of their kernels then do too.
+    """
+    sizes = set()
+    for leaf in jax.tree.leaves(params):
+        whole = {math.prod(leaf.shape)} | ({math.prod(leaf.shape[1:])} if len(leaf.shape) == 5 else set())
+        sizes |= whole | {size // fsdp for size in whole}
+    return frozenset(sizes)
+
+
+def purpose_of(collective: Collective, size: int, mesh_shape: Mapping[str, int], sizes: frozenset[int]) -> str:
+    """What an array of `size` elements is sent for: "parameters", "gradients" or "activations".
+
+    Different volumes never meet in the network, so a sum along `data` or `fsdp` is of gradients (or of the losses, a few
+    bytes). Any other sum, of gradients or of a norm's statistics, is told by the array's size and by where it comes from;
+    a gather by the size.
+    """
+    along_batch = collective.crosses(mesh_shape) & {"data", "fsdp"}
+    if collective.kind in ("all-reduce", "reduce-scatter"):
+        backward = "transpose(" in collective.op_name
+        return "gradients" if along_batch or (backward and size in sizes) else "activations"
+    if collective.kind == "all-gather" and along_batch and size in sizes:
+        return "parameters"
+    return "activations"
+
+
+def summarise(
+    found: list[Collective], mesh_shape: Mapping[str, int], sizes: frozenset[int]
+) -> dict[str, dict[str, int]]:
+    """Collectives by kind: count, bytes, and bytes by purpose."""
+    summary: dict[str, dict[str, int]] = {}
+    for collective in found:
+        blank = {"count": 0, "bytes": 0, "parameters": 0, "gradients": 0, "activations": 0}
+        kind = summary.setdefault(collective.kind, blank)
+        kind["count"] += collective.times
+        kind["bytes"] += collective.times * collective.bytes
+        for array in collective.arrays:
+            kind[purpose_of(collective, array.size, mesh_shape, sizes)] += collective.times * array.bytes
+    return summary
+
+
+def describe_mesh(mesh_shape: Mapping[str, int]) -> str:
+    """As `--meshes` takes it; axes of one device left out."""
+    return ",".join(f"{axis}={mesh_shape[axis]}" for axis in AXES if mesh_shape[axis] > 1) or "data=1"
+
+
+def say(text: str, end: str = "\n") -> None:
+    """Progress, on stderr."""
+    print(text, end=end, file=sys.stderr, flush=True)

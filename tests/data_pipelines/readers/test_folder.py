@@ -1,0 +1,128 @@
+import nibabel as nib
+import numpy as np
+import pytest
+
+from data_pipelines.errors import DataError
+from data_pipelines.formats import nifti
+from data_pipelines.formats.nifti import Volume
+from data_pipelines.readers import folder
+from data_pipelines.readers.folder import Preprocessing
+
+
+def touch(root, *names):
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+
+
+def test_scans_are_found_at_any_depth_and_grouped_by_subject(tmp_path):
+    touch(tmp_path, "b.nii", "sub-01_ses-1_T1w.nii.gz", "sub-01_ses-2_T1w.nii.gz", "sub-02/ses-1/anat/x.nii.gz",
+          "sub-02/ses-2/anat/x.nii", "notes.txt", ".hidden.nii.gz", "case_7.nii.gz")  # fmt: skip
+    found = {scan.name: scan.subject for scan in folder.find_scans(tmp_path)}
+    assert found == {
+        "b.nii": "b",
+        "case_7.nii.gz": "case_7",
+        "sub-01_ses-1_T1w.nii.gz": "sub-01",
+        "sub-01_ses-2_T1w.nii.gz": "sub-01",
+        "sub-02/ses-1/anat/x.nii.gz": "sub-02",
+        "sub-02/ses-2/anat/x.nii": "sub-02",
+    }
+
+
+def test_folders_without_scans(tmp_path):
+    (tmp_path / "empty").mkdir()
+    touch(tmp_path, "other/a.dcm", "other/b.txt")
+    for name, expected in (("missing", "does not exist"), ("empty", "is empty"), ("other", "2 files"),
+                           ("other/a.dcm", "is a file")):  # fmt: skip
+        with pytest.raises(DataError, match=expected) as raised:
+            folder.find_scans(tmp_path / name)
+        assert str(tmp_path / name) in str(raised.value) and "\n" not in str(raised.value)
+
+
+@pytest.fixture
+def scan(tmp_path):
+    """A bright cube on a noisy ground, stored left, posterior, superior with anisotropic voxels."""
+    array = np.random.default_rng(0).normal(0, 10, (20, 24, 16)).astype(np.float32)
+    array[12:16, 6:10, 4:8] = 500
+    affine = np.diag([-1.0, -2.0, 3.0, 1.0])
+    affine[:3, 3] = [30, 40, -50]
+    nifti.write(tmp_path / "scan.nii.gz", Volume(array, affine))
+    return tmp_path / "scan.nii.gz"
+
+
+def centre_of_cube(volume: Volume) -> np.ndarray:
+    bright = np.argwhere(volume.array > 0.5).mean(0)
+    return (volume.affine @ [*bright, 1])[:3]
+
+
+EXPECTED = np.array([30 - 13.5, 40 - 15, -50 + 16.5])
+
+
+@pytest.mark.parametrize("fit", ["crop", "resize"])
+@pytest.mark.parametrize("spacing", [None, (1.5, 1.5, 1.5)])
+@pytest.mark.parametrize("orientation", ["RAS", "native"])
+@pytest.mark.parametrize("shape", [(16, 24, 20), (24, 32, 40)])
+def test_tissue_stays_in_place(scan, shape, orientation, spacing, fit):
+    volume = Preprocessing(shape, orientation, spacing, window_range=(0, 0.999), fit=fit)(scan)
+    assert volume.array.shape == shape and volume.array.dtype == np.float32
+    assert -1 <= volume.array.min() < -0.5 and 0.9 < volume.array.max() <= 1
+    assert np.all(np.abs(centre_of_cube(volume) - EXPECTED) <= 0.51 * volume.spacing)
+    if orientation == "RAS":
+        assert nib.aff2axcodes(volume.affine) == ("R", "A", "S")
+    if spacing and fit == "crop":
+        np.testing.assert_allclose(volume.spacing, 1.5, rtol=1e-6)
+
+
+@pytest.mark.parametrize("margin", [0, 3])
+@pytest.mark.parametrize("shape", [(16, 16, 16), (8, 16, 12)])
+def test_cropped_to_the_brain(tmp_path, shape, margin):
+    array = np.zeros((40, 36, 30), np.float32)
+    array[5:29, 30:34, 1:13] = 700  # touches the border with a margin
+    array[5, 30, 1] = 100
+    affine = np.diag([-1.0, 1.0, 2.0, 1.0])
+    nifti.write(tmp_path / "a.nii", Volume(array, affine))
+    volume = Preprocessing(shape, "native", window_range=(0.0, 1.0), fit="brain", margin=margin)(tmp_path / "a.nii")
+    assert volume.array.shape == shape and volume.array.min() == -1
+    # The box is centred, but where the margin ends at the scan's border, and fills the shape as far as its own goes.
+    box = np.array([[5 - margin, max(30 - margin, 0), max(1 - margin, 0)],
+                    [29 + margin, min(34 + margin, 36), 13 + margin]])  # fmt: skip
+    scale = np.max((box[1] - box[0]) / shape)
+    np.testing.assert_allclose(volume.spacing, np.ceil(scale * np.array(shape)) / shape * [1, 1, 2])
+    centre = volume.affine @ [*((np.array(shape) - 1) / 2), 1]
+    middle = affine @ [*(box.sum(axis=0) / 2 - 0.5), 1]
+    assert np.all(np.abs(centre - middle)[:3] <= 0.5 * np.array([1, 1, 2]))
+    bright = np.argwhere(volume.array > 0)
+    tissue = affine @ [16.5, 31.5, 6.5, 1]
+    np.testing.assert_allclose((volume.affine @ [*bright.mean(axis=0), 1])[:3], tissue[:3], atol=0.55 * scale * 2)
+
+
+def test_no_brain(tmp_path):
+    nifti.write(tmp_path / "a.nii", Volume(-np.arange(27.0).reshape(3, 3, 3), np.eye(4)))
+    with pytest.raises(DataError, match="no voxel is above 0"):
+        Preprocessing((4, 4, 4), fit="brain")(tmp_path / "a.nii")
+
+
+def test_npy_files_take_the_voxel_size_that_is_stated(tmp_path):
+    array = np.random.default_rng(0).uniform(0, 10, (6, 5, 4))
+    (tmp_path / "patient 1").mkdir()
+    np.save(tmp_path / "patient 1/a.npy", array)
+    np.save(tmp_path / "b.npy", array)
+    assert {scan.name: scan.subject for scan in folder.find_scans(tmp_path)} == {
+        "b.npy": "b", "patient 1/a.npy": "patient 1",
+    }  # fmt: skip
+    volume = Preprocessing((6, 5, 4), window="fixed", window_range=(0, 10), voxel_size=(0.5, 0.5, 3))(
+        tmp_path / "b.npy"
+    )
+    np.testing.assert_allclose(volume.array, array / 5 - 1, atol=1e-6)
+    np.testing.assert_array_equal(volume.affine, np.diag([0.5, 0.5, 3, 1]))
+
+
+def test_fixed_window_is_the_same_for_every_scan(scan):
+    volume = Preprocessing((20, 24, 16), "native", window="fixed", window_range=(-1000, 1000))(scan)
+    np.testing.assert_allclose(volume.array[13, 7, 5], 0.5, atol=1e-6)
+
+
+def test_no_contrast_in_the_window(scan):
+    for window, low_high in (("fixed", (1000, 2000)), ("fixed", (-300, -200))):
+        with pytest.raises(DataError, match="no contrast in the window"):
+            Preprocessing((20, 24, 16), window=window, window_range=low_high)(scan)

@@ -21,7 +21,7 @@ from medjax.generation.sampler import Drawing
 from medjax.runtime import multihost
 from medjax.runtime.checkpoints import Checkpoints
 from medjax.runtime.mesh import process_rows, put_batch, put_label
-from medjax.runtime.train_state import Batch, Task
+from medjax.task import Batch, Task
 from medjax.xla import cost, flops
 
 

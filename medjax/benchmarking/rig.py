@@ -17,7 +17,8 @@ from medjax.benchmarking.timing import Timing, measure
 from medjax.builders.steps import batch_shapes, train_step_of
 from medjax.runtime import multihost
 from medjax.runtime.mesh import process_rows, put_batch
-from medjax.runtime.train_state import Arrays, Batch, Task, TrainState, build_sharded, state_builder
+from medjax.runtime.train_state import TrainState, build_sharded, state_builder
+from medjax.task import Arrays, Batch, Task
 
 
 @dataclasses.dataclass(frozen=True)

@@ -26,8 +26,8 @@ from medjax.interop.perceptual import load_perceptual
 from medjax.runtime import multihost
 from medjax.runtime.checkpoints import Checkpoints, digest, fingerprint, written_fingerprints
 from medjax.runtime.mesh import replicated
-from medjax.runtime.train_state import Arrays, Task
 from medjax.runtime.workdir import check_same_model, read_config, read_json
+from medjax.task import Arrays, Task
 from medjax.tasks import make_task
 
 MEASURED = 64  # volumes whose latents give latents.scaling="data"

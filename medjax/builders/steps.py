@@ -12,7 +12,8 @@ from ml_collections import ConfigDict
 from medjax.runtime.mesh import batch_sharding, on_mesh, replicated
 from medjax.runtime.optimizer import Schedule, learning_rate_schedule, make_optimizer
 from medjax.runtime.sharding import state_shardings
-from medjax.runtime.train_state import Arrays, Batch, Task, TrainState, jit_train_step, make_train_step, state_builder
+from medjax.runtime.train_state import TrainState, jit_train_step, make_train_step, state_builder
+from medjax.task import Arrays, Batch, Task
 
 
 def optimizer_of(config: ConfigDict, task: Task) -> tuple[Schedule, optax.GradientTransformation]:

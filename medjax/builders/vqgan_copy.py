@@ -16,8 +16,8 @@ import jax
 import numpy as np
 
 from medjax.errors import UserError
-from medjax.runtime.train_state import Arrays
 from medjax.runtime.workdir import read_json, write_json
+from medjax.task import Arrays
 
 FOLDER = "vqgan"
 WEIGHTS, IDENTITY = "weights.npz", "identity.json"

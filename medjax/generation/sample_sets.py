@@ -14,8 +14,8 @@ from medjax.builders.pretrained import Frozen, vqgan_config
 from medjax.errors import UserError
 from medjax.generation.files import THREADS, Extremes, extremes, sample_path
 from medjax.runtime.checkpoints import fingerprint
-from medjax.runtime.train_state import Arrays
 from medjax.runtime.workdir import as_json, free_name, read_json, write_json
+from medjax.task import Arrays
 
 OF_FILES = ("axes", "affine", "intensity_range")  # of data.json: how a volume becomes a file
 OF_TRAINING = ("dtype", "precision")  # of the configuration's `train`, where it has them: how the network computes

@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 
 from medjax.runtime import multihost
 from medjax.runtime.mesh import batch_sharding, on_mesh, replicated
-from medjax.runtime.train_state import Arrays, Batch
+from medjax.task import Arrays, Batch
 from medjax.tasks.wavelet_diffusion import WaveletDiffusion
 
 STRETCHES = 20  # of a batch's steps

@@ -15,8 +15,8 @@ from data_pipelines.formats import nifti
 from data_pipelines.transforms import to_network, voxel_shape
 from medjax.errors import UserError
 from medjax.runtime.mesh import process_rows, put_batch
-from medjax.runtime.train_state import Batch
 from medjax.runtime.workdir import as_json, first_difference, read_json
+from medjax.task import Batch
 
 
 @dataclasses.dataclass(frozen=True)

@@ -24,11 +24,11 @@ from medjax.benchmarking.rig import Bench, Stepping, compile_step
 from medjax.builders.pretrained import Frozen, frozen_of, latents_of, on_every_device, task_of, vqgan_of
 from medjax.builders.steps import optimizer_of, volume_shapes
 from medjax.errors import UserError
-from medjax.planning.forecast import say
 from medjax.planning.memory_fit import with_recomputation, with_sampling_batch
 from medjax.runtime import distributed, multihost
+from medjax.runtime.console import say
 from medjax.runtime.mesh import check_batch_size, check_volume_size, make_mesh
-from medjax.runtime.train_state import Task
+from medjax.task import Task
 from medjax.tasks import can_sample
 from medjax.xla import hlo
 from medjax.xla.profile import Operation, operations

@@ -14,8 +14,8 @@ from medjax.interop.torch_save import save_state_dict
 from medjax.interop.wdm import state_dict_from_params
 from medjax.runtime.checkpoints import Checkpoints
 from medjax.runtime.mesh import AXES, make_mesh
-from medjax.runtime.train_state import Arrays, Task
 from medjax.runtime.workdir import check_same_model, read_json, written_aside
+from medjax.task import Arrays, Task
 
 
 def run(config: ConfigDict, workdir: pathlib.Path, output: str | None = None) -> dict[str, Any]:

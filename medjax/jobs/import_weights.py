@@ -22,8 +22,9 @@ from medjax.interop.torch_save import save_state_dict
 from medjax.interop.wdm import params_from_state_dict
 from medjax.runtime.checkpoints import Checkpoints
 from medjax.runtime.mesh import AXES, make_mesh
-from medjax.runtime.train_state import Arrays, Task, TrainState, state_builder
+from medjax.runtime.train_state import TrainState, state_builder
 from medjax.runtime.workdir import open_workdir, sole_use, written_aside
+from medjax.task import Arrays, Task
 
 LONGEST_LIST = 600  # characters of a message that quotes names from a file
 PERCEPTUAL_FILE = "perceptual.pt"

@@ -34,7 +34,6 @@ from medjax.runtime.mesh import (
     put_label,
     take_rows,
 )
-from medjax.runtime.train_state import Batch
 from medjax.runtime.workdir import (
     as_json,
     check_same_model,
@@ -44,6 +43,7 @@ from medjax.runtime.workdir import (
     sole_use,
     written_aside,
 )
+from medjax.task import Batch
 from medjax.tasks import can_sample
 
 DTYPES = ("float32", "int16")

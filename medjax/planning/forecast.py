@@ -3,7 +3,6 @@
 import dataclasses
 import math
 import re
-import sys
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -22,6 +21,7 @@ from medjax.builders.steps import (
     volume_shapes,
 )
 from medjax.errors import UserError
+from medjax.runtime.console import say
 from medjax.runtime.mesh import AXES, batch_sharding, batch_ways, check_batch_size, check_volume_size, make_mesh
 from medjax.runtime.sharding import state_shardings
 from medjax.xla import cost, hlo
@@ -277,8 +277,3 @@ def summarise(
 def describe_mesh(mesh_shape: Mapping[str, int]) -> str:
     """As `--meshes` takes it; axes of one device left out."""
     return ",".join(f"{axis}={mesh_shape[axis]}" for axis in AXES if mesh_shape[axis] > 1) or "data=1"
-
-
-def say(text: str, end: str = "\n") -> None:
-    """Progress, on stderr."""
-    print(text, end=end, file=sys.stderr, flush=True)

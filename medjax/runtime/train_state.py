@@ -1,7 +1,6 @@
 """What changes from one training step to the next, and the step itself: the same for every task."""
 
 from collections.abc import Callable
-from typing import Any, Protocol
 
 import flax.struct
 import jax
@@ -11,35 +10,7 @@ from jax.sharding import Mesh
 
 from medjax.runtime.mesh import batch_sharding, on_mesh, replicated
 from medjax.runtime.sharding import state_shardings
-
-Arrays = Any  # a tree of jax.Array
-Batch = dict[str, jax.Array]
-Metrics = dict[str, jax.Array]
-
-
-class Task(Protocol):
-    """What is learned; medjax/tasks holds one file for each."""
-
-    size_multiple: tuple[int, int, int]
-    parts: tuple[str, ...]  # of the parameters, each with an optimiser of its own; () for one of all
-
-    def init(self, key: jax.Array, batch: Batch) -> tuple[Arrays, Arrays]: ...
-
-    def gradients(
-        self, params: Arrays, variables: Arrays, frozen: Arrays, batch: Batch, key: jax.Array, step: jax.Array
-    ) -> tuple[Arrays, Arrays, Metrics]: ...
-
-    def validate(
-        self, params: Arrays, variables: Arrays, frozen: Arrays, batch: Batch, key: jax.Array
-    ) -> Metrics: ...  # each [B]; "val_loss" among them
-
-    def previews(
-        self, params: Arrays, variables: Arrays, frozen: Arrays, batch: Batch, key: jax.Array
-    ) -> dict[str, jax.Array]: ...  # volumes to look at
-
-    def sample(
-        self, params: Arrays, variables: Arrays, frozen: Arrays, keys: jax.Array, conditions: Any = None
-    ) -> jax.Array: ...  # a volume for each key
+from medjax.task import Arrays, Batch, Metrics, Task
 
 
 @flax.struct.dataclass

@@ -15,15 +15,16 @@ from ml_collections import ConfigDict
 
 from data_pipelines.batches import Dataset, volume_count, volumes
 from medjax.errors import UserError
+from medjax.evaluation.compare import check, weights_of
 from medjax.evaluation.score import Score
 from medjax.evaluation.scores import PLAIN_NAMES, Featured, feature_scores
 from medjax.generation.sampler import Drawing
-from medjax.jobs.evaluate import check, weights_of
 from medjax.metrics.ms_ssim_pairs import mean_ms_ssim
 from medjax.models.features import load_backbone
 from medjax.runtime.mesh import batch_ways, put_label, row_everywhere
 from medjax.runtime.metrics_log import MetricsLog
-from medjax.runtime.train_state import Arrays, Task, TrainState
+from medjax.runtime.train_state import TrainState
+from medjax.task import Arrays, Task
 from medjax.tasks import can_sample
 
 MOST_REAL = 64  # held-out volumes, in memory of process 0

@@ -19,7 +19,8 @@ from medjax.runtime.mesh import (
     replicated,
     row_everywhere,
 )
-from medjax.runtime.train_state import Batch, Metrics, Task, TrainState
+from medjax.runtime.train_state import TrainState
+from medjax.task import Batch, Metrics, Task
 
 KEY = 0  # of the fixed noise: the same in every run, so that runs are comparable too
 PICTURED = 2  # volumes

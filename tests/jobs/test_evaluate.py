@@ -8,9 +8,9 @@ import pytest
 
 from configs import folder as folder_config
 from data_pipelines.batches import open_dataset, volumes
+from medjax.evaluation.compare import kept_features
 from medjax.evaluation.volume_set import volume_set
 from medjax.generation.files import sample_path, write_sample
-from medjax.jobs.evaluate import kept_features
 from medjax.jobs.train import description
 from medjax.runtime.workdir import open_workdir, read_json, sole_use, write_json
 from small_runs import ROOT, launch, result, write_scan, write_scans

@@ -7,8 +7,10 @@ import pytest
 
 from medjax.errors import UserError
 from medjax.jobs import plan
-from medjax.jobs.plan import alternatives, largest_that_fits, rows_of
+from medjax.jobs.plan import rows_of
+from medjax.planning import search
 from medjax.planning.forecast import Forecast
+from medjax.planning.search import alternatives, largest_that_fits
 from medjax.xla.topologies import Topology
 from small_config import small_config
 from small_runs import ROOT, SMALL, ends, launch, result, start
@@ -160,7 +162,8 @@ def test_a_batch_that_the_machine_cannot_divide_has_its_volumes_cut():
 
 def tried_by(config, memory, bytes_a_volume, tmp_path, monkeypatch):
     monkeypatch.setattr(plan, "open_topology", lambda name: machine(memory))
-    monkeypatch.setattr(plan, "forecast_train", invented(bytes_a_volume))
+    for module in (plan, search):
+        monkeypatch.setattr(module, "forecast_train", invented(bytes_a_volume))
     monkeypatch.setattr(plan, "forecast_denoise", invented(bytes_a_volume=1))
     found = plan.run(config, tmp_path, topology="cpu:8")
     assert not found["fits"]

@@ -236,7 +236,7 @@ def read_vqgan(folder: pathlib.Path) -> object:
 
 def read_settings(folder: pathlib.Path) -> object:
     """Reads them as sampling and the report of an evaluation do."""
-    from medjax.jobs.evaluate import run_facts
+    from medjax.evaluation.exhibits import run_facts
     from medjax.jobs.sample import open_folder
 
     facts = run_facts(folder / "run")
@@ -246,7 +246,7 @@ def read_settings(folder: pathlib.Path) -> object:
 
 def read_metrics(folder: pathlib.Path) -> object:
     """Reads them as going on, the end of training and the report of an evaluation do."""
-    from medjax.jobs.evaluate import training_curves
+    from medjax.evaluation.exhibits import training_curves
     from medjax.runtime.metrics_log import MetricsLog, last_values
 
     path = folder / "run/metrics.jsonl"

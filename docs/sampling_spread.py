@@ -43,7 +43,7 @@ def spread(sampling: Sampling, trained: Schedule, deviations: tuple[float, ...] 
         def run() -> jax.Array:
             state = samplers.first_state(only(schedule.steps))
             denoise, step = best_denoiser(trained, np.array(deviations)), sampling.step(schedule)
-            return samplers.walk(step, denoise, only, state, schedule.steps - 1, -1).x_t
+            return samplers.run(step, denoise, only, state, schedule.steps - 1, -1).x_t
 
         return np.sqrt(np.sum(np.asarray(jax.jit(run)()) ** 2, axis=0)) / np.array(deviations)
 

@@ -28,7 +28,7 @@ from data_pipelines.batches import open_dataset, volumes  # noqa: E402
 from data_pipelines.transforms import from_network  # noqa: E402
 from medjax.builders.pretrained import frozen_of, task_of, with_range  # noqa: E402
 from medjax.builders.steps import volume_shapes  # noqa: E402
-from medjax.generation.sampler import Drawing  # noqa: E402
+from medjax.generation.sampler import CompiledSampler  # noqa: E402
 from medjax.metrics.frechet import frechet_distance  # noqa: E402
 from medjax.models.features import features_of  # noqa: E402
 from medjax.models.medicalnet import ResNet  # noqa: E402
@@ -87,7 +87,7 @@ class Model:
         config.sample.update(row.overrides() | {"start": None})
         task = task_of(config)
         indices = np.arange(batch_size, dtype=np.uint32)
-        drawing = Drawing(task, self.mesh, self.params, self.variables, seed, indices, None, self.frozen)
+        drawing = CompiledSampler(task, self.mesh, self.params, self.variables, seed, indices, None, self.frozen)
         drawn, begin = [], time.perf_counter()
         for start in range(0, count, batch_size):
             drawn.append(np.asarray(drawing(start + indices)))

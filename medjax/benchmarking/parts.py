@@ -17,7 +17,7 @@ from flax import linen as nn
 from data_pipelines.batches import train_batches
 from medjax.benchmarking.ceilings import product_flops, product_of
 from medjax.benchmarking.rig import Bench, Stepping, described
-from medjax.generation.sampler import Drawing
+from medjax.generation.sampler import CompiledSampler
 from medjax.runtime import multihost
 from medjax.runtime.checkpoints import Checkpoints
 from medjax.runtime.mesh import process_rows, put_batch, put_label
@@ -123,7 +123,7 @@ def denoise_and_sample(bench: Bench, parts: tuple[str, ...]) -> dict[str, Any]:
     if bench.config.model.get("classes", 0) and bench.config.sample.label is not None:
         conditions = put_label(bench.config.sample.label, bench.mesh, count)
     begin = time.perf_counter()
-    drawing = Drawing(
+    drawing = CompiledSampler(
         bench.task,
         bench.mesh,
         state.params,
@@ -180,8 +180,8 @@ def checkpoint(bench: Bench, workdir: pathlib.Path) -> dict[str, Any]:
 def folder_beside(workdir: pathlib.Path) -> Iterator[pathlib.Path]:
     """A new folder on the disk of `workdir`, the same for all processes, removed at the end."""
     folder = workdir / f".benchmark-{int(multihost.as_first(np.asarray(os.getpid())))}"
-    multihost.first_alone(lambda: folder.mkdir(parents=True))
+    multihost.on_first_process(lambda: folder.mkdir(parents=True))
     try:
         yield folder
     finally:
-        multihost.first_alone(lambda: shutil.rmtree(folder, ignore_errors=True))
+        multihost.on_first_process(lambda: shutil.rmtree(folder, ignore_errors=True))

@@ -104,7 +104,7 @@ def compile_step(bench: Bench) -> Stepping:
     begin = time.perf_counter()
     step = function.lower(state, bench.frozen, bench.batch).compile()
     seconds = time.perf_counter() - begin
-    multihost.meet()
+    multihost.barrier()
     return Stepping(step, state, bench.frozen, seconds)
 
 

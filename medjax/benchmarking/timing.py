@@ -52,13 +52,13 @@ def measure(work: Mapping[str, Repeat], *, windows: int, seconds: float, limit: 
     calls = {}
     for name, repeat in work.items():
         repeat(1)
-        calls[name] = int(multihost.as_first(np.asarray(max(1, math.ceil(seconds / _time(repeat, 1))))))
+        calls[name] = int(multihost.broadcast_from_first(np.asarray(max(1, math.ceil(seconds / _time(repeat, 1))))))
     seen: dict[str, list[float]] = {name: [] for name in work}
     begin = time.perf_counter()
     for _ in range(windows):
         for name, repeat in work.items():
             seen[name].append(_time(repeat, calls[name]) / calls[name])
-        if multihost.as_first(np.asarray(time.perf_counter() - begin > limit)):
+        if multihost.broadcast_from_first(np.asarray(time.perf_counter() - begin > limit)):
             break
     return {name: Timing(tuple(each), calls[name]) for name, each in seen.items()}
 

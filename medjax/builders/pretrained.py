@@ -245,7 +245,7 @@ def with_range(
         lows, highs = (bounds[:MEASURED] for bounds in dataset.latent_ranges)
         low, high = lows.min(axis=0), highs.max(axis=0)
     else:
-        low, high = multihost.as_first(np.stack(measured_range(task, frozen.arrays["vqgan"], dataset)))
+        low, high = multihost.broadcast_from_first(np.stack(measured_range(task, frozen.arrays["vqgan"], dataset)))
     low, high = np.asarray(low, np.float32), np.asarray(high, np.float32)
     arrays = frozen.arrays | on_every_device({"low": low, "high": high}, mesh)
     identity = frozen.identity | {"scaling": scaling, "low": low.tolist(), "high": high.tolist()}

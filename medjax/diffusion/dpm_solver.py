@@ -4,7 +4,7 @@ import jax
 import numpy as np
 
 from medjax.diffusion import process
-from medjax.diffusion.samplers import Denoise, NoiseAt, State, Step, training_time, whole_time
+from medjax.diffusion.samplers import Denoise, NoiseAt, State, Step, for_batch, training_time
 from medjax.diffusion.schedules import Schedule
 
 
@@ -29,7 +29,7 @@ def dpm_solver_steps(schedule: Schedule, stochastic: bool = False) -> Step:
 
     def step(denoise: Denoise, noise_at: NoiseAt, state: State, i: jax.Array) -> State:
         x_t, previous = state
-        x_0, t = denoise(x_t, training_time(schedule, x_t, i)), whole_time(x_t, i)
+        x_0, t = denoise(x_t, training_time(schedule, x_t, i)), for_batch(x_t, i)
         extrapolated = x_0 + process.at(trend, t, x_t) * (x_0 - previous)
         x_next = process.at(of_x_t, t, x_t) * x_t + process.at(of_x_0, t, x_t) * extrapolated
         if stochastic:

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from medjax.diffusion import process
-from medjax.diffusion.samplers import Denoise, NoiseAt, State, Step, training_time, whole_time
+from medjax.diffusion.samplers import Denoise, NoiseAt, State, Step, for_batch, training_time
 from medjax.diffusion.schedules import Schedule
 
 
@@ -18,7 +18,7 @@ def euler_steps(schedule: Schedule) -> Step:
 
     def step(denoise: Denoise, noise_at: NoiseAt, state: State, i: jax.Array) -> State:
         del noise_at
-        x_t, t = state.x_t, whole_time(state.x_t, i)
+        x_t, t = state.x_t, for_batch(state.x_t, i)
         x_0 = denoise(x_t, training_time(schedule, x_t, i))
         y = _towards(x_0, x_t / process.at(length, t, x_t), process.at(next_u / u, t, x_t))
         return State(y * process.at(next_length, t, x_t), x_0)
@@ -35,7 +35,7 @@ def heun_steps(schedule: Schedule) -> Step:
 
     def step(denoise: Denoise, noise_at: NoiseAt, state: State, i: jax.Array) -> State:
         del noise_at
-        x_t, t = state.x_t, whole_time(state.x_t, i)
+        x_t, t = state.x_t, for_batch(state.x_t, i)
         y = x_t / process.at(length, t, x_t)
         x_0 = denoise(x_t, training_time(schedule, x_t, i))
         to = _towards(x_0, y, process.at(next_u / u, t, x_t))

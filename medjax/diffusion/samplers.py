@@ -40,7 +40,7 @@ def first_state(x_T: jax.Array) -> State:
     return State(x_T, jnp.zeros_like(x_T))
 
 
-def walk(
+def run(
     step: Step, denoise: Denoise, noise_at: NoiseAt, state: State, first: int | jax.Array, end: int | jax.Array
 ) -> State:
     """Takes the steps first, first - 1, ..., down to `end` exclusive.
@@ -52,7 +52,7 @@ def walk(
 
 def sample(step: Step, denoise: Denoise, x_T: jax.Array, noise_at: NoiseAt, steps: int) -> jax.Array:
     """All steps in one loop, from x_T [B, ...] to x_0."""
-    return walk(step, denoise, noise_at, first_state(x_T), steps - 1, -1).x_t
+    return run(step, denoise, noise_at, first_state(x_T), steps - 1, -1).x_t
 
 
 def ancestral(
@@ -71,7 +71,7 @@ def ancestral_steps(schedule: Schedule, variance: np.ndarray | None = None) -> S
     """Each step by `ancestral_step`."""
 
     def step(denoise: Denoise, noise_at: NoiseAt, state: State, i: jax.Array) -> State:
-        x_0, t = denoise(state.x_t, training_time(schedule, state.x_t, i)), whole_time(state.x_t, i)
+        x_0, t = denoise(state.x_t, training_time(schedule, state.x_t, i)), for_batch(state.x_t, i)
         return State(ancestral_step(schedule, state.x_t, t, x_0, noise_at(i), variance), x_0)
 
     return step
@@ -81,7 +81,7 @@ def learned_ancestral_steps(schedule: Schedule) -> Step:
     """Each step by `ancestral_step` with the network's own variance: `denoise` gives (x_0, v) as learned_variance.py says."""
 
     def step(denoise: Denoise, noise_at: NoiseAt, state: State, i: jax.Array) -> State:
-        (x_0, v), t = denoise(state.x_t, training_time(schedule, state.x_t, i)), whole_time(state.x_t, i)
+        (x_0, v), t = denoise(state.x_t, training_time(schedule, state.x_t, i)), for_batch(state.x_t, i)
         deviation = jnp.exp(learned_variance.log_variance(schedule, state.x_t, t, v) / 2)
         mean = process.posterior_mean(schedule, state.x_t, t, x_0)
         return State(mean + jnp.where(i > 0, deviation, 0) * noise_at(i), x_0)
@@ -93,7 +93,7 @@ def ddim_steps(schedule: Schedule, eta: float = 0.0) -> Step:
     """Each step by `ddim_step`."""
 
     def step(denoise: Denoise, noise_at: NoiseAt, state: State, i: jax.Array) -> State:
-        x_0, t = denoise(state.x_t, training_time(schedule, state.x_t, i)), whole_time(state.x_t, i)
+        x_0, t = denoise(state.x_t, training_time(schedule, state.x_t, i)), for_batch(state.x_t, i)
         return State(ddim_step(schedule, state.x_t, t, x_0, noise_at(i), eta), x_0)
 
     return step
@@ -139,7 +139,7 @@ def ddim_step(
     )
 
 
-def whole_time(x_t: jax.Array, i: jax.Array) -> jax.Array:
+def for_batch(x_t: jax.Array, i: jax.Array) -> jax.Array:
     """Step i for every example: [B]."""
     return jnp.full(x_t.shape[:1], i)
 
@@ -148,4 +148,4 @@ def training_time(schedule: Schedule, x_t: jax.Array, i: jax.Array) -> jax.Array
     """What the network is told at step i: [B], int32, or float where the schedule has fractions."""
     is_whole = np.issubdtype(schedule.timesteps.dtype, np.integer)
     timesteps = jnp.asarray(schedule.timesteps, jnp.int32 if is_whole else x_t.dtype)
-    return timesteps[whole_time(x_t, i)]
+    return timesteps[for_batch(x_t, i)]

@@ -17,7 +17,7 @@ from medjax.tasks.wavelet_diffusion import WaveletDiffusion
 STRETCHES = 20  # of a batch's steps
 
 
-class Drawing:
+class CompiledSampler:
     """The compiled programs that draw volumes: begin, any stretch of steps, finish.
 
     One program takes every stretch, its bounds being arguments, so that where the steps are cut changes no bit.
@@ -60,7 +60,7 @@ class Drawing:
             shardings = jax.tree.map(lambda leaf: replicated(mesh) if whole else batch_sharding(mesh, leaf), shapes)
             program = jax.jit(on_mesh(function, mesh), out_shardings=shardings, donate_argnums=donate)
             program = program.lower(*arguments).compile()
-            multihost.meet()  # before any of them is run
+            multihost.barrier()  # before any of them is run
             return program
 
         self._begin = compiled(begin, frozen, indices, conditions)
@@ -68,7 +68,7 @@ class Drawing:
         self._advance = compiled(advance, self._model, indices, state, bound, bound, donate=(2,))
         self._finish = compiled(task.finish, frozen, state)
 
-    def of(self, params: Arrays, variables: Arrays) -> "Drawing":
+    def of(self, params: Arrays, variables: Arrays) -> "CompiledSampler":
         """The same programs with other parameters, laid on the devices as the first ones were."""
         other = copy.copy(self)
         other._model = (params, variables, self._frozen)

@@ -54,7 +54,7 @@ def run(
     Raises:
       UserError, DataError: what was asked for cannot work.
     """
-    with distributed.one_voice(), distributed.loss_explained():
+    with distributed.one_voice(), distributed.explain_lost_process():
         result = _run(config, workdir, compare, profile)
         distributed.leave()
         return result
@@ -74,7 +74,7 @@ def _run(config: ConfigDict, workdir: pathlib.Path, compare: str | None, profile
         config = with_sampling_batch(config)
         check_batch_size("sample.batch_size", config.sample.batch_size, mesh)
     _, optimizer = optimizer_of(config, task)
-    multihost.first_alone(lambda: workdir.mkdir(parents=True, exist_ok=True))
+    multihost.on_first_process(lambda: workdir.mkdir(parents=True, exist_ok=True))
     frozen = frozen_or_blank(config, task, mesh)
     dataset = dataset_at_hand(config, task, frozen) if "data" in wanted else None
     bench = Bench(config, task, mesh, optimizer, frozen.arrays, dataset)
@@ -112,7 +112,7 @@ def _run(config: ConfigDict, workdir: pathlib.Path, compare: str | None, profile
         text, ratios = compare_with(earlier, result)
         say("\n" + text)
         result["compared"] = ratios
-    multihost.first_alone(lambda: append(workdir / "benchmarks.jsonl", result))
+    multihost.on_first_process(lambda: append(workdir / "benchmarks.jsonl", result))
     return result | {"results": str(workdir / "benchmarks.jsonl")}
 
 
@@ -140,7 +140,7 @@ def dataset_at_hand(config: ConfigDict, task: Task, frozen: Frozen) -> Dataset |
     if importlib.util.find_spec("tensorflow") is None:
         say("no data: TensorFlow is not there to read them, batches are noise")
         return None
-    return multihost.together(lambda: open_dataset(config.data, config.seed, latents_of(frozen, task)))
+    return multihost.on_all_processes(lambda: open_dataset(config.data, config.seed, latents_of(frozen, task)))
 
 
 def frozen_or_blank(config: ConfigDict, task: Task, mesh: Mesh) -> Frozen:

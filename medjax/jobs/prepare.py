@@ -37,12 +37,12 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
       UserError: that happened to another process.
     """
     del workdir
-    with distributed.one_voice(), distributed.loss_explained():
+    with distributed.one_voice(), distributed.explain_lost_process():
         begin = time.perf_counter()
         latents, encode = encoder_of(config)
         rate = write_records(config.data, latents, encode)
         report = dict.fromkeys(RESULTS)
-        multihost.first_alone(lambda: report.update(read_records(config, latents)))
+        multihost.on_first_process(lambda: report.update(read_records(config, latents)))
         distributed.leave()
         if rate and report["volumes"]:
             streamed = report["streamed_volumes_per_second"]
@@ -62,9 +62,9 @@ def encoder_of(config: ConfigDict) -> tuple[Latents | None, prepare_records.Enco
 
 def write_records(data: ConfigDict, latents: Latents | None, encode: prepare_records.Encoder | None) -> float | None:
     """Writes what is missing; returns how many volumes a second all processes decoded together, None if none was left."""
-    preparation = multihost.together(lambda: prepare_records.plan(data, latents))
+    preparation = multihost.on_all_processes(lambda: prepare_records.plan(data, latents))
     # All have looked before one writes, so that all see the same.
-    if multihost.together(lambda: prepare_records.is_finished(preparation)):
+    if multihost.on_all_processes(lambda: prepare_records.is_finished(preparation)):
         return None
     with contextlib.ExitStack() as held:
         undone = np.zeros(len(preparation.scans), bool)
@@ -73,13 +73,13 @@ def write_records(data: ConfigDict, latents: Latents | None, encode: prepare_rec
             held.enter_context(prepare_records.sole_use(preparation))
             undone[prepare_records.missing(preparation)] = True
 
-        multihost.first_alone(begin)
-        missing = np.flatnonzero(multihost.as_first(undone)).tolist()
+        multihost.on_first_process(begin)
+        missing = np.flatnonzero(multihost.broadcast_from_first(undone)).tolist()
         part = missing[jax.process_index() :: jax.process_count()]
         start = time.perf_counter()
-        multihost.together(lambda: prepare_records.decode(preparation, part, encode))
+        multihost.on_all_processes(lambda: prepare_records.decode(preparation, part, encode))
         seconds = time.perf_counter() - start
-        multihost.first_alone(lambda: prepare_records.finish(preparation))
+        multihost.on_first_process(lambda: prepare_records.finish(preparation))
     return len(missing) / seconds if missing else None
 
 

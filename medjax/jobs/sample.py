@@ -21,7 +21,7 @@ from medjax.builders.steps import volume_shapes
 from medjax.errors import UserError
 from medjax.generation.files import Extremes, Writer, as_int16, sample_path
 from medjax.generation.sample_sets import open_folder, samples_in, settings, tell_failures
-from medjax.generation.sampler import Drawing
+from medjax.generation.sampler import CompiledSampler
 from medjax.generation.starts import open_start
 from medjax.pictures import montage
 from medjax.planning.memory_fit import with_sampling_batch
@@ -62,7 +62,7 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     Raises:
       UserError: no checkpoint, one of another model, settings that cannot work, or another job writes the same folder.
     """
-    with distributed.one_voice(), distributed.loss_explained(), contextlib.ExitStack() as held:
+    with distributed.one_voice(), distributed.explain_lost_process(), contextlib.ExitStack() as held:
         result = _run(config, workdir, held)
         distributed.leave()
         return result
@@ -109,7 +109,7 @@ def _run(config: ConfigDict, workdir: pathlib.Path, held: contextlib.ExitStack) 
         best = config.sample.checkpoint == "best"
         step, model = checkpoints.restore_model(shapes, mesh, best=best, weights=(weights,))
 
-    start = multihost.together(lambda: open_start(config.sample, trained, data))
+    start = multihost.on_all_processes(lambda: open_start(config.sample, trained, data))
     folder = workdir / (start.folder if start else "samples")
     if start:
         data = data | {"affine": start.affine}
@@ -122,12 +122,14 @@ def _run(config: ConfigDict, workdir: pathlib.Path, held: contextlib.ExitStack) 
         open_folder(folder, named)
         found.update(samples_in(folder, range(count)))
 
-    multihost.first_alone(open_set)
-    there = multihost.as_first(np.asarray([i in found for i in range(count)]))
+    multihost.on_first_process(open_set)
+    there = multihost.broadcast_from_first(np.asarray([i in found for i in range(count)]))
     missing = [int(i) for i in np.flatnonzero(~there)]
 
-    def drawing_of(indices: np.ndarray, conditions: Batch) -> Drawing:
-        return Drawing(task, mesh, params, model["variables"], config.sample.seed, indices, conditions, frozen.arrays)
+    def drawing_of(indices: np.ndarray, conditions: Batch) -> CompiledSampler:
+        return CompiledSampler(
+            task, mesh, params, model["variables"], config.sample.seed, indices, conditions, frozen.arrays
+        )
 
     drawing = None
     seconds = 0.0
@@ -167,9 +169,9 @@ def _run(config: ConfigDict, workdir: pathlib.Path, held: contextlib.ExitStack) 
         first = ("start", start.volumes) if start else ("real", real_volumes(config, trained, data.get("identity")))
         write_montage(folder, count, first, data)
 
-    multihost.together(lambda: None)  # until all are written
-    multihost.first_alone(look)
-    constant, with_nan = multihost.as_first(failures).tolist()
+    multihost.on_all_processes(lambda: None)  # until all are written
+    multihost.on_first_process(look)
+    constant, with_nan = multihost.broadcast_from_first(failures).tolist()
     return {
         "count": count,
         "drawn": len(missing),

@@ -41,7 +41,7 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     try:
         with (
             distributed.one_voice(),
-            distributed.loss_explained(),
+            distributed.explain_lost_process(),
             Interrupt() as interrupt,
             contextlib.ExitStack() as held,
         ):
@@ -69,9 +69,9 @@ def _run(config: ConfigDict, workdir: pathlib.Path, interrupt: Interrupt, held: 
     # What is only read, the data, and the folder that belongs to them.
     known = known_frozen(workdir)
     frozen = frozen_of(config, task, mesh, known)
-    dataset = multihost.together(lambda: open_dataset(config.data, config.seed, latents_of(frozen, task)))
+    dataset = multihost.on_all_processes(lambda: open_dataset(config.data, config.seed, latents_of(frozen, task)))
     warn_of_oddities(dataset)
-    multihost.check_same([dataset.identity(), but_for_places(config)])
+    multihost.check_same([dataset.identity(), without_paths(config)])
     classes = classes_of(config, dataset)
     frozen = with_range(frozen, config, task, mesh, dataset, known)
 
@@ -81,7 +81,7 @@ def _run(config: ConfigDict, workdir: pathlib.Path, interrupt: Interrupt, held: 
         open_workdir(workdir, recorded, description(dataset) | {"frozen": frozen.identity})
         keep_vqgan(frozen, config, workdir)
 
-    multihost.first_alone(open_folder)
+    multihost.on_first_process(open_folder)
 
     # The state: as it was left, or new.
     rows = process_rows(mesh, batch_size)
@@ -122,7 +122,7 @@ def _run(config: ConfigDict, workdir: pathlib.Path, interrupt: Interrupt, held: 
         print(f"compiling the training step of {parameters:,} parameters", file=sys.stderr)
         step_function = train_step_of(config, task, optimizer, state, example, mesh)
         train_step = step_function.lower(state, frozen.arrays, example).compile()
-        multihost.meet()
+        multihost.barrier()
         print(f"compiled in {time.perf_counter() - begin:.1f} s", file=sys.stderr)
     val_loss = evaluate(0) if start == 0 else None
 
@@ -182,7 +182,7 @@ def _run(config: ConfigDict, workdir: pathlib.Path, interrupt: Interrupt, held: 
     checkpoints.close()
     if trials:
         trials.close()
-    multihost.first_alone(log.close)
+    multihost.on_first_process(log.close)
 
     values = last_values(workdir / "metrics.jsonl")
     return {
@@ -211,7 +211,7 @@ def last_good_told(checkpoints: Checkpoints) -> Iterator[None]:
         raise
 
 
-def but_for_places(config: ConfigDict) -> dict[str, Any]:
+def without_paths(config: ConfigDict) -> dict[str, Any]:
     """The whole configuration without where the data lie, which may differ from host to host."""
     told = config.to_dict()
     return told | {

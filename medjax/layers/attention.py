@@ -7,7 +7,7 @@ from flax import linen as nn
 from medjax.layers.conv import uniform_fan_in
 from medjax.layers.fold import refold
 from medjax.layers.normalization import GroupNorm
-from medjax.layers.spatial import keep_split, keep_whole
+from medjax.layers.spatial import constrain_volume, gather_space
 
 QKV_ORDERS = ("heads_first", "qkv_first")
 
@@ -50,8 +50,8 @@ class SelfAttention(nn.Module):
         query, key, value = (qkv[..., i, :] for i in range(3))
         # On a mesh that cuts D or H every device asks for its own voxels, of all the others': keys and values are gathered.
         tokens = (b, d * h * w, self.heads, c // self.heads)
-        key, value = (keep_whole(part).reshape(tokens) for part in (key, value))
-        attended = _attend(keep_split(query), key, value).reshape(x.shape)
+        key, value = (gather_space(part).reshape(tokens) for part in (key, value))
+        attended = _attend(constrain_volume(query), key, value).reshape(x.shape)
         # Starts as the identity: the output layer is zero.
         y = nn.Dense(c, kernel_init=nn.initializers.zeros, dtype=self.dtype, name="output")(attended)
         return refold(x + y, 1, self.fold)

@@ -13,7 +13,7 @@ from jax import lax
 
 from medjax.layers import winograd
 from medjax.layers.fold import per_channel
-from medjax.layers.spatial import FILLS, Convolve, Padding, Triple, convolve_split, keep_everywhere
+from medjax.layers.spatial import FILLS, Convolve, Padding, Triple, convolve_split, replicate
 
 LOWERINGS = ("direct", "planes", "stacked", "winograd")
 
@@ -97,7 +97,7 @@ def conv3d(
         raise ValueError(f"padding with {fill!r}: choose one of {', '.join(FILLS)}; of folded volumes, zeros")
     convolve = lowered(lowering)
     if fold > 1:
-        kernel, padding = _folded(keep_everywhere(kernel), x.shape[3] * fold, strides[2], padding, fold)
+        kernel, padding = _folded(replicate(kernel), x.shape[3] * fold, strides[2], padding, fold)
     return convolve_split(convolve, x, kernel, strides, padding, fill)
 
 

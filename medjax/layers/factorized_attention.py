@@ -12,7 +12,7 @@ from jax.sharding import PartitionSpec
 
 from medjax.layers.conv import uniform_fan_in
 from medjax.layers.rotary import rotate_along_depth
-from medjax.layers.spatial import keep_split, volume_spec
+from medjax.layers.spatial import constrain_volume, volume_spec
 
 MOST_ROTARY = 32  # features of a head that tell the position; those beyond it do not
 
@@ -94,15 +94,15 @@ def _queries_keys_values(layer: nn.Module, x: jax.Array) -> list[jax.Array]:
     norm = nn.LayerNorm(epsilon=1e-5, use_bias=False, use_fast_variance=False, name="norm")
     width = layer.heads * layer.head_channels
     qkv = nn.Dense(3 * width, use_bias=False, kernel_init=uniform_fan_in, dtype=layer.dtype, name="qkv")(norm(x))
-    qkv = keep_split(qkv).reshape(*x.shape[:4], 3, layer.heads, layer.head_channels)
+    qkv = constrain_volume(qkv).reshape(*x.shape[:4], 3, layer.heads, layer.head_channels)
     return [qkv[..., i, :, :] for i in range(3)]
 
 
 def _output(layer: nn.Module, attended: jax.Array, x: jax.Array, use_bias: bool = False) -> jax.Array:
     """The heads of [B, D, H, W, heads, head_channels] joined into x's channels."""
-    joined = keep_split(attended).reshape(*x.shape[:4], -1)
+    joined = constrain_volume(attended).reshape(*x.shape[:4], -1)
     dense = nn.Dense(x.shape[-1], use_bias=use_bias, kernel_init=uniform_fan_in, dtype=layer.dtype, name="output")
-    return keep_split(dense(joined))
+    return constrain_volume(dense(joined))
 
 
 def _gathered(x: jax.Array, axis: str) -> jax.Array:

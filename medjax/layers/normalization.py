@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from medjax.layers.fold import per_channel
-from medjax.layers.spatial import keep_split
+from medjax.layers.spatial import constrain_volume
 
 
 class GroupNorm(nn.Module):
@@ -32,7 +32,7 @@ class GroupNorm(nn.Module):
             raise ValueError(f"GroupNorm of {channels} channels in {self.groups} groups: choose groups that divide it")
         scale = self.param("scale", nn.initializers.ones, (channels,), jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (channels,), jnp.float32)
-        y = keep_split(x).astype(jnp.float32)
+        y = constrain_volume(x).astype(jnp.float32)
         if statistics is None:
             mean = self._group_mean(y)
             # The mean of the squared differences: E[x^2] - E[x]^2 cancels in float32 where volumes are large. Its derivative

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from medjax.layers.fold import refold
-from medjax.layers.spatial import keep_split
+from medjax.layers.spatial import constrain_volume
 
 
 def average_pool_2x(x: jax.Array, keep_depth: bool = False, fold: int = 1, out_fold: int = 1) -> jax.Array:
@@ -23,13 +23,13 @@ def average_pool_2x(x: jax.Array, keep_depth: bool = False, fold: int = 1, out_f
     Returns:
       [B, D/2, H/2, W/2/out_fold, out_fold * C], of x's dtype.
     """
-    x = keep_split(x)
+    x = constrain_volume(x)
     b, d, h, w, c = x.shape
     depth = 1 if keep_depth else 2
     cubes = x.reshape(b, d // depth, depth, h // 2, 2, w, c).astype(jnp.float32)
     voxels = jnp.split(refold(cubes.sum(axis=(2, 4)), fold, 2 * out_fold), 2 * out_fold, axis=-1)
     pairs = [even + odd for even, odd in zip(voxels[::2], voxels[1::2], strict=True)]
-    return keep_split((jnp.concatenate(pairs, axis=-1) / (4 * depth)).astype(x.dtype))
+    return constrain_volume((jnp.concatenate(pairs, axis=-1) / (4 * depth)).astype(x.dtype))
 
 
 def nearest_2x(x: jax.Array, keep_depth: bool = False, fold: int = 1, out_fold: int = 1) -> jax.Array:
@@ -38,10 +38,10 @@ def nearest_2x(x: jax.Array, keep_depth: bool = False, fold: int = 1, out_fold: 
     Returns:
       [B, 2D, 2H, 2W/out_fold, out_fold * C], of x's dtype.
     """
-    voxels = jnp.split(keep_split(x), fold, axis=-1)
+    voxels = jnp.split(constrain_volume(x), fold, axis=-1)
     x = jnp.concatenate([voxel for voxel in voxels for _ in range(2)], axis=-1)
     x = refold(x, 2 * fold, out_fold)
     b, d, h, w, c = x.shape
     depth = 1 if keep_depth else 2
     cubes = jnp.broadcast_to(x[:, :, None, :, None], (b, d, depth, h, 2, w, c))
-    return keep_split(cubes.reshape(b, d * depth, h * 2, w, c))
+    return constrain_volume(cubes.reshape(b, d * depth, h * 2, w, c))

@@ -36,19 +36,19 @@ def _cut(edge: int, axis: str, mesh: Mapping[str, int]) -> str | None:
     return axis if ways > 1 and edge % ways == 0 and edge // ways >= LEAST_PLANES else None
 
 
-def keep_split(x: jax.Array) -> jax.Array:
+def constrain_volume(x: jax.Array) -> jax.Array:
     """Holds a volume [B, D, H, ...] to `volume_spec` on the mesh in force."""
     mesh = jax.sharding.get_abstract_mesh()
     return x if mesh.size <= 1 else lax.with_sharding_constraint(x, volume_spec(x.shape, mesh.shape))
 
 
-def keep_everywhere(kernel: jax.Array) -> jax.Array:
+def replicate(kernel: jax.Array) -> jax.Array:
     """Gathers a parameter that is cut over devices, now: before it is made larger, as folding makes kernels."""
     mesh = jax.sharding.get_abstract_mesh()
     return kernel if mesh.size <= 1 else lax.with_sharding_constraint(kernel, PartitionSpec())
 
 
-def keep_whole(x: jax.Array) -> jax.Array:
+def gather_space(x: jax.Array) -> jax.Array:
     """Gathers what space cut of an array [B, ...]: B alone stays over data and fsdp."""
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.size <= 1:  # 0: none in force
@@ -134,11 +134,11 @@ def convolve_split(
         outputs = (x.shape[i + 1] + sum(padding[i]) - taps[i]) // stride + 1
         reach = max(before, after) + (fill == "reflect")  # the outermost plane is not mirrored
         if planes % stride or outputs * stride != x.shape[i + 1] or after < 0 or reach > planes:
-            return keep_split(convolve(*_filled(keep_split(x), padding, fill, kernel, strides)))
+            return constrain_volume(convolve(*_filled(constrain_volume(x), padding, fill, kernel, strides)))
         halos.append((i + 1, spec[i + 1], before, after))
         inner[i] = (0, 0)
     if not halos:
-        return keep_split(convolve(*_filled(keep_split(x), padding, fill, kernel, strides)))
+        return constrain_volume(convolve(*_filled(constrain_volume(x), padding, fill, kernel, strides)))
 
     cut = tuple(jax.tree.leaves(tuple(spec)))  # axes of the mesh
 
@@ -150,7 +150,7 @@ def convolve_split(
         return convolve(*_filled(x, tuple(inner), fill, kernel, strides))
 
     y = jax.shard_map(shard, in_specs=(spec, PartitionSpec()), out_specs=spec)(x, kernel)
-    return keep_split(y)  # a strided one may have left too few planes
+    return constrain_volume(y)  # a strided one may have left too few planes
 
 
 def _filled(

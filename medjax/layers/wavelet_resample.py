@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from medjax.layers.fold import refold
-from medjax.layers.spatial import keep_split
+from medjax.layers.spatial import constrain_volume
 from medjax.wavelets import SUBBANDS, haar_dwt3d, haar_idwt3d
 
 # A transform multiplies the mean of a cube by 2 sqrt 2; WDM divides it by 3 where it goes on.
@@ -39,16 +39,16 @@ def haar_down(x: jax.Array, fold: int = 1, out_fold: int = 1) -> tuple[jax.Array
 def haar_up(low: jax.Array, details: jax.Array, fold: int = 1, out_fold: int = 1) -> jax.Array:
     """The inverse of `haar_down`: [B, D, H, W/fold, fold * C] and its details to [B, 2D, 2H, 2W/out_fold, out_fold * C]."""
     dtype = low.dtype
-    low, details = (keep_split(refold(part, fold, 1)).astype(jnp.float32) for part in (low, details))
+    low, details = (constrain_volume(refold(part, fold, 1)).astype(jnp.float32) for part in (low, details))
     bands = jnp.concatenate([low * LOW_SCALE, details], axis=-1)
     bands = bands.reshape(*low.shape[:4], len(SUBBANDS), low.shape[-1])
-    return keep_split(refold(haar_idwt3d(bands).astype(dtype), 1, out_fold))
+    return constrain_volume(refold(haar_idwt3d(bands).astype(dtype), 1, out_fold))
 
 
 def _transformed(x: jax.Array, fold: int) -> jax.Array:
-    return haar_dwt3d(keep_split(refold(x, fold, 1)).astype(jnp.float32))
+    return haar_dwt3d(constrain_volume(refold(x, fold, 1)).astype(jnp.float32))
 
 
 def _as_volume(bands: jax.Array, dtype: jnp.dtype, fold: int) -> jax.Array:
     """[B, D, H, W, bands, C] to [B, D, H, W/fold, fold * bands * C]."""
-    return keep_split(refold(bands.reshape(*bands.shape[:4], -1).astype(dtype), 1, fold))
+    return constrain_volume(refold(bands.reshape(*bands.shape[:4], -1).astype(dtype), 1, fold))

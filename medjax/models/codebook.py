@@ -90,7 +90,7 @@ def draw(key: jax.Array, latents: int, codes: int, channels: int) -> Draw:
     return Draw(rows, noise)
 
 
-def drawn(latents: jax.Array, draw: Draw) -> jax.Array:
+def gather_latents(latents: jax.Array, draw: Draw) -> jax.Array:
     """The latents [B, d, h, w, c] that a draw names, [K, c], with its noise."""
     places = jnp.stack(jnp.unravel_index(draw.rows, latents.shape[:-1]), axis=-1)
 
@@ -104,7 +104,7 @@ def drawn(latents: jax.Array, draw: Draw) -> jax.Array:
 
 def initialize(codebook: Codebook, latents: jax.Array, draw: Draw) -> Codebook:
     """A codebook that is not initialized, with latents for codes; one that is, as it is."""
-    embeddings = drawn(latents, draw)
+    embeddings = gather_latents(latents, draw)
     new = {
         "embeddings": embeddings,
         "counts": jnp.ones_like(codebook["counts"]),
@@ -176,7 +176,7 @@ def learn(
         codebook,
         used,
         sums,
-        drawn(fixed, restarts),
+        gather_latents(fixed, restarts),
         decay=decay,
         restart_threshold=restart_threshold,
         restart_statistics=restart_statistics,

@@ -15,7 +15,7 @@ from jax import lax
 
 from medjax.layers.batch_norm import BatchNorm
 from medjax.layers.conv import conv3d, uniform_fan_in
-from medjax.layers.spatial import extend_split, keep_split, keep_whole, volume_spec, zero_beyond
+from medjax.layers.spatial import constrain_volume, extend_split, gather_space, volume_spec, zero_beyond
 
 KERNEL, PADDING = 4, 2
 MOST_CHANNELS = 512
@@ -62,7 +62,7 @@ class PatchDiscriminator(nn.Module):
                 h = BatchNorm(name=f"norm_{layer}")(h, train, size)
             h = zero_beyond(nn.leaky_relu(h, 0.2), size)
             features.append(Features(h.astype(jnp.float32), math.prod(size) / math.prod(h.shape[1:-1])))
-        logits = keep_whole(self._conv(f"conv_{self.layers + 1}", h, 1, 1, longer).astype(jnp.float32))
+        logits = gather_space(self._conv(f"conv_{self.layers + 1}", h, 1, 1, longer).astype(jnp.float32))
         return logits[:, *(slice(n) for n in _size_after(size, 1))], features
 
     def _conv(self, name: str, x: jax.Array, width: int, stride: int, longer: tuple[bool, ...]) -> jax.Array:
@@ -82,7 +82,7 @@ class PatchDiscriminator(nn.Module):
                 unit = 2**self.layers * mesh.shape[spec[i + 1]]
                 needed = max(size[i] * 2 ** min(layer, self.layers) for layer, size in enumerate(sizes))
                 new[i] = -(-needed // unit) * unit
-        return extend_split(keep_split(x), tuple(new)), (*(axis is not None for axis in spec[1:3]), False)
+        return extend_split(constrain_volume(x), tuple(new)), (*(axis is not None for axis in spec[1:3]), False)
 
 
 class PatchConv(nn.Module):

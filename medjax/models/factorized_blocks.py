@@ -8,7 +8,7 @@ from flax import linen as nn
 from medjax.layers.conv import Conv, conv3d, uniform_fan_in
 from medjax.layers.fold import per_channel
 from medjax.layers.normalization import GroupNorm
-from medjax.layers.spatial import keep_split
+from medjax.layers.spatial import constrain_volume
 
 SLICE_KERNEL = (1, 3, 3)
 
@@ -67,7 +67,7 @@ class SliceUpsample(nn.Module):
         kernel, bias = sub_pixel_kernel(kernel).astype(self.dtype), bias.astype(self.dtype)
         y = conv3d(x.astype(self.dtype), kernel, (1, 1, 1), ((0, 0), (1, 1), (1, 1)), self.lowering)
         y = y.reshape(b, d, h, w, 2, 2, c).swapaxes(3, 4).reshape(b, d, 2 * h, 2 * w, c)
-        return keep_split(y + bias)
+        return constrain_volume(y + bias)
 
 
 def sub_pixel_kernel(kernel: jax.Array) -> jax.Array:

@@ -59,7 +59,7 @@ class Checkpoints:
     def __init__(self, workdir: pathlib.Path, keep: int):
         hush_relayed_failures()
         self.folder = workdir.absolute() / "checkpoints"
-        multihost.first_alone(self._set_unfinished_aside)
+        multihost.on_first_process(self._set_unfinished_aside)
         lowest_loss = preserve.BestN(get_metric_fn=_val_loss, reverse=True, n=1, keep_checkpoints_without_metrics=False)
         options = ocp.CheckpointManagerOptions(
             preservation_policy=preserve.AnyPreservationPolicy([preserve.LatestN(max(keep, 1)), lowest_loss]),
@@ -76,7 +76,7 @@ class Checkpoints:
     def latest_step(self) -> int | None:
         """The step of the last whole checkpoint, as process 0 sees it; every process must ask."""
         step = self._manager.latest_step()
-        agreed = int(multihost.as_first(np.asarray(-1 if step is None else step)))
+        agreed = int(multihost.broadcast_from_first(np.asarray(-1 if step is None else step)))
         return None if agreed < 0 else agreed
 
     def _set_unfinished_aside(self) -> None:
@@ -95,7 +95,7 @@ class Checkpoints:
                 self.close()
         else:
             # Of a checkpoint that others share in, each writes its part and waits for the rest: not for ever, one may be gone.
-            patience = distributed.lost_seconds() / 2 if distributed.is_loss(error) else PATIENCE
+            patience = distributed.lost_seconds() / 2 if distributed.is_lost_process(error) else PATIENCE
             waiting = threading.Thread(target=self._wait_quietly, daemon=True)
             waiting.start()
             waiting.join(patience)
@@ -223,7 +223,7 @@ class Checkpoints:
                 ),
             )
         except Exception as error:  # Orbax and TensorStore raise many kinds, all meaning that the files do not fit
-            if distributed.is_loss(error) or is_out_of_memory(error):
+            if distributed.is_lost_process(error) or is_out_of_memory(error):
                 raise
             reason = " ".join(str(error).split())[:120]
             raise UserError(f"checkpoint {folder} cannot be read ({reason}): it is damaged; {ADVICE}") from error

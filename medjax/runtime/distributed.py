@@ -201,7 +201,7 @@ def one_voice() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def loss_explained() -> Iterator[None]:
+def explain_lost_process() -> Iterator[None]:
     """Turns what JAX raises when another process is gone into one line.
 
     It is raised at once where the machines notice that a connection broke, as on CPUs. Where they do not, JAX itself ends
@@ -210,7 +210,7 @@ def loss_explained() -> Iterator[None]:
     try:
         yield
     except (RuntimeError, ValueError) as error:
-        if not is_loss(error):
+        if not is_lost_process(error):
             raise
         explained = UserError(
             f"process {jax.process_index()} lost another one ({_first_line(error)}): see what that one said, "
@@ -226,7 +226,7 @@ def lost_seconds() -> int:
     return _seconds(LOST_SECONDS)
 
 
-def is_loss(error: BaseException) -> bool:
+def is_lost_process(error: BaseException) -> bool:
     """Whether the cause of an error is that another process is gone."""
     if jax.process_count() == 1 or isinstance(error, UserError) or is_out_of_memory(error):
         return False

@@ -19,7 +19,7 @@ T = TypeVar("T")
 WEEK_MS = 7 * 24 * 3600 * 1000  # one that is lost ends the others much sooner
 
 
-def meet() -> None:
+def barrier() -> None:
     """Waits for all processes, without their devices, which on CPUs give each other up after half a minute.
 
     Wherever processes may be far apart in time, after decoding or compiling, they meet before they compute together.
@@ -27,12 +27,12 @@ def meet() -> None:
     multihost.get_barrier_sync_fn()(key="meet", timeout_ms=WEEK_MS)
 
 
-def as_first(values: np.ndarray) -> np.ndarray:
+def broadcast_from_first(values: np.ndarray) -> np.ndarray:
     """What process 0 holds: of the same shape and dtype on all. Shared folders may look different from different hosts."""
     return np.asarray(multihost_utils.broadcast_one_to_all(values))
 
 
-def together(action: Callable[[], T]) -> T:
+def on_all_processes(action: Callable[[], T]) -> T:
     """Runs `action` on every process and waits for all; where it raises on one, it raises on all.
 
     Raises:
@@ -45,7 +45,7 @@ def together(action: Callable[[], T]) -> T:
         result = action()
     except Exception as error:
         failure = error
-    meet()
+    barrier()
     failed = np.flatnonzero(multihost_utils.process_allgather(np.asarray(failure is not None)))
     if failure is not None:
         raise failure
@@ -54,9 +54,9 @@ def together(action: Callable[[], T]) -> T:
     return result
 
 
-def first_alone(action: Callable[[], None]) -> None:
+def on_first_process(action: Callable[[], None]) -> None:
     """Runs `action` on process 0 while the others wait; if it raises, it raises on all."""
-    together(lambda: action() if jax.process_index() == 0 else None)
+    on_all_processes(lambda: action() if jax.process_index() == 0 else None)
 
 
 def check_same(told: Any) -> None:
@@ -66,14 +66,14 @@ def check_same(told: Any) -> None:
     """
 
     def compare() -> None:
-        if (as_first(digest) != digest).any():
+        if (broadcast_from_first(digest) != digest).any():
             raise UserError(
                 f"process {jax.process_index()} has another configuration or other data than process 0: "
                 "start all with the same command on the same files"
             )
 
     digest = np.frombuffer(hashlib.sha256(json.dumps(told, sort_keys=True).encode()).digest(), np.uint8)
-    together(compare)
+    on_all_processes(compare)
 
 
 class AnyOf:

@@ -20,7 +20,7 @@ from medjax.diffusion.sampling import SAMPLERS, Sampling
 from medjax.diffusion.schedules import Schedule
 from medjax.diffusion.times import TIMES
 from medjax.errors import UserError
-from medjax.layers.spatial import keep_split
+from medjax.layers.spatial import constrain_volume
 
 Arrays = Any
 Predict = Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array | None]]  # of (x_t, t): Objective.split's result
@@ -135,10 +135,10 @@ def make_schedule(name: str, steps: int, part: str = "diffusion") -> Schedule:
 
 def normal_by_row(key: jax.Array, rows: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     """Standard normal noise [B, *shape], each example's keyed by its row."""
-    return keep_split(jax.vmap(lambda row: jax.random.normal(jax.random.fold_in(key, row), shape))(rows))
+    return constrain_volume(jax.vmap(lambda row: jax.random.normal(jax.random.fold_in(key, row), shape))(rows))
 
 
-def taught(
+def loss_and_gradients(
     objective: Objective,
     network: Callable[[Arrays, jax.Array, jax.Array, jax.Array], jax.Array],
     params: Arrays,
@@ -233,7 +233,7 @@ def noise_by_key(keys: jax.Array, shape: tuple[int, ...]) -> NoiseAt:
     """Standard normal noise [B, *shape] for each step of a sampler, each example's by its key."""
 
     def noise_at(i: jax.Array | int) -> jax.Array:
-        return keep_split(jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, i), shape))(keys))
+        return constrain_volume(jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, i), shape))(keys))
 
     return noise_at
 
@@ -259,11 +259,11 @@ def first_state(
     if other is not None:
         x_0 = lerp(x_0, other, share)
         noise = slerp(noise, noise_at(schedule.steps + 1), share)
-    t = samplers.whole_time(x_0, schedule.steps - 1)
+    t = samplers.for_batch(x_0, schedule.steps - 1)
     return samplers.first_state(process.q_sample(schedule, x_0, t, noise))
 
 
-def advanced(
+def run_steps(
     objective: Objective,
     sampling: Sampling,
     predict: Predict,
@@ -282,7 +282,7 @@ def advanced(
         return (x_0, v) if has_variance else x_0
 
     step = sampling.step(sampling.schedule(objective.schedule), has_variance)
-    return samplers.walk(step, denoise, noise_at, state, first, end)
+    return samplers.run(step, denoise, noise_at, state, first, end)
 
 
 def weighted(errors: jax.Array, weights: jax.Array | None) -> jax.Array:

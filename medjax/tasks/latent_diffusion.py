@@ -19,7 +19,7 @@ from medjax.diffusion.samplers import State
 from medjax.diffusion.sampling import Sampling
 from medjax.diffusion.thresholds import threshold_dynamically
 from medjax.layers.embeddings import unknown_labels
-from medjax.layers.spatial import keep_split
+from medjax.layers.spatial import constrain_volume
 from medjax.tasks import denoising
 from medjax.tasks.denoising import check_choices, check_labels, check_size, make_objective, make_sampling
 from medjax.tasks.networks import make_network
@@ -32,7 +32,7 @@ LABEL_KEY = 3  # of a step's key: 0 .. 2 are the times', the noise's and the dro
 DYNAMIC_SHARE = 0.9  # of a latent's values that a dynamic threshold leaves alone, as published
 
 
-class Drawn(NamedTuple):
+class SamplerState(NamedTuple):
     """Latents on their way.
 
     Attributes:
@@ -145,7 +145,7 @@ class LatentDiffusion:
         if told:
             kept = keep_labels(jax.random.fold_in(key, LABEL_KEY), rows, 1 - self.label_dropout)
             told = {"label": jnp.where(kept, told["label"], -1)}
-        grads, variables, loss, errors, t = denoising.taught(
+        grads, variables, loss, errors, t = denoising.loss_and_gradients(
             self.objective,
             lambda params, seen, t, key: self.network.apply(
                 {"params": params}, seen, t, train=True, rngs={"dropout": key}, **told
@@ -199,7 +199,7 @@ class LatentDiffusion:
         """How many steps a sample takes."""
         return self.sampling.schedule(self.objective.schedule).steps
 
-    def begin(self, frozen: Arrays, keys: jax.Array, conditions: Batch | None = None) -> Drawn:
+    def begin(self, frozen: Arrays, keys: jax.Array, conditions: Batch | None = None) -> SamplerState:
         """Where sampling starts from: noise, or the latents of volumes with the sampling's `strength` of noise.
 
         Args:
@@ -211,7 +211,7 @@ class LatentDiffusion:
         schedule, noise_at = self.sampling.schedule(self.objective.schedule), self._noise_at(keys)
         starts = [self._scaled_latents(frozen, {"image": conditions[n]}) for n in ("image", "other") if n in conditions]
         state = denoising.first_state(schedule, noise_at, *starts, share=conditions.get("share"))
-        return Drawn(state, conditions.get("label", unknown_labels(state.x_t)))
+        return SamplerState(state, conditions.get("label", unknown_labels(state.x_t)))
 
     def advance(
         self,
@@ -219,19 +219,19 @@ class LatentDiffusion:
         variables: Arrays,
         frozen: Arrays,
         keys: jax.Array,
-        state: Drawn,
+        state: SamplerState,
         first: int | jax.Array,
         end: int | jax.Array,
-    ) -> Drawn:
+    ) -> SamplerState:
         """Takes the steps first, first - 1, ..., down to `end` exclusive, of `steps - 1` down to 0."""
         del variables, frozen
         predict = self._predict(params, {"label": state.label} if self.classes else {}, self.guidance)
-        sampler = denoising.advanced(
+        sampler = denoising.run_steps(
             self.objective, self.sampling, predict, self._thresholded, self._noise_at(keys), state.sampler, first, end
         )
-        return Drawn(sampler, state.label)
+        return SamplerState(sampler, state.label)
 
-    def finish(self, frozen: Arrays, state: Drawn) -> jax.Array:
+    def finish(self, frozen: Arrays, state: SamplerState) -> jax.Array:
         """The volumes [B, D, H, W, 1] in [-1, 1] of a sampler that has taken every step."""
         return self._decoded(frozen, state.sampler.x_t)
 
@@ -247,7 +247,7 @@ class LatentDiffusion:
         else:
             vqgan = frozen["vqgan"]
             latents = self.vqgan.encode(vqgan["generator"], batch["image"], vqgan.get("batch_stats"))
-        return jax.lax.stop_gradient(keep_split(scaled(latents, frozen["low"], frozen["high"])))
+        return jax.lax.stop_gradient(constrain_volume(scaled(latents, frozen["low"], frozen["high"])))
 
     def _decoded(self, frozen: Arrays, x_0: jax.Array) -> jax.Array:
         """The volumes of scaled latents."""
@@ -274,11 +274,11 @@ class LatentDiffusion:
             # Each example beside itself without its label, so that devices which share a batch keep what they have.
             label = jnp.stack([told["label"], unknown_labels(seen)], axis=1).reshape(-1)
             seen, t = (jnp.repeat(array, 2, axis=0) for array in (seen, t))
-            output = self.network.apply({"params": params}, keep_split(seen), t, label=label)
+            output = self.network.apply({"params": params}, constrain_volume(seen), t, label=label)
             output = output.reshape(-1, 2, *output.shape[1:])
             (prediction, v), (free, _) = (objective.split(output[:, i]) for i in (0, 1))
             # Classifier-free guidance (arXiv 2207.12598), eq. 6, whose w is one less.
-            return keep_split(free + guidance * (prediction - free)), v
+            return constrain_volume(free + guidance * (prediction - free)), v
 
         return predict
 

@@ -16,7 +16,7 @@ from medjax.tasks.lowering_choice import one_lowering, ways_by_level
 Network = UNet | WaveletUNet | FactorizedUNet
 
 # What the wavelet U-Net does in its own way, and so the only value that each key may have beside it.
-OF_THE_UNET_ALONE = {"skip": "add", "resample_blocks": True, "keep_depth": False, "position_channels": 0, "classes": 0}
+UNET_ONLY_DEFAULTS = {"skip": "add", "resample_blocks": True, "keep_depth": False, "position_channels": 0, "classes": 0}
 
 
 def make_network(config: ConfigDict, out_channels: int, size: tuple[int, int, int]) -> Network:
@@ -98,10 +98,10 @@ def _wdm(model: ConfigDict, every: dict[str, Any], remat: str, size: tuple[int, 
         "dropout": model.dropout,
         "remat": remat_resolutions(remat, max(size), resolutions),
     }
-    own = {key: model.get(key, value) for key, value in OF_THE_UNET_ALONE.items()}
+    own = {key: model.get(key, value) for key, value in UNET_ONLY_DEFAULTS.items()}
     if model.network == "unet":
         return UNet(**both, **own)
-    for key, value in OF_THE_UNET_ALONE.items():
+    for key, value in UNET_ONLY_DEFAULTS.items():
         if own[key] != value:
             raise UserError(f"model.{key} is {own[key]!r}: the wavelet U-Net has no such choice; leave it at {value!r}")
     return WaveletUNet(**both)

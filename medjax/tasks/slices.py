@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 
-from medjax.layers.spatial import keep_whole, volume_spec
+from medjax.layers.spatial import gather_space, volume_spec
 
 
 def random_slices(key: jax.Array, rows: jax.Array, depth: int) -> jax.Array:
@@ -19,7 +19,7 @@ def take_slices(volumes: jax.Array, slices: jax.Array) -> jax.Array:
     A masked sum: where devices share D it adds up one slice of each, where an index would gather the volumes.
     """
     chosen = jnp.arange(volumes.shape[1]) == slices[:, None]
-    return keep_whole(jnp.sum(jnp.where(chosen[:, :, None, None, None], volumes, 0.0), axis=1))
+    return gather_space(jnp.sum(jnp.where(chosen[:, :, None, None, None], volumes, 0.0), axis=1))
 
 
 def gathered_bytes(shape: tuple[int, int, int, int], mesh: Mapping[str, int]) -> int:

@@ -18,7 +18,7 @@ from jax import lax
 from ml_collections import ConfigDict
 
 from medjax.errors import UserError
-from medjax.layers.spatial import FILLS, keep_split
+from medjax.layers.spatial import FILLS, constrain_volume
 from medjax.metrics.psnr import psnr
 from medjax.models import codebook as codebooks
 from medjax.models.codebook import Draw
@@ -379,7 +379,7 @@ class VQGAN:
             "codebook/restarted": learned.restarted / self.codes,
         }
         reconstruction, statistics = _in_training(self.decoder, generator, statistics, "decoder", learned.quantized)
-        reconstruction = keep_split(reconstruction)
+        reconstruction = constrain_volume(reconstruction)
         slices = take_slices(reconstruction, chances.slices)
         outputs = Outputs(reconstruction, slices, self.commitment * learned.distance)
         return outputs, lax.stop_gradient(({"codebook": learned.codebook, "batch_stats": statistics}, metrics))

@@ -104,7 +104,7 @@ class WaveletDiffusion:
             its randomness: neither devices nor microbatches change it.
         """
         del frozen, step
-        grads, variables, loss, errors, t = denoising.taught(
+        grads, variables, loss, errors, t = denoising.loss_and_gradients(
             self.objective,
             lambda params, seen, t, key: self.network.apply(
                 {"params": params}, seen, t, train=True, rngs={"dropout": key}
@@ -194,7 +194,7 @@ class WaveletDiffusion:
         """Takes the steps first, first - 1, ..., down to `end` exclusive, of `steps - 1` down to 0."""
         del variables, frozen
         noise_at, predict = self._noise_at(keys), self._predict(params)
-        return denoising.advanced(
+        return denoising.run_steps(
             self.objective, self.sampling, predict, self._thresholded, noise_at, state, first, end
         )
 

@@ -18,7 +18,7 @@ from medjax.errors import UserError
 from medjax.evaluation.compare import check, weights_of
 from medjax.evaluation.score import Score
 from medjax.evaluation.scores import PLAIN_NAMES, Featured, feature_scores
-from medjax.generation.sampler import Drawing
+from medjax.generation.sampler import CompiledSampler
 from medjax.metrics.ms_ssim_pairs import mean_ms_ssim
 from medjax.models.features import load_backbone
 from medjax.runtime.mesh import batch_ways, put_label, row_everywhere
@@ -91,7 +91,7 @@ class Trials:
             conditions = put_label(label, self._mesh, batch_size)
         if self._drawing is None:
             seed = self._config.sample.seed
-            self._drawing = Drawing(
+            self._drawing = CompiledSampler(
                 self._task, self._mesh, params, state.variables, seed, batches[0], conditions, self._frozen
             )
         drawing = self._drawing.of(params, state.variables)

@@ -42,7 +42,7 @@ def moments(make_steps, schedule, last=0):
 
         def run(spread):
             state = samplers.first_state(signal * MEAN + spread * only(steps))
-            return samplers.walk(make_steps(schedule), best_denoiser(schedule), only, state, steps - 1, last - 1).x_t
+            return samplers.run(make_steps(schedule), best_denoiser(schedule), only, state, steps - 1, last - 1).x_t
 
         x = np.asarray(jax.jit(run)(np.hypot(signal * DEVIATION, noise)))[:, 0]
     assert x.dtype == np.float64

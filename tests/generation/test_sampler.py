@@ -8,7 +8,7 @@ from flax import linen as nn
 
 from configs import atlas
 from medjax.diffusion.sampling import SAMPLERS
-from medjax.generation.sampler import Drawing
+from medjax.generation.sampler import CompiledSampler
 from medjax.runtime.mesh import make_mesh
 from medjax.tasks import make_task
 from test_latent_diffusion import FROZEN, started, task_of
@@ -38,7 +38,7 @@ def task_and_params(sampler):
 def test_where_the_steps_are_cut_changes_no_bit(sampler, sizes):
     task, params = task_and_params(sampler)
     mesh = make_mesh({"data": 1, "fsdp": 1, "depth": 1, "height": 1} | sizes)
-    drawing = Drawing(task, mesh, params, {}, SEED, INDICES, None, {})
+    drawing = CompiledSampler(task, mesh, params, {}, SEED, INDICES, None, {})
     told = []
     volumes = np.asarray(drawing(INDICES, told=told.append))
     assert told == [1] * 5
@@ -53,7 +53,7 @@ def test_where_the_steps_are_cut_changes_no_bit(sampler, sizes):
 def test_other_volumes_by_the_same_programs():
     task, params = task_and_params("ddim")
     mesh = make_mesh({"data": 1, "fsdp": 1, "depth": 1, "height": 1})
-    drawing = Drawing(task, mesh, params, {}, SEED, INDICES, None, {})
+    drawing = CompiledSampler(task, mesh, params, {}, SEED, INDICES, None, {})
     there = np.asarray(drawing(INDICES + 1))
     np.testing.assert_array_equal(there[0], np.asarray(drawing(INDICES))[1])
 
@@ -64,7 +64,7 @@ def test_latents_that_depth_does_not_divide_are_drawn_all_the_same():
     drawn = {}
     for depth in (1, 4):
         mesh = make_mesh({"data": 1, "fsdp": 1, "depth": depth, "height": 1})
-        volumes = Drawing(task, mesh, params, variables, SEED, INDICES, None, FROZEN)(INDICES)
+        volumes = CompiledSampler(task, mesh, params, variables, SEED, INDICES, None, FROZEN)(INDICES)
         assert {shard.data.shape[1] for shard in volumes.addressable_shards} == {12 // depth}
         drawn[depth] = np.asarray(volumes)
     np.testing.assert_allclose(drawn[4], drawn[1], atol=1e-5)

@@ -5,7 +5,7 @@ import pytest
 from jax.sharding import PartitionSpec
 
 from medjax.layers.conv import LOWERINGS, conv3d, same_padding
-from medjax.layers.spatial import extend_split, keep_split, keep_whole, volume_spec, zero_beyond
+from medjax.layers.spatial import constrain_volume, extend_split, gather_space, volume_spec, zero_beyond
 from on_mesh import MESH, on_the_mesh
 from tolerance import assert_equal_but_for_rounding
 
@@ -90,9 +90,9 @@ def test_a_convolution_that_changes_the_planes_of_a_shard_is_still_right():
 
 def test_what_is_kept_whole_is_gathered_and_what_is_split_is_not():
     x = np.arange(2 * 8 * 4 * 3, dtype="f4").reshape(2, 8, 4, 3)
-    split, found = on_the_mesh(keep_split, x)
+    split, found = on_the_mesh(constrain_volume, x)
     assert (split.sharding.shard_shape(x.shape), found) == ((1, 4, 2, 3), {})
-    whole, found = on_the_mesh(keep_whole, x)
+    whole, found = on_the_mesh(gather_space, x)
     assert whole.sharding.shard_shape(x.shape) == (1, 8, 4, 3)
     assert found.keys() == {"all-gather"}
     np.testing.assert_array_equal(whole, x)
@@ -115,5 +115,5 @@ def test_zero_beyond_an_extent():
 
 def test_without_a_mesh_in_force_nothing_happens():
     x = np.ones((2, 8, 8, 2, 1), "f4")
-    assert keep_split(x) is x
-    assert keep_whole(x) is x
+    assert constrain_volume(x) is x
+    assert gather_space(x) is x

@@ -110,7 +110,7 @@ def test_restarts(restart_statistics):
     book["sums"] = book["embeddings"] * book["counts"][:, None]
     options = OPTIONS | {"restart_threshold": 0.01, "restart_statistics": restart_statistics}
     learned = codebooks.learn(book, latents, drawing(0), drawing(1), **options)
-    fresh = codebooks.drawn(latents, drawing(1))[4]
+    fresh = codebooks.gather_latents(latents, drawing(1))[4]
     assert learned.restarted == 1
     np.testing.assert_array_equal(learned.codebook["embeddings"][4], fresh)
     assert learned.codebook["counts"][4] == (1.0 if restart_statistics else np.float32(0.9) * np.float32(1e-3))

@@ -23,12 +23,12 @@ def test_two_processes_are_told_the_same():
 def test_one_process_agrees_with_itself_at_once():
     any_of = multihost.AnyOf()
     assert [any_of(vote) for vote in (False, True, False)] == [False, True, False]
-    assert multihost.together(lambda: 3) == 3
+    assert multihost.on_all_processes(lambda: 3) == 3
     multihost.check_same({"steps": 3})
-    np.testing.assert_array_equal(multihost.as_first(np.arange(3)), np.arange(3))
+    np.testing.assert_array_equal(multihost.broadcast_from_first(np.arange(3)), np.arange(3))
 
     def fails() -> None:
         raise UserError("bad file")
 
     with pytest.raises(UserError, match="bad file"):
-        multihost.first_alone(fails)
+        multihost.on_first_process(fails)

@@ -74,10 +74,10 @@ def decisions() -> dict:
 
     return {
         "answers": answers,
-        "as_first": int(multihost.as_first(np.asarray(process + 5))),
-        "together": outcome(multihost.together, lambda: process),
-        "second_fails": outcome(multihost.together, fails_on_second),
-        "first_fails": outcome(multihost.first_alone, fails_on_first),
+        "as_first": int(multihost.broadcast_from_first(np.asarray(process + 5))),
+        "together": outcome(multihost.on_all_processes, lambda: process),
+        "second_fails": outcome(multihost.on_all_processes, fails_on_second),
+        "first_fails": outcome(multihost.on_first_process, fails_on_first),
         "same": outcome(multihost.check_same, {"steps": 3}),
         "different": outcome(multihost.check_same, {"steps": 3 + process}),
     }
@@ -99,7 +99,7 @@ def fails(folder: pathlib.Path, failing: int) -> None:
     mesh = make_mesh(ONE | {"fsdp": 2})
     total = jax.jit(lambda batch: jnp.sum(batch["row"]), out_shardings=replicated(mesh))
     batch = put_batch({"row": np.ones(1, np.float32)}, mesh, 2)
-    with distributed.loss_explained(), Checkpoints(folder, 3) as checkpoints:
+    with distributed.explain_lost_process(), Checkpoints(folder, 3) as checkpoints:
         total(batch).block_until_ready()  # the two are connected, as they are in training; who waits to be sees no loss
         checkpoints.save(wide_state(1, mesh), None)
         if jax.process_index() == failing:
@@ -113,7 +113,7 @@ def waits_for(signal_number: int) -> None:
     mesh = make_mesh(ONE | {"data": -1})
     total = jax.jit(lambda batch: jnp.sum(batch["row"]), out_shardings=replicated(mesh))
     batch = put_batch({"row": np.ones(2, np.float32)}, mesh, 4)
-    with distributed.loss_explained():
+    with distributed.explain_lost_process():
         for call in range(10**6):
             if call == 20 and jax.process_index() == 1:
                 os.kill(os.getpid(), signal_number)

@@ -49,7 +49,7 @@ def raising(error):
     [
         ("feature_scores", OUT_OF_MEMORY),
         ("feature_scores", ValueError("2 of 3 rows of features are not finite")),
-        ("Drawing", OUT_OF_MEMORY),
+        ("CompiledSampler", OUT_OF_MEMORY),
     ],
 )
 def test_a_measurement_that_fails_is_a_row_of_nulls_and_training_goes_on(what, error, tmp_path, monkeypatch, capsys):

@@ -168,7 +168,7 @@ def config_file_of(argv: Sequence[str]) -> str:
 
 
 def in_one_line(error: BaseException, config_file: str) -> str:
-    """What an error in the flags or the config's file comes to, without the traceback that its message may quote.
+    """Puts an error in the flags or the config's file into one line, without the traceback that its message may quote.
 
     Args:
       error: as it was raised; ml_collections raises some kinds anew, and puts the traceback of the first into the message.

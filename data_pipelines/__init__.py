@@ -1,1 +1,1 @@
-"""From NIfTI and DICOM files to batches. Knows nothing of models and nothing of jax."""
+"""Turns NIfTI and DICOM files into batches. Knows nothing of models and nothing of jax."""

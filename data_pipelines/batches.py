@@ -163,7 +163,7 @@ def _volumes(
 
 
 def _reader(paths: Sequence[Path], dataset: Dataset) -> Callable[[tf.Tensor], tf.Tensor]:
-    """From the number of a decoded file to its [D, H, W], as `records.reader` does for records."""
+    """Makes a function from the number of a decoded file to its [D, H, W], as `records.reader` does for records."""
     tf = import_tensorflow()
     names = tf.constant([str(path) for path in paths])
     # The first voxel axis runs fastest in a file, so as TensorFlow sees it the volume is [K, J, I].
@@ -178,6 +178,6 @@ def _reader(paths: Sequence[Path], dataset: Dataset) -> Callable[[tf.Tensor], tf
 
 
 def _left_right(example: Example, axes: str) -> int:
-    """Which of D, H, W runs most nearly along the patient's left-right axis."""
+    """Returns which of D, H, W runs most nearly along the patient's left-right axis."""
     voxel_axis = int(np.argmax(np.abs(example.affine[0, :3])))
     return transforms.PERMUTATIONS[axes].index(voxel_axis)

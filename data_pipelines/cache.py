@@ -23,7 +23,7 @@ VERSION = 1  # of what preprocessing does with the same parameters
 
 
 def default_folder() -> Path:
-    """Where files made from data are kept unless data.cache says otherwise."""
+    """Returns the folder in which files made from data are kept unless data.cache says otherwise."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "medjax"
 
 

@@ -1,4 +1,4 @@
-"""From the `data` part of a config to examples on disk, ready to be batched."""
+"""Turns the `data` part of a config into examples on disk, ready to be batched."""
 
 import dataclasses
 import json
@@ -31,7 +31,7 @@ NAMES = ("atlas", "folder", "adni", "brats", "duke", "lidc", "mrnet", "synthetic
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """What a run trains on: its examples divided by subject, decoded and on disk.
+    """Holds what a run trains on: its examples divided by subject, decoded and on disk.
 
     Attributes:
       name: of the reader.
@@ -71,7 +71,7 @@ class Dataset:
 
     @property
     def content(self) -> str:
-        """What a batch holds: "image" or "latents"."""
+        """Names what a batch holds: "image" or "latents"."""
         return "latents" if self.latents else "image"
 
     @property
@@ -215,7 +215,7 @@ def first_examples(data: Any, count: int) -> tuple[Example, ...]:
 
 
 def found_identity(data: Any) -> dict[str, Any]:
-    """What can be said of `Dataset.identity` without decoding a scan: not how many are usable, nor anything of labels.
+    """Tells of `Dataset.identity` what can be said without decoding a scan: not how many are usable, nor anything of labels.
 
     Made-up subjects are what the keys say they are, so nothing needs to be looked for: {}.
 
@@ -234,7 +234,7 @@ def found_identity(data: Any) -> dict[str, Any]:
 
 
 def preprocessing_of(data: Any) -> Preprocessing:
-    """From the path of any one scan to its volume, in [-1, 1], as the scans that a config asks for are preprocessed.
+    """Makes a function from the path of one scan to its volume, in [-1, 1], preprocessed as a config asks.
 
     Raises:
       DataError: a key of `data` cannot work; so does what is returned, for a scan that cannot be used.
@@ -244,7 +244,7 @@ def preprocessing_of(data: Any) -> Preprocessing:
 
 
 def intensity_range(data: Any) -> tuple[float, float]:
-    """What -1 and 1 stand for in files: the values of a fixed window, or 0 and 1."""
+    """Returns what -1 and 1 stand for in files: the values of a fixed window, or 0 and 1."""
     own = data.name == "lidc" or (data.name == "brats" and data.fit != "brain")  # a window of their own
     by_window = data.name != "synthetic" and not own and data.window == "fixed"
     return tuple(float(value) for value in data.window_range) if by_window else (0.0, 1.0)

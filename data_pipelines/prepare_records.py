@@ -39,7 +39,7 @@ Encoder = Callable[[np.ndarray], np.ndarray]  # of a volume [D, H, W] float32 in
 
 @dataclasses.dataclass(frozen=True)
 class Preparation:
-    """What is to be prepared, and where.
+    """Describes what is to be prepared, and where.
 
     Attributes:
       folder: data.records.
@@ -67,11 +67,11 @@ class Preparation:
         return self.folder / "unfinished"
 
     def shard(self, number: int) -> epath.Path:
-        """Where the volume of a scan is until its name is known."""
+        """Returns the path of a scan's volume until its final name is known."""
         return self.unfinished / f"scan-{number:05d}.tfrecord"
 
     def note(self, number: int) -> epath.Path:
-        """What became of a scan, there when it is done."""
+        """Returns the path of the note on what became of a scan, there when it is done."""
         return self.unfinished / f"scan-{number:05d}.json"
 
 
@@ -222,7 +222,7 @@ def finish(preparation: Preparation) -> None:
 
 
 def _divided(preparation: Preparation) -> Records:
-    """What the notes come to."""
+    """Makes the records' description from the notes of all scans."""
     notes = {scan.name: note for scan, note in zip(preparation.scans, _read_notes(preparation), strict=True)}
     for note in notes.values():
         if "error" in note:
@@ -248,7 +248,7 @@ def _divided(preparation: Preparation) -> Records:
 
 
 def _read_notes(preparation: Preparation, numbers: Sequence[int] | None = None) -> list[dict[str, Any]]:
-    """Of all scans by default."""
+    """Reads the notes, of all scans by default."""
     numbers = range(len(preparation.scans)) if numbers is None else numbers
     with ThreadPoolExecutor(records.REQUESTS) as pool:
         return list(pool.map(lambda n: records.read_json(preparation.note(n)), numbers))
@@ -304,7 +304,7 @@ def _check_same(
 
 
 def _strangers(preparation: Preparation) -> list[str]:
-    """What a folder holds that was never begun; one that was killed at its very beginning counts as empty."""
+    """Lists what a folder holds that was never begun; one that was killed at its very beginning counts as empty."""
     places = [place for place in (preparation.folder, preparation.unfinished) if place.is_dir()]
     paths = [path for place in places for path in place.iterdir() if path != preparation.unfinished]
     return sorted(path.name for path in paths if not path.name.startswith("."))

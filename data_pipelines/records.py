@@ -48,7 +48,7 @@ DTYPES = {"image": np.dtype("<f2"), "latents": np.dtype("<f4")}  # of what a sha
 
 @dataclasses.dataclass(frozen=True)
 class Latents:
-    """Which latents records hold.
+    """Says which latents records hold.
 
     Attributes:
       model: plain data that names the encoder and its weights, such as {"fingerprint": ..., "step": ...}; never looked into.
@@ -59,7 +59,7 @@ class Latents:
     shape: tuple[int, int, int, int]
 
     def settings(self) -> dict[str, Any]:
-        """As plain JSON data."""
+        """Returns the fields as plain JSON data."""
         return json.loads(json.dumps(dataclasses.asdict(self)))
 
 
@@ -91,7 +91,7 @@ class Shard:
 
 @dataclasses.dataclass(frozen=True)
 class Records:
-    """What records.json holds.
+    """Mirrors what records.json holds.
 
     Attributes:
       settings: what of a config's `data` the volumes depend on, by key.
@@ -111,7 +111,7 @@ class Records:
 
     @property
     def latents(self) -> Latents | None:
-        """Which latents, if not volumes."""
+        """Says which latents the records hold, None if volumes."""
         known = self.settings.get("latents")
         return Latents(known["model"], tuple(known["shape"])) if known else None
 
@@ -121,7 +121,7 @@ class Records:
         return self.identity.get("labels", {}).get("classes", 0)
 
     def paths(self, folder: epath.Path) -> list[epath.Path]:
-        """Of the shards, in their order: numbered split by split, and named as TFDS asks."""
+        """Names the shards' files, in their order: numbered split by split, as TFDS asks."""
         counts = Counter(shard.split for shard in self.shards)
         numbers = {split: itertools.count() for split in counts}
         return [
@@ -130,7 +130,7 @@ class Records:
         ]
 
     def examples(self, folder: epath.Path) -> tuple[Example, ...]:
-        """In the order of the shards."""
+        """Lists the examples in the order of the shards."""
         return tuple(
             Example(
                 name=shard.name,
@@ -152,7 +152,7 @@ def folder_of(records: str) -> epath.Path:
 
 
 def open_records(records: str) -> Records:
-    """What a folder of prepared records says of itself; no volume is read.
+    """Reads what a folder of prepared records says of itself; no volume is read.
 
     Args:
       records: data.records.
@@ -300,7 +300,7 @@ def read(path: epath.Path, shape: Sequence[int], content: str = "image") -> np.n
 def reader(
     paths: Sequence[epath.Path], shape: Sequence[int], content: str = "image"
 ) -> Callable[[tf.Tensor], tf.Tensor]:
-    """From the number of a shard to its array of `shape`, float32, by TensorFlow's own operations; checksums are compared."""
+    """Makes a TensorFlow function from a shard's number to its array of `shape`, float32; checksums are compared."""
     tf = import_tensorflow()
     names = tf.constant([os.fspath(path) for path in paths])
     dtype = DTYPES[content]
@@ -315,7 +315,7 @@ def reader(
 
 
 def damaged(paths: Sequence[epath.Path], error: Exception) -> DataError:
-    """What to say of an error that reading these shards ended in; reads them again, to name the one to blame."""
+    """Explains the error that reading these shards ended in; reads them again, to name the one to blame."""
     tf = import_tensorflow()
     for path in paths:
         try:
@@ -354,7 +354,7 @@ def write_tfds_metadata(records: Records, folder: epath.Path, size: Shape) -> No
 
 
 def sizes_on_disk(paths: Sequence[epath.Path]) -> list[int]:
-    """In bytes."""
+    """Returns the size of each file in bytes."""
     with ThreadPoolExecutor(REQUESTS) as pool:
         return list(pool.map(lambda path: path.stat().length, paths))
 
@@ -394,7 +394,7 @@ def _checksum(content: dict[str, Any]) -> int:
 
 
 def one_line(error: Exception) -> str:
-    """What an error says, without the graph that TensorFlow's come with."""
+    """Returns an error's message without the graph that TensorFlow's come with."""
     text = re.sub(
         r"\{\{.*?\}\}|\[.*|Error in user-defined .*?Map:", "", str(getattr(error, "message", error)), flags=re.DOTALL
     )

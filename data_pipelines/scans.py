@@ -1,4 +1,4 @@
-"""What a dataset is made of: scans as they were found, and examples ready to be read."""
+"""Defines what a dataset is made of: scans as they were found, and examples ready to be read."""
 
 import dataclasses
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""From the `data` part of a config to the scans it asks for, and what becomes of each."""
+"""Turns the `data` part of a config into the scans it asks for, and says what becomes of each."""
 
 import dataclasses
 import hashlib
@@ -76,7 +76,7 @@ def settings(data: Any) -> dict[str, Any]:
 
 
 def make_preprocessing(data: Any, shape: Shape) -> Preprocessing:
-    """From the path of a scan to its volume of `shape` voxels, as a config asks."""
+    """Makes the preprocessing that a config asks for: from the path of a scan to its volume of `shape` voxels."""
     if data.name == "brats" and data.fit != "brain":
         return brats.Preprocessing(shape, data.orientation)
     if data.name == "lidc":
@@ -107,7 +107,7 @@ def is_made_up(data: Any) -> bool:
 
 
 def cache_folder(data: Any) -> Path:
-    """Where preprocessed and made-up volumes are kept."""
+    """Returns the folder of preprocessed and made-up volumes."""
     return Path(data.cache).expanduser() if data.cache else default_folder()
 
 

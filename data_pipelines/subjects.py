@@ -1,4 +1,4 @@
-"""Whose scan a file is, told from its path: as people and collections name folders and files.
+"""Tells whose scan a file is from its path: as people and collections name folders and files.
 
 The parts of a path that name no person are passed over: a contrast (T1, FLAIR), a visit (ses-2, followup), what is left of
 processing (mask, _0000), a side, a date, a folder such as imagesTr or derivatives. What remains of the first folder, else
@@ -152,7 +152,7 @@ def twofold(names_and_subjects: Sequence[tuple[str, str]]) -> tuple[str, str] | 
 
 
 def person_in(part: str) -> str:
-    """What of a folder's or a file's name is left to name a person; empty if nothing is."""
+    """Returns what of a folder's or a file's name is left to name a person; empty if nothing is."""
     pieces = re.split(r"([-_. ]+)", DATE.sub("date", part))  # words, with what parts them between
     words = pieces[::2]
     begin = 0

@@ -2,7 +2,7 @@
 
 
 class UserError(ValueError):
-    """What was asked for cannot work.
+    """Tells the user that what was asked for cannot work.
 
     The message is one line that names the key or file, what was found there and what to do about it. launch.py
     prints it without a traceback and exits with status 2.

@@ -10,7 +10,7 @@ Metrics = dict[str, jax.Array]
 
 
 class Task(Protocol):
-    """What is learned; medjax/tasks holds one file for each."""
+    """Defines what is learned; medjax/tasks holds one file for each."""
 
     size_multiple: tuple[int, int, int]
     parts: tuple[str, ...]  # of the parameters, each with an optimiser of its own; () for one of all

@@ -1,0 +1,1 @@
+"""Reads and writes the formats that volumes are kept in, one a file."""

@@ -1,0 +1,1 @@
+"""Finds the scans of each dataset and preprocesses them, one dataset a file."""

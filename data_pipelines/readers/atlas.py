@@ -55,7 +55,7 @@ class Template:
 
 @dataclasses.dataclass(frozen=True)
 class Deformation:
-    """Where a subject's tissue comes from: position y of the subject shows position `sources(y)` of the template.
+    """Maps a subject onto the template: position y of the subject shows position `sources(y)` of the template.
 
     Attributes:
       displacement: [3, *CONTROL_SHAPE], of the diffeomorphism at the control points.

@@ -21,7 +21,7 @@ VERSION = 1  # of the files' contents; raise it when atlas.subject draws differe
 
 @dataclasses.dataclass(frozen=True)
 class Atlas:
-    """Which made-up subjects: everything their files depend on but the number of them.
+    """Names a family of made-up subjects: everything their files depend on but the number of them.
 
     Attributes:
       seed: of the dataset.
@@ -38,7 +38,7 @@ class Atlas:
         return int(atlas.has_lesion(self.seed, n, self.lesion_share))
 
     def folder(self, cache: Path, layout: str) -> Path:
-        """Where files of these subjects lie in a cache folder; one folder serves any number of subjects."""
+        """Returns the place of these subjects' files in a cache folder; one folder serves any number of subjects."""
         size = "x".join(str(n) for n in self.size)
         return cache / f"{layout}-v{VERSION}-{size}-seed{self.seed}-lesions{self.lesion_share:g}"
 

@@ -63,7 +63,7 @@ def find_scans(root: Path, series: str = "t1n") -> tuple[Scan, ...]:
 
 
 def _grades(tables: Iterable[Path]) -> dict[str, int]:
-    """By the names that any year gave a patient."""
+    """Reads each patient's grade, by all the names that any year gave the patient."""
     grades = {}
     for table in tables:
         with table.open(newline="") as file:

@@ -47,7 +47,7 @@ def list_files(root: Path) -> list[Path]:
 
 @dataclasses.dataclass(frozen=True)
 class Preprocessing:
-    """From a file to what training reads: orientation, spacing, intensity window, shape; in this order.
+    """Turns a file into what training reads: orientation, spacing, intensity window, shape; in this order.
 
     Attributes:
       shape: (I, J, K) voxels.

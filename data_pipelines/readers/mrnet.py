@@ -64,7 +64,7 @@ def affine(plane: str, shape: tuple[int, int, int], voxel_size: tuple[float, flo
 
 @dataclasses.dataclass(frozen=True)
 class Preprocessing(FolderPreprocessing):
-    """As of any folder, from an exam: rows are I, columns J, slices K.
+    """Preprocesses an exam like a file of any folder: rows are I, columns J, slices K.
 
     Attributes:
       plane: one of `DIRECTIONS`.

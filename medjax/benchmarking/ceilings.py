@@ -1,4 +1,4 @@
-"""What the network's speed is held against, measured in the same run: a product of matrices, a copy of the same bytes."""
+"""Measures what the network's speed is held against: a product of matrices, a copy of the same bytes, in the same run."""
 
 import math
 from collections.abc import Callable

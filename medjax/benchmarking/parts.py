@@ -1,4 +1,4 @@
-"""What `--mode=benchmark` times, one function a part: it gets a `Bench` and gives back plain numbers."""
+"""Times the parts of `--mode=benchmark`, one function each: it gets a `Bench` and gives back plain numbers."""
 
 import contextlib
 import dataclasses
@@ -50,7 +50,7 @@ def train(bench: Bench, stepping: Stepping) -> dict[str, Any]:
 
 
 def training_flops(bench: Bench) -> float:
-    """Of convolutions and matrix products, a volume: forward and gradients, nothing computed twice, nothing folded."""
+    """Counts FLOPs of convolutions and matrix products a volume: forward and gradients, nothing twice, nothing folded."""
     plain = plain_task(bench.task)
     one = {name: jax.ShapeDtypeStruct((1, *a.shape[1:]), a.dtype) for name, a in bench.shapes.items()}
     one["row"] = jax.ShapeDtypeStruct((1,), jnp.int32)
@@ -179,7 +179,7 @@ def checkpoint(bench: Bench, workdir: pathlib.Path) -> dict[str, Any]:
 @contextlib.contextmanager
 def folder_beside(workdir: pathlib.Path) -> Iterator[pathlib.Path]:
     """A new folder on the disk of `workdir`, the same for all processes, removed at the end."""
-    folder = workdir / f".benchmark-{int(multihost.as_first(np.asarray(os.getpid())))}"
+    folder = workdir / f".benchmark-{int(multihost.broadcast_from_first(np.asarray(os.getpid())))}"
     multihost.on_first_process(lambda: folder.mkdir(parents=True))
     try:
         yield folder

@@ -1,4 +1,4 @@
-"""What every part of `--mode=benchmark` is measured with: the task on its mesh, a batch, the compiled training step."""
+"""Sets up what each part of `--mode=benchmark` needs: the task on its mesh, a batch, the compiled training step."""
 
 import dataclasses
 import functools
@@ -23,7 +23,7 @@ from medjax.task import Arrays, Batch, Task
 
 @dataclasses.dataclass(frozen=True)
 class Bench:
-    """What every part is measured with.
+    """Holds what every part is measured with.
 
     Attributes:
       config: the configuration, of which `benchmark` says how long to measure.
@@ -50,7 +50,7 @@ class Bench:
 
     @functools.cached_property
     def shapes(self) -> Batch:
-        """Of this process's rows of a training batch."""
+        """Returns the shapes of this process's rows of a training batch."""
         content, shape = ("image", (*self.config.data.size, 1))
         if self.dataset:
             content, shape = self.dataset.content, self.dataset.example_shape

@@ -31,7 +31,7 @@ class Timing:
 
     @property
     def spread(self) -> float:
-        """From the fastest window to the slowest, as a share of the median."""
+        """Returns the range from the fastest window to the slowest, as a share of the median."""
         return (max(self.windows) - min(self.windows)) / self.median
 
 

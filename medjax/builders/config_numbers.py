@@ -13,7 +13,7 @@ SEEDS = 2**32  # jax.random.key takes seeds modulo this, and would give two of t
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """Which numbers a key may have.
+    """Says which numbers a key may have.
 
     Attributes:
       words: the same for people.

@@ -1,4 +1,4 @@
-"""What a task reads and never trains: the VQ-GAN under a latent diffusion, the networks behind a perceptual loss.
+"""Loads what a task reads and never trains: the VQ-GAN under a latent diffusion, the networks behind a perceptual loss.
 
 It never enters the run's checkpoints. What it was is written in data.json beside the data's identity, so that a model is
 not trained on, or sampled, with another by mistake. The VQ-GAN is copied into the run at its first start and read there from
@@ -35,7 +35,7 @@ MEASURED = 64  # volumes whose latents give latents.scaling="data"
 
 @dataclasses.dataclass(frozen=True)
 class Frozen:
-    """What is only read.
+    """Holds what is only read.
 
     Attributes:
       arrays: as the task's methods take it.
@@ -208,7 +208,7 @@ def frozen_of(config: ConfigDict, task: Task, mesh: Mesh, known: Mapping[str, An
 
 
 def latents_of(frozen: Frozen, task: Task) -> Latents | None:
-    """Which latents records may hold for this task; None for one that has none."""
+    """Says which latents records may hold for this task; None for one that has none."""
     return Latents(frozen.identity, (*task.latent_size, task.latent_channels)) if "vqgan" in frozen.arrays else None
 
 
@@ -281,7 +281,7 @@ def trained_vqgan(config: ConfigDict, task: Task, mesh: Mesh, step: int | None) 
 
 
 def vqgan_of(params: Arrays, variables: Arrays) -> Arrays:
-    """What of a VQ-GAN's state encodes and decodes."""
+    """Selects what of a VQ-GAN's state encodes and decodes."""
     statistics = {n: of for n, of in variables["batch_stats"].items() if n in params["generator"]}
     return {"generator": params["generator"], "codebook": variables["codebook"], "batch_stats": statistics}
 
@@ -296,7 +296,7 @@ def measured_range(task: Task, vqgan: Arrays, dataset: Dataset) -> tuple[np.ndar
 
 
 def local_encoder(task: Task, vqgan: Arrays) -> Callable[[np.ndarray], np.ndarray]:
-    """From a volume [D, H, W] to its latents [d, h, w, c], on this process's first device and without the others."""
+    """Makes a function from a volume [D, H, W] to its latents [d, h, w, c], on this process's first device alone."""
     own = jax.tree.map(np.asarray, vqgan)
     encode = jax.jit(lambda vqgan, volumes: task.vqgan.encode(vqgan["generator"], volumes, vqgan["batch_stats"]))
     return lambda volume: np.asarray(encode(own, volume[None, ..., None]))[0]

@@ -53,7 +53,7 @@ def write_copy(folder: pathlib.Path, config: Mapping[str, Any], identity: Mappin
 
 
 def read_identity(folder: pathlib.Path) -> dict[str, Any]:
-    """What identity.json says."""
+    """Reads what identity.json says."""
     identity = read_json(folder / IDENTITY)
     if not {"from", "step", "fingerprint"} <= identity.keys():
         raise UserError(f"{folder / IDENTITY} is not whole: {advice(folder)}")
@@ -83,7 +83,7 @@ def read_copy(folder: pathlib.Path, shapes: Arrays) -> Arrays:
 
 
 def advice(folder: pathlib.Path) -> str:
-    """What to do where a copy cannot be used."""
+    """Says what to do where a copy cannot be used."""
     return f"move {folder} away and name the VQ-GAN's run by latents.vqgan to have it copied again"
 
 

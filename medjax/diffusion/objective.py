@@ -1,4 +1,4 @@
-"""What a training step asks of a network: which times, which target, which weights. Mathematics only, as all in here."""
+"""Defines what a training step asks of a network: which times, which target, which weights."""
 
 import dataclasses
 
@@ -34,7 +34,7 @@ class Objective:
     learned_variance: bool = False
 
     def init(self) -> Variables:
-        """What is learned of the times without gradients: their losses, for importance sampling; otherwise nothing."""
+        """Returns what is learned of the times without gradients: their losses, for importance sampling; otherwise nothing."""
         return times.no_history(self.schedule.steps) if self.times == "importance" else {}
 
     def draw_times(self, variables: Variables, key: jax.Array, rows: jax.Array) -> tuple[jax.Array, jax.Array | None]:
@@ -48,19 +48,19 @@ class Objective:
         return t, weights
 
     def weights(self, t: jax.Array) -> jax.Array | None:
-        """Of the squared errors at the times t, [B]; None: all 1."""
+        """Returns the weights of the squared errors at the times t, [B]; None: all 1."""
         return predictions.min_snr_weight(self.prediction, self.schedule, t, self.min_snr) if self.min_snr else None
 
     def network_input(self, x_t: jax.Array, t: jax.Array) -> jax.Array:
-        """What the network sees of x_t."""
+        """Returns what the network sees of x_t."""
         return predictions.network_input(self.prediction, self.schedule, x_t, t)
 
     def target(self, x_0: jax.Array, t: jax.Array, noise: jax.Array) -> jax.Array:
-        """What the network's prediction should be."""
+        """Returns what the network's prediction should be."""
         return predictions.target(self.prediction, self.schedule, x_0, t, noise)
 
     def errors(self, prediction: jax.Array, target: jax.Array) -> jax.Array:
-        """What each value of the prediction costs, like both."""
+        """Returns the loss of each value of the prediction, in the shape of both."""
         return jnp.abs(prediction - target) if self.loss == "l1" else (prediction - target) ** 2
 
     def split(self, output: jax.Array) -> tuple[jax.Array, jax.Array | None]:
@@ -72,7 +72,7 @@ class Objective:
         return predictions.x_0_from(self.prediction, self.schedule, x_t, t, prediction)
 
     def bound(self, x_0: jax.Array, x_t: jax.Array, t: jax.Array, prediction: jax.Array, v: jax.Array) -> jax.Array:
-        """What teaches the variances, [B], to be added to the loss (the hybrid loss of arXiv 2102.09672, eq. 16)."""
+        """Returns the term that teaches the variances, [B], to be added to the loss (hybrid loss of arXiv 2102.09672, eq. 16)."""
         estimate = self.x_0_from(x_t, t, prediction)
         terms = learned_variance.bound(self.schedule, x_0, x_t, t, estimate, v)
         return learned_variance.VLB_WEIGHT * self.schedule.steps * terms

@@ -1,4 +1,4 @@
-"""What a network may be taught to predict: x_0, the noise, v or the flow. Each gives x_0, so samplers need not know which.
+"""Defines what a network may predict: x_0, the noise, v or the flow. Each gives x_0, so samplers need not know which.
 
 Everywhere x is [B, ...] and t is [B], as in process.py.
 """
@@ -13,12 +13,12 @@ PREDICTIONS = ("x_0", "noise", "v", "flow")
 
 
 def network_input(prediction: str, schedule: Schedule, x_t: jax.Array, t: jax.Array) -> jax.Array:
-    """What the network sees of x_t: x_t itself, or for a flow the point of the straight line."""
+    """Returns what the network sees of x_t: x_t itself, or for a flow the point of the straight line."""
     return process.on_the_line(schedule, x_t, t) if prediction == "flow" else x_t
 
 
 def target(prediction: str, schedule: Schedule, x_0: jax.Array, t: jax.Array, noise: jax.Array) -> jax.Array:
-    """What the network should say of x_t, made of this x_0 and this noise."""
+    """Returns what the network should predict from the x_t that was made of this x_0 and this noise."""
     match prediction:
         case "x_0":
             return x_0

@@ -21,7 +21,7 @@ NoiseAt = Callable[[jax.Array], jax.Array]
 
 
 class State(NamedTuple):
-    """Where a sampler is.
+    """Holds where a sampler is.
 
     Attributes:
       x_t: [B, ...].
@@ -36,7 +36,7 @@ Step = Callable[[Denoise, NoiseAt, State, jax.Array], State]  # the last: i, whi
 
 
 def first_state(x_T: jax.Array) -> State:
-    """Of a sampler that has not yet taken a step."""
+    """Returns the state of a sampler that has not yet taken a step."""
     return State(x_T, jnp.zeros_like(x_T))
 
 
@@ -145,7 +145,7 @@ def for_batch(x_t: jax.Array, i: jax.Array) -> jax.Array:
 
 
 def training_time(schedule: Schedule, x_t: jax.Array, i: jax.Array) -> jax.Array:
-    """What the network is told at step i: [B], int32, or float where the schedule has fractions."""
+    """Returns the time that the network is told at step i: [B], int32, or float where the schedule has fractions."""
     is_whole = np.issubdtype(schedule.timesteps.dtype, np.integer)
     timesteps = jnp.asarray(schedule.timesteps, jnp.int32 if is_whole else x_t.dtype)
     return timesteps[for_batch(x_t, i)]

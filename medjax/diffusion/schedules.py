@@ -37,7 +37,7 @@ class Schedule:
 
     @cached_property
     def flow_times(self) -> np.ndarray:
-        """Where each step lies on the straight line from x_0, at 0, to noise, at 1: the noise's share of their amplitudes.
+        """Returns each step's place on the line from x_0, at 0, to noise, at 1: the noise's share of their amplitudes.
 
         x_t / (signal + noise) is that point of the line, so a variance-preserving process is a flow seen through a lens.
         """

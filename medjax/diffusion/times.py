@@ -1,4 +1,4 @@
-"""Which times a training batch is noised to: evenly drawn steps, all times between them, or those where losses are large.
+"""Draws the times a training batch is noised to: even steps, all times between them, or those where losses are large.
 
 Rows [B] are the examples' places in the whole batch: each draws by its own key, whatever devices or microbatches there are.
 """
@@ -45,7 +45,7 @@ def importance(history: History) -> jax.Array:
 
 
 def no_history(steps: int) -> History:
-    """Of T steps: `losses` [T, REMEMBERED], the newest last, and `count` [T], how many were seen (at most REMEMBERED)."""
+    """Remembers losses of T steps: `losses` [T, REMEMBERED], newest last; `count` [T] of those seen, at most REMEMBERED."""
     return {"losses": jnp.zeros((steps, REMEMBERED), jnp.float32), "count": jnp.zeros((steps,), jnp.int32)}
 
 

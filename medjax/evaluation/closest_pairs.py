@@ -67,7 +67,7 @@ def closest_pairs(
 
 
 def _verdict(copies: Copies, m: int) -> str:
-    """What every space says of a generated volume."""
+    """Writes what every space says of a generated volume."""
     said = []
     for space in copies.spaces:
         limit = "not calibrated" if space.threshold is None else f"limit {space.threshold:.2f}"

@@ -23,7 +23,7 @@ from medjax.runtime.console import say
 
 @dataclasses.dataclass(frozen=True)
 class Found:
-    """What an evaluation has found.
+    """Holds what an evaluation has found.
 
     Attributes:
       scores: in the order in which they are shown.

@@ -19,7 +19,7 @@ TRAINING_CURVES = ("loss", "val_loss")
 
 
 def run_facts(workdir: pathlib.Path) -> dict[str, str]:
-    """What made the samples."""
+    """Returns what made the samples."""
     settings = read_json(workdir / "samples" / "settings.json")
     return {"run": str(workdir), "checkpoint": f"step {settings.get('step')}"} | {
         f"sample.{key}": str(settings[key]) for key in ("sampler", "steps", "seed", "guidance") if key in settings

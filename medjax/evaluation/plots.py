@@ -42,7 +42,7 @@ class Axis:
     log: bool = False
 
     def pixels(self, values: np.ndarray, start: float, end: float) -> np.ndarray:
-        """Where `values` lie when `low` is drawn at `start` and `high` at `end`; beyond them they stay at the edge."""
+        """Places `values` when `low` is drawn at `start` and `high` at `end`; beyond them they stay at the edge."""
         scale = np.log10 if self.log else np.asarray
         inside = np.clip(values, self.low, self.high)
         return start + (scale(inside) - scale(self.low)) / (scale(self.high) - scale(self.low)) * (end - start)
@@ -173,7 +173,7 @@ def score_plot(
 
 
 def linear_axis(low: float, high: float, count: int) -> Axis:
-    """From a round number at or below `low` to one at or above `high`, with about `count` ticks."""
+    """Makes an axis from a round number at or below `low` to one at or above `high`, with about `count` ticks."""
     if low == high:
         low, high = (low - abs(low) / 10, high + abs(high) / 10) if low else (0.0, 1.0)
     rough = (high - low) / count
@@ -184,7 +184,7 @@ def linear_axis(low: float, high: float, count: int) -> Axis:
 
 
 def log_axis(low: float, high: float) -> Axis:
-    """From `low` to `high`, both positive; ticks at powers of ten, and at 2 and 5 times them where those would be few."""
+    """Makes a logarithmic axis from `low` to `high`, both positive; ticks at powers of ten, with few of them at 2 and 5 too."""
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     wide = math.log10(high / low) > 2.5
     ticks = [factor * 10.0**power for power in decades for factor in ((1,) if wide else (1, 2, 5))]

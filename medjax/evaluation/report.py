@@ -107,7 +107,7 @@ def copies_box(scores: Sequence[Score]) -> str:
 
 
 def notes_box(notes: Sequence[str]) -> str:
-    """What to know before reading a number."""
+    """Writes what to know before reading a number."""
     if not notes:
         return ""
     items = "".join(f"<li>{html.escape(note)}</li>" for note in notes)
@@ -176,7 +176,7 @@ def training_plots(training: Sequence[Curve]) -> str:
 
 
 def in_grid(plots: Sequence[str]) -> str:
-    """As many plots side by side as the screen is wide; "" if there are none."""
+    """Lays as many plots side by side as the screen is wide; "" if there are none."""
     return f'<div class="plots">{"".join(plots)}</div>' if any(plots) else ""
 
 

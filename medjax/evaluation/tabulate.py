@@ -39,7 +39,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def read_scores(paths: Sequence[pathlib.Path], cases: Mapping[str, Mapping[str, str]]) -> Scores:
-    """What readers wrote into their sheets; a cell left empty is no score.
+    """Reads what readers wrote into their sheets; a cell left empty is no score.
 
     Raises:
       ValueError: naming the file and the line, for a case that is not in the study, a cell that is no score, or one given twice.

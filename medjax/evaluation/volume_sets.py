@@ -25,7 +25,7 @@ EVERYTHING = 2**62  # volumes
 
 @dataclasses.dataclass(frozen=True)
 class Sets:
-    """What an evaluation compares.
+    """Holds the sets that an evaluation compares.
 
     Attributes:
       real: of which no model has seen any, or of unknown history where there are two folders alone.

@@ -1,0 +1,1 @@
+"""Draws volumes: the compiled sampler, where sampling starts from, files of samples."""

@@ -41,7 +41,7 @@ class Writer:
         self._written: list[Future] = []
 
     def write(self, path: pathlib.Path, volume: np.ndarray, data: dict[str, Any]) -> None:
-        """As `write_sample`, soon; waits where too many do."""
+        """Writes a sample in the background; blocks while too many wait."""
         while len(self._written) >= WAITING:
             self._written.pop(0).result()
         self._written.append(self._pool.submit(write_sample, path, volume, data))

@@ -1,4 +1,4 @@
-"""Where sampling starts when not from noise: `sample.start`, one volume to vary or two to go from one to the other."""
+"""Reads where sampling starts when not from noise: `sample.start`, one volume to vary or two to go from one to the other."""
 
 import dataclasses
 import hashlib
@@ -37,18 +37,18 @@ class Start:
 
     @property
     def folder(self) -> str:
-        """In the workdir, beside samples."""
+        """Returns the name of the folder in the workdir, beside samples."""
         return "variations" if len(self.paths) == 1 else "interpolation"
 
     def settings(self) -> dict[str, Any]:
-        """What decides what is drawn, besides the sampler."""
+        """Lists what decides what is drawn, besides the sampler."""
         digests = [hashlib.sha256(np.ascontiguousarray(volume)).hexdigest() for volume in self.volumes]
         return {"start": [str(path) for path in self.paths], "sha256": digests} | (
             {"count": self.count} if len(self.paths) == 2 else {}
         )
 
     def key_indices(self, indices: np.ndarray) -> np.ndarray:
-        """Whose noise each volume takes: its own in variations; all the same on the way between two volumes."""
+        """Says whose noise each volume takes: its own in variations; all the same on the way between two volumes."""
         return indices if len(self.paths) == 1 else np.zeros_like(indices)
 
     def conditions(self, indices: np.ndarray, mesh: Mesh) -> Batch:

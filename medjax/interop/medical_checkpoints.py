@@ -26,7 +26,7 @@ SAME_TABLES = 1e-5  # relative difference of float32 tables that are computed in
 
 @dataclasses.dataclass(frozen=True)
 class TrainedVQGAN:
-    """What a checkpoint says of the VQ-GAN.
+    """Holds what a checkpoint says of the VQ-GAN.
 
     Attributes:
       params, variables: as the task has them.
@@ -42,7 +42,7 @@ class TrainedVQGAN:
 
 @dataclasses.dataclass(frozen=True)
 class TrainedDiffusion:
-    """What a milestone says of the U-Net.
+    """Holds what a milestone says of the U-Net.
 
     Attributes:
       params: as they were trained.

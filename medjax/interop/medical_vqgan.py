@@ -59,7 +59,7 @@ def to_state_dict(params: Tree, variables: Tree) -> dict[str, np.ndarray]:
 
 
 def state_dict_paths(params: Tree, variables: Tree) -> dict[str, Path]:
-    """Where in {"params": params, "variables": variables} the array of each published name lies, in their order.
+    """Maps each published name, in their order, to its array's path in {"params": params, "variables": variables}.
 
     Raises:
       ValueError: there are arrays of which the published model has no like.

@@ -25,7 +25,7 @@ MOST_BLOCKS = 64  # of a stage; ResNet-200 has 36
 
 @dataclasses.dataclass(frozen=True)
 class Architecture:
-    """What the tensors of a state dict say of its network.
+    """Holds what the tensors of a state dict say of its network.
 
     Attributes:
       axes: of space, 2 or 3.
@@ -44,7 +44,7 @@ class Architecture:
 
     @property
     def depth(self) -> int:
-        """As in ResNet-50: convolutions on the way and one layer behind them."""
+        """Counts layers as the name ResNet-50 does: convolutions on the way and one layer behind them."""
         return 2 + (3 if self.bottleneck else 2) * sum(self.blocks)
 
     @property
@@ -54,7 +54,7 @@ class Architecture:
 
 
 def architecture_of(state_dict: Mapping[str, np.ndarray]) -> Architecture:
-    """Of arrays by name.
+    """Recognises the network from arrays by name.
 
     Raises:
       ValueError: it is no residual network of four stages, or not of volumes of one channel or images of three; the message
@@ -101,7 +101,7 @@ def name_of(path: tuple[str, ...]) -> str:
 
 
 def torch_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Of a kernel [..., I, O] there, [O, I, ...]; a vector's own."""
+    """Returns the shape there of a kernel [..., I, O] here: [O, I, ...]; a vector keeps its own."""
     return (shape[-1], shape[-2], *shape[:-2]) if len(shape) > 1 else shape
 
 

@@ -1,4 +1,4 @@
-"""What a PyTorch checkpoint's pickle describes, found by reading it and not by running it.
+"""Reads what a PyTorch checkpoint's pickle describes, without running it.
 
 A pickle is a program for a stack machine. Unpickling imports and calls what it names, whatever that is, and Python's own
 machine also trusts sizes and memo numbers that it finds. This one knows the few instructions that tensors, numbers, texts
@@ -26,7 +26,7 @@ FUNCTIONS = {
 
 
 class PickleError(ValueError):
-    """What the pickle asks for is not to be had; the message completes "FILE ..."."""
+    """Says that the pickle asks for what is not to be had; the message completes "FILE ..."."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,11 +57,11 @@ class _Name:
 
 
 class Opaque:
-    """What stands for an object that was passed over: nothing was called to make it, and nothing is kept of it."""
+    """Stands for an object that was passed over: nothing was called to make it, and nothing is kept of it."""
 
 
 class _Mark:
-    """Where the arguments of the next instruction begin."""
+    """Returns where the arguments of the next instruction begin."""
 
 
 def interpret(pickle: bytes, pass_over: bool = False) -> Any:
@@ -169,7 +169,7 @@ class _Machine:
         return [self.stack.pop() for _ in range(count)][::-1]
 
     def pop_to_mark(self) -> list[Any]:
-        """What was put on the stack since the last mark."""
+        """Takes off the stack what was put on it since the last mark."""
         items = []
         while (item := self.stack.pop()) is not _Mark:
             items.append(item)
@@ -191,7 +191,7 @@ class _Machine:
         raise PickleError(f"names {named}, which a state dict needs not and nothing here runs: {ADVICE}")
 
     def applied(self, function: Any, arguments: tuple[Any, ...]) -> Any:
-        """What a call would make."""
+        """Returns what a call would make."""
         if isinstance(function, Opaque):
             return function
         if function == _Name("collections", "OrderedDict"):
@@ -213,7 +213,7 @@ class _Machine:
 
 
 def _tensor(function: _Name, arguments: tuple[Any, ...]) -> Tensor:
-    """What a call of one of `FUNCTIONS` that rebuild tensors would make."""
+    """Returns what a call of one of `FUNCTIONS` that rebuild tensors would make."""
     match (function.module, function.name), arguments:
         case ("torch._utils", "_rebuild_parameter"), (tensor, *_):
             return _of_kind(tensor, Tensor)

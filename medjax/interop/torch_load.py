@@ -42,7 +42,7 @@ DTYPES = {
 
 
 class _Unfit(ValueError):
-    """What is wrong with the file; the message completes "FILE ..."."""
+    """Says what is wrong with the file; the message completes "FILE ..."."""
 
 
 def load_state_dict(path: pathlib.Path) -> dict[str, np.ndarray]:
@@ -139,7 +139,7 @@ def _unwrapped(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 @dataclasses.dataclass(frozen=True)
 class _Record:
-    """Where a storage lies: its first byte and how many there are; in a zip file that of the header before it, and their CRC."""
+    """Locates a storage: its first byte and how many there are; in a zip file that of the header before it, and their CRC."""
 
     start: int
     size: int
@@ -265,7 +265,7 @@ def _bytes_of(record: _Record, content: np.ndarray) -> np.ndarray:
 
 
 def _what_else(start: bytes) -> str:
-    """What a file that is no zip file seems to be, and what to do."""
+    """Says what a file that is no zip file seems to be, and what to do."""
     if start.startswith((b"././@LongLink", b"./", b"storages", b"sys_info")):
         again = "torch.save(torch.load(OLD, weights_only=True), NEW)"
         return f"is in PyTorch's format before version 0.2: save it again in PyTorch, {again}"

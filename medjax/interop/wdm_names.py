@@ -1,4 +1,4 @@
-"""Where the parameters of WDM's two networks (pfriedri/wdm-3d) lie in their state dicts.
+"""Maps the parameters of WDM's two networks (pfriedri/wdm-3d) to the names of their state dicts.
 
 Both implementations hold the same tensors in different places. Ours say where: `down_1_block_0` and the like are walked
 in the order of the computation, which is the order of the published models' numbered `input_blocks` and `output_blocks`.

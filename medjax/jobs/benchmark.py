@@ -144,7 +144,7 @@ def dataset_at_hand(config: ConfigDict, task: Task, frozen: Frozen) -> Dataset |
 
 
 def frozen_or_blank(config: ConfigDict, task: Task, mesh: Mesh) -> Frozen:
-    """What the task only reads; in place of a VQ-GAN that is not named, one that has learned nothing.
+    """Loads what the task only reads; in place of a VQ-GAN that is not named, one that has learned nothing.
 
     Latents are taken to lie in [-1, 1]: their range has no part in how long anything takes.
     """
@@ -219,7 +219,7 @@ def circumstances(config: ConfigDict, mesh: Mesh) -> dict[str, Any]:
 
 
 def table(result: dict[str, Any]) -> str:
-    """What was measured, for people."""
+    """Writes what was measured, for people."""
     rows = [("", "median", "spread", "volumes/s a device", "")]
     names = {
         "train": "training step",
@@ -249,7 +249,7 @@ def table(result: dict[str, Any]) -> str:
 
 
 def remark(part: str, numbers: dict[str, Any]) -> str:
-    """What else there is to say of a timing."""
+    """Returns what else there is to say of a timing."""
     if part == "train":
         counted = numbers["flops_per_volume_compiler"]
         compiler = f"{counted / numbers['flops_per_volume']:.2f} times that" if counted else "none"
@@ -287,7 +287,7 @@ def operations_table(found: list[Operation]) -> str:
 
 
 def duration(seconds: float) -> str:
-    """In the unit that reads best."""
+    """Writes a number in the unit that reads best."""
     for unit, size in (("s", 1.0), ("ms", 1e-3)):
         if seconds >= size:
             return f"{seconds / size:.4g} {unit}"

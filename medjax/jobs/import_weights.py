@@ -32,7 +32,7 @@ PERCEPTUAL_FILE = "perceptual.pt"
 
 @dataclasses.dataclass(frozen=True)
 class Weights:
-    """What a file holds of a model.
+    """Holds what a file says of a model.
 
     Attributes:
       params: of the network, or networks.
@@ -114,7 +114,7 @@ def run(config: ConfigDict, workdir: pathlib.Path, checkpoint: str | None = None
 
 
 def weights_in(path: pathlib.Path, config: ConfigDict, task: Task, shapes: TrainState) -> Weights:
-    """What a file holds of the configuration's model.
+    """Reads what a file holds of the configuration's model.
 
     Raises:
       UserError: it cannot be read.

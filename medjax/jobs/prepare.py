@@ -52,7 +52,7 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
 
 
 def encoder_of(config: ConfigDict) -> tuple[Latents | None, prepare_records.Encoder | None]:
-    """Which latents to write and what makes them of a volume [D, H, W]; (None, None) for volumes themselves."""
+    """Says which latents to write and what makes them of a volume [D, H, W]; (None, None) for volumes themselves."""
     if config.task != "latent_diffusion":
         return None, None
     task, mesh = task_of(config), make_mesh(config.mesh)
@@ -84,7 +84,7 @@ def write_records(data: ConfigDict, latents: Latents | None, encode: prepare_rec
 
 
 def read_records(config: ConfigDict, latents: Latents | None) -> dict[str, Any]:
-    """What is there now, and how fast it can be read."""
+    """Reports what is there now, and how fast it can be read."""
     dataset = open_dataset(config.data, config.seed, latents)
     paths = [example.path for example in dataset.train + dataset.validation + dataset.test]
     return {

@@ -248,7 +248,7 @@ def classes_of(config: ConfigDict, dataset: Dataset) -> int:
 
 
 def known_frozen(workdir: pathlib.Path) -> dict[str, Any] | None:
-    """What the run in this folder has read and not trained, None for a new run."""
+    """Reads what the run in this folder has read and not trained, None for a new run."""
     path = workdir / "data.json"
     known = read_json(path).get("frozen") if path.exists() else None
     if not isinstance(known, (dict, NoneType)):
@@ -284,7 +284,7 @@ def check_finite(pending: list[tuple[int, dict[str, jax.Array]]]) -> list[tuple[
 
 
 def description(dataset: Dataset) -> dict[str, Any]:
-    """What the workdir remembers of the data: its identity, and how arrays become files again."""
+    """Describes the data for the workdir: their identity, and how arrays become files again."""
     return {
         "identity": dataset.identity(),
         "scans": dataset.digests,

@@ -1,1 +1,1 @@
-"""What networks are made of. The only floor that knows how a convolution is lowered and where W voxels are folded."""
+"""Holds what networks are made of. The only floor that knows how a convolution is lowered and where W voxels are folded."""

@@ -66,7 +66,7 @@ class TimeEmbedding(nn.Module):
 
 
 class LabelEmbedding(nn.Module):
-    """What an example is, [B], as a vector [B, features].
+    """Embeds the class of each example, [B], as a vector [B, features].
 
     Attributes:
       classes: labels are 0 .. classes - 1; all others, such as -1, mean "unknown", which has a vector of its own.

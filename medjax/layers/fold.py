@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 
 def refold(x: jax.Array, fold: int, new_fold: int) -> jax.Array:
-    """From [B, D, H, W/fold, fold * C] to [B, D, H, W/new_fold, new_fold * C]."""
+    """Reshapes [B, D, H, W/fold, fold * C] to [B, D, H, W/new_fold, new_fold * C]."""
     if fold == new_fold:
         return x
     b, d, h, w, c = x.shape

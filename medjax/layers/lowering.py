@@ -1,4 +1,4 @@
-"""Which way a convolution is computed fastest: a small table, by machine, channels and size.
+"""Chooses the fastest way to compute a convolution, from a small table by machine, channels and size.
 
 All ways give the same to rounding and have the same parameters; docs/lowering_table.py prints what each costs.
 """

@@ -11,7 +11,7 @@ LONGEST_PERIOD = 10_000  # over 2 pi, as in the paper
 
 
 def frequencies(width: int) -> np.ndarray:
-    """By which angle each pair of features turns from one position to the next: [width / 2] float32; width even."""
+    """Returns the angle each pair of features turns from one position to the next: [width / 2] float32; width even."""
     exponents = np.arange(0, width, 2, dtype=np.float32) / np.float32(width)
     return np.float32(1) / np.float32(LONGEST_PERIOD) ** exponents
 

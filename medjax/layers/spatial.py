@@ -172,7 +172,7 @@ def _with_halo(x: jax.Array, axis: int, name: str, ways: int, before: int, after
         return lax.slice_in_dim(x, start, stop, axis=axis)
 
     def beyond(edge: int, mirrored: tuple[int, int], count: int, outermost: int, fetched: jax.Array) -> jax.Array:
-        """What was fetched, or where nobody was there to fetch from, what fills the border."""
+        """Returns what was fetched, or where nobody was there to fetch from, what fills the border."""
         if fill in ("zeros", "circular"):
             return fetched
         if fill == "replicate":

@@ -71,7 +71,7 @@ def aligned(volume: np.ndarray, onto: np.ndarray) -> Aligned:
 
 
 class _Template:
-    """What volumes are brought to: an affine map and a brightness for each that bring it nearest in the mean square.
+    """Holds what volumes are brought to: an affine map and a brightness for each that bring it nearest in the mean square.
 
     The inverse compositional form of Gauss-Newton (Baker and Matthews 2004, "Lucas-Kanade 20 years on"): the template's own
     slopes serve for every volume and step. The map is found at half the resolution. Where it brings a volume no nearer,
@@ -126,7 +126,7 @@ def _resampled(volumes: np.ndarray, matrices: Sequence[np.ndarray]) -> np.ndarra
 
 
 def _moved(volume: np.ndarray, affine: np.ndarray) -> np.ndarray:
-    """What `volume` shows where `affine` [4, 4] puts the middles of its voxels, in [-1, 1] on each axis at any resolution."""
+    """Samples `volume` where `affine` [4, 4] puts the middles of its voxels, in [-1, 1] on each axis at any resolution."""
     half = np.array(volume.shape) / 2
     matrix = affine[:3, :3] * half[:, None] / half
     # Voxel v lies at (v + 1/2) / half - 1.

@@ -43,7 +43,7 @@ def save_features(path: pathlib.Path, features: FeatureSet) -> None:
 
 
 def load_features(path: pathlib.Path) -> FeatureSet:
-    """What `save_features` wrote.
+    """Reads what `save_features` wrote.
 
     Raises:
       FileNotFoundError: there is no such file.

@@ -9,7 +9,7 @@ from medjax.metrics.feature_sets import comparable
 
 @dataclasses.dataclass(frozen=True)
 class Gaussian:
-    """What a set of features is reduced to: R^T R is its covariance (divided by n - 1), whatever its rank.
+    """Holds what a set of features is reduced to: R^T R is its covariance (divided by n - 1), whatever its rank.
 
     Attributes:
       n: rows it was taken of.
@@ -28,7 +28,7 @@ class Gaussian:
 
 
 def gaussian_of(features: np.ndarray) -> Gaussian:
-    """Of features [n, f], n at least 2, in float64."""
+    """Summarises features [n, f], n at least 2, in float64."""
     features = np.asarray(features, np.float64)
     mean = features.mean(axis=0)
     root = (features - mean) / np.sqrt(len(features) - 1)

@@ -1,4 +1,4 @@
-"""What the Frechet distance of a few volumes says of the distance between the distributions they come from.
+"""Estimates, from a few volumes, the Frechet distance between the distributions they come from.
 
 The distance of n volumes is too large: means differ by chance, and covariances of few volumes overlap less than those of
 many. To first order in 1/n the excess doubles when half of the volumes are taken, so a line through the distances at n/2
@@ -40,7 +40,7 @@ FEWER_SHUFFLES, MANY = (
 
 @dataclasses.dataclass(frozen=True)
 class FrechetEstimate:
-    """In squared units of the features; less is better.
+    """Holds the estimate, in squared units of the features; less is better.
 
     Attributes:
       value: the Frechet distance of the two sets as they are.
@@ -223,7 +223,7 @@ class _Pairs:
         self.products = self.a @ self.b.T
 
     def parts(self, rows: np.ndarray, others: np.ndarray) -> _Parts:
-        """Of a[rows] from b[others]."""
+        """Measures the distance of a[rows] from b[others]."""
         n, m = len(rows), len(others)
         a, b = self.a[rows], self.b[others]
         trace_a, trace_b = (float(x.var(axis=0, ddof=1).sum()) for x in (a, b))

@@ -34,7 +34,7 @@ UNLIKELY = 0.05  # as many false alarms as this or less are told
 
 @dataclasses.dataclass(frozen=True)
 class Space:
-    """What one way of comparing says.
+    """Holds what one way of comparing says.
 
     Attributes:
       name: "voxels" or "features".

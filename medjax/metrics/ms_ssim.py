@@ -21,7 +21,7 @@ C1, C2 = 0.01**2, 0.03**2  # for intensities from 0 to 1
 
 
 class Moments(NamedTuple):
-    """Of volumes at one scale.
+    """Holds the moments of volumes at one scale.
 
     Attributes:
       x: [n, D, H, W] float32 in [0, 1].
@@ -47,7 +47,7 @@ def scales_of(shape: tuple[int, int, int]) -> int:
 
 
 def powers_of(scales: int) -> tuple[float, ...]:
-    """Of the finest `scales`, to the same sum as all five."""
+    """Returns the weights of the finest `scales`, to the same sum as all five."""
     used = POWERS[:scales]
     return tuple(power * sum(POWERS) / sum(used) for power in used)
 
@@ -65,7 +65,7 @@ def moments(volumes: jax.Array) -> list[Moments]:
 
 
 def similarity(a: list[Moments], b: list[Moments]) -> tuple[jax.Array, jax.Array]:
-    """Of each row of a and the same row of b, at every scale, averaged over the volume.
+    """Compares each row of a with the same row of b, at every scale, averaged over the volume.
 
     Returns:
       Two arrays [n, scales]: luminance times contrast times structure, and the latter two alone.

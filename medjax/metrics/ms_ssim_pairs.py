@@ -76,7 +76,7 @@ def choose_pairs(n: int, count: int | None, seed: int) -> np.ndarray:
 
 
 def standard_error(values: np.ndarray, pairs: np.ndarray, n: int) -> float | None:
-    """Of the mean of `values` [P], each of one of `pairs` [P, 2] of n volumes, over new volumes.
+    """Returns the standard error, over new volumes, of the mean of `values` [P], each of one of `pairs` [P, 2] of n volumes.
 
     Pairs that share a volume vary together, so P pairs tell less than P numbers would: the variance of the mean sums the
     products of deviations over all pairs of pairs with a volume in common (Fafchamps and Gubert 2007), and is at least that
@@ -140,5 +140,5 @@ def _compiled(sharding: NamedSharding | None) -> tuple[Callable, Callable]:
 
 
 def _row(levels: list[Moments], row: jax.Array) -> list[Moments]:
-    """Of one volume, n = 1."""
+    """Computes the moments of one volume, n = 1."""
     return jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, row), levels)

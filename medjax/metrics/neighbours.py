@@ -39,7 +39,7 @@ class Neighbours:
 
 
 def neighbours(real: np.ndarray, generated: np.ndarray, k: int = K) -> Neighbours:
-    """Of features [n, f] and [m, f]; k is lowered to what the smaller set has, its rows less one.
+    """Compares features [n, f] and [m, f]; k is lowered to what the smaller set has, its rows less one.
 
     Raises:
       ValueError: k is below 1, there are fewer than two rows, features of different lengths, or one that is not finite.

@@ -1,4 +1,4 @@
-"""What the wavelet diffusion networks are built from."""
+"""Builds the wavelet diffusion networks' residual blocks."""
 
 import jax
 import jax.numpy as jnp

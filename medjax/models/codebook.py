@@ -25,7 +25,7 @@ TINY = 1e-7  # a count that divides, where nothing uses a code
 
 
 class Draw(NamedTuple):
-    """Which latents become codes.
+    """Says which latents become codes.
 
     Attributes:
       rows: [K] int32, counting the latents [B, d, h, w, c] one after the other.
@@ -37,7 +37,7 @@ class Draw(NamedTuple):
 
 
 class Learned(NamedTuple):
-    """What a codebook makes of a training batch.
+    """Holds what a codebook makes of a training batch.
 
     Attributes:
       quantized: [B, d, h, w, c], the codes, through which gradients pass as if they were the latents.
@@ -55,7 +55,7 @@ class Learned(NamedTuple):
 
 
 class Shard(NamedTuple):
-    """Where a device's part of an array [B, d, h, w, ...] lies.
+    """Says where a device's part of an array [B, d, h, w, ...] lies.
 
     Attributes:
       axes: of the mesh, over which the array is cut.
@@ -82,7 +82,7 @@ def empty(key: jax.Array, codes: int, channels: int) -> Codebook:
 
 
 def draw(key: jax.Array, latents: int, codes: int, channels: int) -> Draw:
-    """As many different ones of `latents` as there are codes; where these are more, all several times, with a little noise."""
+    """Draws as many different `latents` as there are codes; where codes are more, all several times, with a little noise."""
     order_key, noise_key = jax.random.split(key)
     copies = -(-codes // latents)
     rows = jax.random.permutation(order_key, copies * latents)[:codes] % latents

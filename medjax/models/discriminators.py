@@ -24,7 +24,7 @@ Size = tuple[int, ...]  # of a slice or a volume
 
 
 class Features(NamedTuple):
-    """What a layer sees.
+    """Describes what a layer sees.
 
     Attributes:
       values: [B, *size, channels] float32, with zeros appended where a mesh cuts them.

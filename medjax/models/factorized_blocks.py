@@ -1,4 +1,4 @@
-"""What the factorised U-Net is built from: blocks that convolve within slices and leave depth to attention."""
+"""Builds the factorised U-Net's blocks, which convolve within slices and leave depth to attention."""
 
 import jax
 import jax.numpy as jnp

@@ -60,7 +60,7 @@ class FactorizedUNet(nn.Module):
 
     @property
     def size_multiple(self) -> tuple[int, int, int]:
-        """What D, H and W of the input must be multiples of."""
+        """Returns what D, H and W of the input must be multiples of."""
         return size_multiple(len(self.channel_multipliers), keep_depth=True)
 
     @nn.compact

@@ -122,7 +122,7 @@ def _share(shares: Places, size: Sequence[int]) -> jax.Array:
 def _places(
     size: Sequence[int], tile: Sequence[int], overlap: Sequence[int], scale: Sequence[int | Fraction]
 ) -> Places:
-    """Of all tiles; the shares at the finer of the input's and the result's resolution."""
+    """Weighs all tiles; the shares at the finer of the input's and the result's resolution."""
     axes = [_axis(*each) for each in zip(size, tile, overlap, scale, strict=True)]
     corners = np.array(list(itertools.product(*(starts for starts, _ in axes))), np.int32)
     out_corners = np.array(
@@ -133,7 +133,7 @@ def _places(
 
 
 def _axis(size: int, tile: int, overlap: int, scale: int | Fraction) -> tuple[list[int], np.ndarray]:
-    """Where the tiles of an axis start, and what each voxel of each counts, [tiles, tile at the finer resolution]."""
+    """Returns where the tiles of an axis start, and what each voxel of each counts, [tiles, tile at the finer resolution]."""
     starts = sorted({*range(0, size - tile, max(1, tile - overlap)), size - tile})
     finer = max(1, int(scale))
     size, tile, overlap = size * finer, tile * finer, overlap * finer

@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 
 def size_multiple(levels: int, keep_depth: bool = False, fold: int | tuple[int, ...] = 1) -> tuple[int, int, int]:
-    """What D, H and W of a U-Net's input must be multiples of: each level but the last halves them.
+    """Returns what D, H and W of a U-Net's input must be multiples of: each level but the last halves them.
 
     Args:
       levels: of the U-Net, the length of its channel_multipliers.
@@ -92,7 +92,7 @@ class UNet(nn.Module):
 
     @property
     def size_multiple(self) -> tuple[int, int, int]:
-        """What D, H and W of the input must be multiples of."""
+        """Returns what D, H and W of the input must be multiples of."""
         return size_multiple(len(self.channel_multipliers), self.keep_depth, self.fold)
 
     @nn.compact

@@ -77,7 +77,7 @@ class WaveletUNet(nn.Module):
 
     @property
     def size_multiple(self) -> tuple[int, int, int]:
-        """What D, H and W of the input must be multiples of: each level halves them."""
+        """Returns what D, H and W of the input must be multiples of: each level halves them."""
         halvings = 2 ** (self.resolutions - 1)
         folds = one_a_level(self.fold, self.resolutions)
         return halvings, halvings, math.lcm(halvings, *(f * 2**i for i, f in enumerate(folds)))

@@ -1,0 +1,1 @@
+"""Forecasts what a step takes of a machine that need not be there, what fits, and what would."""

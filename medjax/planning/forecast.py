@@ -1,4 +1,4 @@
-"""What one step would take of a machine that need not be there: compiled for it, read, never run."""
+"""Forecasts what one step takes of a machine that need not be there: compiled for it, read, never run."""
 
 import dataclasses
 import math
@@ -244,7 +244,7 @@ def parameter_sizes(params: Any, fsdp: int) -> frozenset[int]:
 
 
 def purpose_of(collective: Collective, size: int, mesh_shape: Mapping[str, int], sizes: frozenset[int]) -> str:
-    """What an array of `size` elements is sent for: "parameters", "gradients" or "activations".
+    """Tells what an array of `size` elements is sent for: "parameters", "gradients" or "activations".
 
     Different volumes never meet in the network, so a sum along `data` or `fsdp` is of gradients (or of the losses, a few
     bytes). Any other sum, of gradients or of a norm's statistics, is told by the array's size and by where it comes from;
@@ -275,5 +275,5 @@ def summarise(
 
 
 def describe_mesh(mesh_shape: Mapping[str, int]) -> str:
-    """As `--meshes` takes it; axes of one device left out."""
+    """Writes a mesh as `--meshes` takes it; axes of one device left out."""
     return ",".join(f"{axis}={mesh_shape[axis]}" for axis in AXES if mesh_shape[axis] > 1) or "data=1"

@@ -1,4 +1,4 @@
-"""What a configuration leaves to the memory of the machine it runs on: `train.remat="auto"` and `sample.batch_size=0`.
+"""Resolves what is left to the memory of the machine: `train.remat="auto"` and `sample.batch_size=0`.
 
 The step is compiled for the devices that are there, and the compiler says what it needs.
 """

@@ -54,7 +54,7 @@ def until_one_fits(config: ConfigDict, refused: Forecast, machine: Topology) -> 
 
 
 def alternatives(config: ConfigDict, machine: Topology) -> Iterator[ConfigDict]:
-    """What to try for the same batch where a configuration does not fit; each keeps what came before it.
+    """Lists what to try for the same batch where a configuration does not fit; each keeps what came before it.
 
     Recomputed activations; the volumes cut into parts, as far as that gives more devices something to do; parameters and
     optimiser cut over the devices that only shared the batch.

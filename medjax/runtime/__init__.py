@@ -1,1 +1,1 @@
-"""What a job runs on: mesh, sharding, train state, checkpoints, reports."""
+"""Holds what a run runs on: mesh, sharding, several processes, train state, checkpoints, metrics, workdir."""

@@ -34,7 +34,7 @@ SIGNS_OF_LOSS = ("gloo", "nccl", "connection", "socket", "unavailable", "coordin
 
 @dataclasses.dataclass(frozen=True)
 class Launcher:
-    """What `srun` or `mpirun` says to a process it starts.
+    """Holds what `srun` or `mpirun` says to a process it starts.
 
     Attributes:
       name: of the launcher.

@@ -45,7 +45,7 @@ class Interrupt:
             sys.unraisablehook = self._previous_hook
 
     def defer(self) -> None:
-        """From now on there is something to save first.
+        """Tells that from now on there is something to save first.
 
         Raises:
           NothingToSave: the run was asked to stop before, and what was running then swallowed that.

@@ -1,4 +1,4 @@
-"""What several processes must decide alike: each is told the same answer, so that none waits where another does not."""
+"""Lets several processes decide alike: each is told the same answer, so that none waits where another does not."""
 
 import hashlib
 import json
@@ -28,7 +28,7 @@ def barrier() -> None:
 
 
 def broadcast_from_first(values: np.ndarray) -> np.ndarray:
-    """What process 0 holds: of the same shape and dtype on all. Shared folders may look different from different hosts."""
+    """Returns what process 0 holds, of the same shape and dtype on all. Shared folders may look different from other hosts."""
     return np.asarray(multihost_utils.broadcast_one_to_all(values))
 
 

@@ -1,4 +1,4 @@
-"""Which errors mean that memory ran out, of the devices or of the computer, and what to change then."""
+"""Tells which errors mean that memory ran out, of the devices or of the computer, and what to change then."""
 
 DEVICES = "RESOURCE_EXHAUSTED"  # how XLA's errors begin, whether a program or an array did not fit
 
@@ -18,7 +18,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def explanation(error: BaseException, mode: str) -> str:
-    """What ran out and what to change, in one line.
+    """Says what ran out and what to change, in one line.
 
     Args:
       error: one that `is_out_of_memory`.

@@ -1,4 +1,4 @@
-"""What changes from one training step to the next, and the step itself: the same for every task."""
+"""Defines what changes from one training step to the next, and the step itself: the same for every task."""
 
 from collections.abc import Callable
 

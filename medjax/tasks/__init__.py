@@ -1,4 +1,4 @@
-"""What is learned: each task is a frozen dataclass of hyper-parameters with pure methods (see runtime/train_state.Task)."""
+"""Holds what is learned: each task is a frozen dataclass of hyper-parameters with pure methods (medjax/task.py)."""
 
 from ml_collections import ConfigDict
 

@@ -1,4 +1,4 @@
-"""What a generator and its discriminators ask of each other: the losses of a GAN, and their gradients once it begins."""
+"""Computes what a generator and its discriminators ask of each other: the losses of a GAN, and gradients once it begins."""
 
 import dataclasses
 from collections.abc import Callable
@@ -17,7 +17,7 @@ KINDS = ("hinge", "vanilla")
 
 
 class Judgement(NamedTuple):
-    """What a discriminator makes of what is real and of what was generated.
+    """Holds what a discriminator makes of what is real and of what was generated.
 
     Attributes:
       real_logits, fake_logits: one a patch.
@@ -31,7 +31,7 @@ class Judgement(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """What follows from the judgements for both sides, without any share or scale; all zero before the discriminators begin.
+    """Holds what follows from the judgements for both sides, without share or scale; all zero before the discriminators begin.
 
     Attributes:
       adversary, features: the generator's losses, by `Adversary.generator_loss` and `Adversary.feature_distance`.
@@ -81,7 +81,7 @@ class Adversary:
 
     @property
     def weights(self) -> dict[str, float]:
-        """By the names of the discriminators that there are."""
+        """Returns the weight of each discriminator that there is, by name."""
         return {name: weight for name, weight in (("image", self.image), ("volume", self.volume)) if weight > 0}
 
     def verdict(
@@ -117,7 +117,7 @@ class Adversary:
         return lax.cond(step >= self.start, now, not_yet)
 
     def scale(self, wanted: jax.Array, found: jax.Array) -> jax.Array:
-        """What the generator's loss is multiplied by where it is adaptive, 0 to 10 000.
+        """Returns what the generator's loss is multiplied by where it is adaptive, 0 to 10 000.
 
         It brings discriminators of weight 1 up to the other losses; others stay the smaller or the larger by their weight.
 

@@ -1,4 +1,4 @@
-"""What every task that denoises is made of: an objective and a way to sample, from a configuration; and how both are used.
+"""Makes a denoising task's objective and way to sample from a configuration, and uses both.
 
 A task knows what x_0 is and what its network is told besides; here is what is the same whatever they are.
 """
@@ -245,7 +245,7 @@ def first_state(
     other: jax.Array | None = None,
     share: jax.Array | None = None,
 ) -> State:
-    """Where sampling on a schedule starts from: noise, or x_0 with as much noise as the schedule ends at.
+    """Returns where sampling on a schedule starts from: noise, or x_0 with as much noise as the schedule ends at.
 
     Args:
       schedule: whose steps will be taken; the sampler itself asks for the noise of 0 .. steps - 1.

@@ -116,7 +116,7 @@ class LatentDiffusion:
 
     @property
     def size_multiple(self) -> tuple[int, int, int]:
-        """What D, H and W of a volume must be multiples of: the VQ-GAN divides them, then the network."""
+        """Returns what D, H and W of a volume must be multiples of: the VQ-GAN divides them, then the network."""
         return tuple(a * b for a, b in zip(self.downsample, self.network.size_multiple, strict=True))
 
     @property
@@ -172,7 +172,7 @@ class LatentDiffusion:
     def previews(
         self, params: Arrays, variables: Arrays, frozen: Arrays, batch: Batch, key: jax.Array
     ) -> dict[str, jax.Array]:
-        """What the VQ-GAN makes of the batch, and of it noised to a quarter, a half and three quarters and denoised at once."""
+        """Shows the batch as the VQ-GAN makes it, and noised to a quarter, a half and three quarters and denoised at once."""
         del variables
         predict, latents = self._predict(params, self._told(batch)), self._scaled_latents(frozen, batch)
         decoded = functools.partial(self._decoded, frozen)
@@ -200,7 +200,7 @@ class LatentDiffusion:
         return self.sampling.schedule(self.objective.schedule).steps
 
     def begin(self, frozen: Arrays, keys: jax.Array, conditions: Batch | None = None) -> SamplerState:
-        """Where sampling starts from: noise, or the latents of volumes with the sampling's `strength` of noise.
+        """Returns where sampling starts from: noise, or the latents of volumes with the sampling's `strength` of noise.
 
         Args:
           keys: [B].
@@ -241,7 +241,7 @@ class LatentDiffusion:
         return tuple(jnp.full((self.latent_channels,), extreme(embeddings)) for extreme in (jnp.min, jnp.max))
 
     def _scaled_latents(self, frozen: Arrays, batch: Batch) -> jax.Array:
-        """Of the batch's volumes, in [-1, 1] where latents lie between `low` and `high`."""
+        """Returns the latents of the batch's volumes, in [-1, 1] where latents lie between `low` and `high`."""
         if "latents" in batch:
             latents = batch["latents"]
         else:
@@ -257,7 +257,7 @@ class LatentDiffusion:
         return jnp.clip(self.vqgan.decode(vqgan["generator"], quantized, vqgan.get("batch_stats")), -1.0, 1.0)
 
     def _told(self, batch: Batch) -> Batch:
-        """What the network is told of the batch besides the time."""
+        """Returns what the network is told of the batch besides the time."""
         return {"label": batch.get("label", unknown_labels(batch["row"]))} if self.classes else {}
 
     def _noise_at(self, keys: jax.Array) -> Callable[[jax.Array], jax.Array]:
@@ -307,5 +307,5 @@ def mean_of_each(values: jax.Array) -> jax.Array:
 
 
 def keep_labels(key: jax.Array, rows: jax.Array, share: float) -> jax.Array:
-    """Which examples [B] are told their label, each decided by its row: this share of them."""
+    """Decides, by row, which examples [B] are told their label: this share of them."""
     return jax.vmap(lambda row: jax.random.uniform(jax.random.fold_in(key, row)))(rows) < share

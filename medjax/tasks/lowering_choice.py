@@ -13,7 +13,7 @@ from medjax.tasks.denoising import check_choices
 
 
 def one_lowering(train: ConfigDict) -> str:
-    """Of a network that computes all its convolutions in one way: `train.lowering`, or by default the machine's.
+    """Chooses the one way a network computes all its convolutions: `train.lowering`, or by default the machine's.
 
     Raises:
       UserError: there is no such lowering or machine, or a fold is asked for.
@@ -25,7 +25,7 @@ def one_lowering(train: ConfigDict) -> str:
 
 
 def ways_by_level(train: ConfigDict, widths: tuple[int, ...], size: Triple, keep_depth: bool = False) -> list[Way]:
-    """Of a network whose levels halve the size: as the table says of each level, but for what the configuration says.
+    """Chooses ways for a network whose levels halve the size: the table's for each level, but for what the configuration says.
 
     Args:
       train: the `train` keys.
@@ -56,7 +56,7 @@ def ways_by_level(train: ConfigDict, widths: tuple[int, ...], size: Triple, keep
 
 
 def _machine(train: ConfigDict) -> str:
-    """Whose table counts, once it is clear that the choices are ones."""
+    """Returns the machine whose table counts, once it is clear that the choices are ones."""
     machine = train.machine or machine_of(jax.devices()[0])
     check_choices(
         ("train.machine", machine, MACHINES),

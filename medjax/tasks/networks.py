@@ -108,7 +108,7 @@ def _wdm(model: ConfigDict, every: dict[str, Any], remat: str, size: tuple[int, 
 
 
 def remat_resolutions(remat: str, edge: int, resolutions: int) -> tuple[bool, ...]:
-    """Where a network recomputes its activations, by `train.remat`: none, (all) blocks, or above:EDGE.
+    """Reads where a network recomputes its activations from `train.remat`: none, (all) blocks, or above:EDGE.
 
     Args:
       remat: the policy; "above:16" is where the longest edge has more than 16 voxels.

@@ -23,7 +23,7 @@ def take_slices(volumes: jax.Array, slices: jax.Array) -> jax.Array:
 
 
 def gathered_bytes(shape: tuple[int, int, int, int], mesh: Mapping[str, int]) -> int:
-    """What a device fetches whole to have its slices of volumes [B, D, H, W], float32: nothing unless the mesh cuts H."""
+    """Returns the bytes that a device gathers for its slices of volumes [B, D, H, W], float32: none unless the mesh cuts H."""
     spec = volume_spec(shape, mesh)
     rows = shape[0] // (mesh["data"] * mesh["fsdp"] if spec[0] else 1)
     return 4 * rows * shape[2] * shape[3] if spec[2] else 0

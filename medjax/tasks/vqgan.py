@@ -51,7 +51,7 @@ class Chances(NamedTuple):
 
 
 class Outputs(NamedTuple):
-    """What a forward pass gives the losses, and so where gradients come back from.
+    """Holds what a forward pass gives the losses, and so where gradients come back from.
 
     Attributes:
       reconstruction: [B, D, H, W, C].
@@ -171,7 +171,7 @@ class VQGAN:
 
     @property
     def size_multiple(self) -> tuple[int, int, int]:
-        """What D, H and W of a volume must be multiples of."""
+        """Returns what D, H and W of a volume must be multiples of."""
         return self.encoder.downsample
 
     @property
@@ -361,7 +361,7 @@ class VQGAN:
     def _forward(
         self, chances: Chances, variables: Arrays, volumes: jax.Array, generator: Arrays
     ) -> tuple[Outputs, tuple[Arrays, dict[str, jax.Array]]]:
-        """What the generator makes in a training step, its variables after it and what there is to tell of the codebook."""
+        """Returns what the generator makes in a training step, its variables after it and metrics of the codebook."""
         statistics = variables["batch_stats"]
         latents, statistics = _in_training(self.encoder, generator, statistics, "encoder", volumes)
         learned = codebooks.learn(
@@ -417,6 +417,6 @@ def _zero_but(outputs: Outputs, image: jax.Array, volume: jax.Array) -> Outputs:
 
 
 def _with_statistics(generator: Arrays, batch_stats: Arrays | None, name: str) -> dict[str, Arrays]:
-    """What `apply` takes of one network of the generator."""
+    """Returns what `apply` takes of one network of the generator."""
     statistics = (batch_stats or {}).get(name)
     return {"params": generator[name]} | ({"batch_stats": statistics} if statistics else {})

@@ -84,7 +84,7 @@ class WaveletDiffusion:
 
     @property
     def size_multiple(self) -> tuple[int, int, int]:
-        """What D, H and W of a volume must be multiples of: the transform halves them, then the network."""
+        """Returns what D, H and W of a volume must be multiples of: the transform halves them, then the network."""
         multiple = self.network.size_multiple
         return tuple(2 * edge for edge in multiple)
 
@@ -165,7 +165,7 @@ class WaveletDiffusion:
         return self.sampling.schedule(self.objective.schedule).steps
 
     def begin(self, frozen: Arrays, keys: jax.Array, conditions: Batch | None = None) -> State:
-        """Where sampling starts from: noise, or volumes with the sampling's `strength` of noise.
+        """Returns where sampling starts from: noise, or volumes with the sampling's `strength` of noise.
 
         Args:
           frozen: nothing.

@@ -96,5 +96,5 @@ class Validation:
         return start + np.asarray(process_rows(self._mesh, length), np.int32)
 
     def _numbers(self, rows: np.ndarray) -> np.ndarray:
-        """Which volumes these places are: after the last comes the first."""
+        """Says which volumes these places are: after the last comes the first."""
         return rows % self._count

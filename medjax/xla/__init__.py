@@ -1,0 +1,1 @@
+"""Reads what XLA compiles: programs, their cost, profiles, and the machines they are compiled for."""

@@ -1,4 +1,4 @@
-"""What a compiled program does on each device: its memory, its floating-point operations, its cycles, what it sends.
+"""Reads what a compiled program does on each device: its memory, its FLOPs, its cycles, what it sends.
 
 Works on `jax.stages.Compiled`, whichever machine it was compiled for. Cycles are **the compiler's estimate**, never a
 measurement: see `estimate`.
@@ -40,7 +40,7 @@ class Memory:
 
     @property
     def total(self) -> int:
-        """What must be free on the device to run the program once."""
+        """Returns what must be free on the device to run the program once."""
         return self.arguments + self.outputs - self.aliased + self.temporaries + self.code
 
 
@@ -66,7 +66,7 @@ class Collective:
 
     @property
     def bytes(self) -> int:
-        """Of one execution on one device: the larger of what goes in and what comes out."""
+        """Returns the bytes of one execution on one device: the larger of what goes in and what comes out."""
         return sum(array.bytes for array in self.arrays)
 
     def crosses(self, mesh_shape: Mapping[str, int]) -> frozenset[str]:
@@ -99,17 +99,17 @@ class Estimate:
 
     @property
     def cycles(self) -> int:
-        """From start to end."""
+        """Returns the cycles of a run from start to end."""
         return self.computation + self.exposed
 
     @property
     def communication_share(self) -> float:
-        """Of a run that hid no communication: an upper bound."""
+        """Returns the communication's share of a run that hid none of it: an upper bound."""
         return self.communication / max(1, self.computation + self.communication)
 
     @property
     def exposed_share(self) -> float:
-        """Of the run as scheduled."""
+        """Returns the communication's share of the run as scheduled."""
         return self.exposed / max(1, self.cycles)
 
 
@@ -182,7 +182,7 @@ def collectives(program: Program) -> list[Collective]:
 
 
 def groups(attributes: str) -> tuple[tuple[int, ...], ...] | None:
-    """Which devices exchange with each other, in any of XLA's notations; None if it is none of those.
+    """Reads which devices exchange with each other, in any of XLA's notations; None if it is none of those.
 
     `{{0,1},{2,3}}` lists them; `[2,2]<=[4]` and `[2,2]<=[2,2]T(1,0)` number them all, transpose and cut into rows;
     `mesh['a'=2,'b'=2] {'b'}` names the axes of a mesh along which they lie.

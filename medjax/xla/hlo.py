@@ -131,7 +131,7 @@ def arrays(shape: str) -> tuple[Array, ...]:
 
 
 def _closing(line: str, opening: int) -> int:
-    """Where the parenthesis that opens at `opening` closes."""
+    """Returns where the parenthesis that opens at `opening` closes."""
     depth = 0
     for match in re.compile(r"[()]").finditer(line, opening):
         depth += 1 if match[0] == "(" else -1

@@ -1,4 +1,4 @@
-"""Which operations of a compiled program take the time, read from a trace of the JAX profiler."""
+"""Finds the operations of a compiled program that take the time, in a trace of the JAX profiler."""
 
 import dataclasses
 import pathlib
@@ -51,7 +51,7 @@ def operations(folder: pathlib.Path, program: Program) -> list[Operation]:
 
 
 def place_of(attributes: str) -> str:
-    """From an instruction's attributes, the layer it computes, "backward" before those of the gradient."""
+    """Names the layer that an instruction computes, from its attributes, "backward" before those of the gradient."""
     noted = re.search(r'op_name="([^"]*)"', attributes)
     if not noted:
         return ""

@@ -3,11 +3,11 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from test_dicom import write_slice
-from test_nifti import save
 
 from data_pipelines.errors import DataError
 from data_pipelines.formats import dicom, nifti, npy
+from test_dicom import write_slice
+from test_nifti import save
 
 ARRAY = np.arange(60, dtype=np.float32).reshape(3, 4, 5)
 LITTLE = 2**26  # bytes

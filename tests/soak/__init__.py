@@ -8,5 +8,11 @@ import sys
 from pathlib import Path
 
 TESTS = Path(__file__).parents[1]
-ROOMS = (TESTS.parent, TESTS, TESTS / "interop", TESTS / "data_pipelines")  # whose helpers are used here
+ROOMS = (
+    TESTS.parent,
+    TESTS,
+    TESTS / "helpers",
+    TESTS / "interop",
+    TESTS / "data_pipelines/formats",
+)  # whose helpers are used here
 sys.path[:0] = [str(room) for room in ROOMS if str(room) not in sys.path]

@@ -1,12 +1,12 @@
 import nibabel as nib
 import numpy as np
 import pytest
-from test_dicom import write_slice
 
 from data_pipelines.errors import DataError
 from data_pipelines.formats import nifti
 from data_pipelines.formats.nifti import Volume
 from data_pipelines.readers import lidc
+from test_dicom import write_slice
 
 
 def test_ct_series_of_a_download(tmp_path):

@@ -15,7 +15,7 @@ import numpy as np
 
 from xla_flags import xla_flags
 
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = pathlib.Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
 # A network and volumes so small that compiling them is most of the work, on one of the test's eight devices.
@@ -66,7 +66,7 @@ def start(argv: list[str], devices: int = 1, **variables: str) -> subprocess.Pop
 
 def start_signalled(argv: list[str], number: int, function: str, call: int) -> subprocess.Popen:
     """The same on one device; at this call of MODULE:NAME it sends itself the signal (signalled_launch.py)."""
-    return _begin(["tests/signalled_launch.py", str(int(number)), function, str(call), *argv[1:]], 1, {})
+    return _begin(["tests/helpers/signalled_launch.py", str(int(number)), function, str(call), *argv[1:]], 1, {})
 
 
 def _begin(arguments: list[str], devices: int, variables: dict[str, str]) -> subprocess.Popen:

@@ -12,7 +12,7 @@ import pathlib
 import runpy
 import sys
 
-LAUNCH = pathlib.Path(__file__).parents[1] / "launch.py"
+LAUNCH = pathlib.Path(__file__).parents[2] / "launch.py"
 
 if __name__ == "__main__":
     number, place, last, *arguments = sys.argv[1:]

@@ -1,6 +1,6 @@
 """Chooses the fastest way to compute a convolution, from a small table by machine, channels and size.
 
-All ways give the same to rounding and have the same parameters; docs/lowering_table.py prints what each costs.
+All ways give the same to rounding and have the same parameters; benchmarks/lowering_table.py prints what each costs.
 """
 
 import dataclasses

@@ -1,10 +1,10 @@
-"""How wide samples are for Gaussian data of known width, exactly (docs/sampling_spread.py): 1 is right."""
+"""How wide samples are for Gaussian data of known width, exactly (benchmarks/sampling_spread.py): 1 is right."""
 
 import numpy as np
 import pytest
 
+from benchmarks.sampling_spread import exact, sampling_of, spread
 from configs.common import base
-from docs.sampling_spread import exact, sampling_of, spread
 from medjax.diffusion.sampling import SAMPLERS, Sampling
 from medjax.diffusion.schedules import vp
 from medjax.tasks.denoising import make_sampling, make_schedule

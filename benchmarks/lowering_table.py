@@ -1,8 +1,8 @@
 """What the ways of medjax/layers/lowering.py cost: a residual block at each level of the U-Net for 128^3, in each way.
 
-  python docs/lowering_table.py --machine=v5e        the TPU compiler's estimated cycles; needs libtpu, takes many minutes
-  python docs/lowering_table.py                      milliseconds measured on this machine, all ways taken in turn
-  python docs/lowering_table.py --machine=v6e --levels=64x64 --ways="planes planes/2 planes/4"
+  python benchmarks/lowering_table.py --machine=v5e        the TPU compiler's estimated cycles; needs libtpu, takes many minutes
+  python benchmarks/lowering_table.py                      milliseconds measured on this machine, all ways taken in turn
+  python benchmarks/lowering_table.py --machine=v6e --levels=64x64 --ways="planes planes/2 planes/4"
 
 A level is EDGExCHANNELS, a way LOWERING or LOWERING/FOLD. The block runs forward and gives the gradients of its input and
 its parameters, in bfloat16, on a CPU in float32, for one volume. The table's own way is marked.

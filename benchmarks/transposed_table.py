@@ -1,6 +1,6 @@
 """How long a transposed convolution takes, as itself and as the convolution that layers/conv_transpose makes of it.
 
-    python docs/transposed_table.py [EDGE CHANNELS FEATURES]      32 64 64 by default
+    python benchmarks/transposed_table.py [EDGE CHANNELS FEATURES]      32 64 64 by default
 
 Prints the medians of several calls, forward and backward, taken in turn in one run, and how far the results are apart.
 """

@@ -1,7 +1,7 @@
 """Prints the table of spreads in docs/sampling.md: how wide the samples of each sampler are for data of a known width.
 
-  python docs/sampling_spread.py
-  python docs/sampling_spread.py --evaluations 25 1000 --trained cosine --levels trained log_snr
+  python benchmarks/sampling_spread.py
+  python benchmarks/sampling_spread.py --evaluations 25 1000 --trained cosine --levels trained log_snr
 
 The data are Gaussian, of mean 0 and of each of `DEVIATIONS`, so the best denoiser is known, and with it every step of every
 sampler is a linear map of x_T and of its noises: the standard deviation of the samples is a sum of squares, without drawing

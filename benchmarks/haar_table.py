@@ -1,6 +1,6 @@
 """What the two forms of the Haar transform of one channel cost on a TPU, beside copying the same bytes.
 
-  python docs/haar_table.py                 volumes of 128^3 and 256^3 on a v5e; needs libtpu, takes a minute
+  python benchmarks/haar_table.py                 volumes of 128^3 and 256^3 on a v5e; needs libtpu, takes a minute
 
 Million cycles and GB of temporaries, both as the TPU's compiler estimates them; nothing runs. The copy is `2 * x` of a volume
 without its axis of one channel, [D, H, W]: with it XLA lays a register's eight rows one by one, and that copy costs five times as

@@ -1,6 +1,6 @@
 """Measures the table of docs/sampling.md: samplers and numbers of steps against seconds a volume and Frechet distance.
 
-  python docs/sampling_table.py --workdir=RUN --rows="ancestral:1000 ddim:25 dpm_solver:25@karras" --output=TABLE
+  python benchmarks/sampling_table.py --workdir=RUN --rows="ancestral:1000 ddim:25 dpm_solver:25@karras" --output=TABLE
 
 Each row draws `--count` volumes from a trained workdir and compares them with its held-out subjects, validation and test,
 in the features of MedicalNet's ResNet-50 with seeded weights: a fixed space, not a trained one. TABLE/rows.jsonl keeps a

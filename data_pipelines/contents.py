@@ -70,7 +70,7 @@ def difference(known: Mapping[str, Any], here: Mapping[str, Any]) -> str | None:
       known, here: {"identity": as `Dataset.identity` gives it, or None, "scans": the digests by name, where known}.
     """
     there, found = known.get("identity"), here.get("identity")
-    if not there or not found or there == found:
+    if not isinstance(there, Mapping) or not isinstance(found, Mapping) or there == found:
         return None
     if there.get("rules", 1) != found.get("rules", 1):
         return (
@@ -88,7 +88,7 @@ def difference(known: Mapping[str, Any], here: Mapping[str, Any]) -> str | None:
 
 def changed_scan(there: Mapping[str, str], here: Mapping[str, str]) -> str | None:
     """The first scan, by name, that is another one, new or gone, in words; None where none is, or none is known."""
-    if not there or not here:
+    if not (isinstance(there, Mapping) and isinstance(here, Mapping) and there and here):
         return None
     for name in sorted(there.keys() | here.keys()):
         if there.get(name) != here.get(name):

@@ -69,3 +69,8 @@ def test_what_differs_is_said_in_words():
     earlier = {"identity": {"fingerprint": "x", "split": [8, 1, 1]}}
     assert "by other rules" in difference(earlier, known)
     assert difference({"identity": None}, known) is None
+
+
+def test_what_is_no_record_of_data_says_nothing():
+    assert difference({"identity": "damaged"}, {"identity": {"fingerprint": "0"}}) is None
+    assert changed_scan("damaged", {"a": "1"}) is None

@@ -50,6 +50,7 @@ def main(argv: list[str]) -> int:
             part_of(part)(tally, folder, *job)
         except Exception as error:  # the other parts shall still be run
             tally.fail(TRACEBACK, f"the part ended with {type(error).__name__}: {error}", options.first, folder)
+        tally.end()
         tallies.append(tally)
     print(table(tallies), file=sys.stderr)
     failed = sum(tally.of_kind(kind) for tally in tallies for kind in FAILURES)

@@ -57,11 +57,16 @@ class Tally:
         self.tries = 0
         self._alike: dict[str, int] = {}
         self._unit, self._begin, self._seconds = unit, time.monotonic(), seconds
+        self._end: float | None = None
 
     @property
     def seconds(self) -> float:
-        """The seconds since the part began."""
-        return time.monotonic() - self._begin
+        """The seconds since the part began, to its end where it has one."""
+        return (time.monotonic() if self._end is None else self._end) - self._begin
+
+    def end(self) -> None:
+        """Stops the clock."""
+        self._end = time.monotonic()
 
     @property
     def goes_on(self) -> bool:

@@ -100,6 +100,21 @@ def vqgan_config(config: ConfigDict) -> ConfigDict:
     return described
 
 
+def tell_of_another_division(config: ConfigDict) -> None:
+    """Says on stderr where the VQ-GAN has, by its configuration, learned from subjects that this run holds back."""
+    if config.task != "latent_diffusion" or not config.latents.vqgan:
+        return
+    there, here = vqgan_config(config).data, config.data
+    for key in ("split", "split_seed"):
+        before, now = (list(part[key]) if isinstance(part[key], (list, tuple)) else part[key] for part in (there, here))
+        if before != now:
+            print(
+                f"data.{key} is {now}, but that of latents.vqgan={config.latents.vqgan} was {before}: it has learned from "
+                "subjects that are held out here; give both the same",
+                file=sys.stderr,
+            )
+
+
 def with_own_vqgan(config: ConfigDict, workdir: pathlib.Path) -> ConfigDict:
     """The configuration with `latents.vqgan` naming the copy in the run's folder, where it has one; others as they are.
 

@@ -16,7 +16,15 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from data_pipelines.batches import Dataset, open_dataset, train_batches
-from medjax.builders.pretrained import frozen_of, keep_vqgan, latents_of, task_of, with_own_vqgan, with_range
+from medjax.builders.pretrained import (
+    frozen_of,
+    keep_vqgan,
+    latents_of,
+    task_of,
+    tell_of_another_division,
+    with_own_vqgan,
+    with_range,
+)
 from medjax.builders.steps import batch_shapes, optimizer_of, train_step_of
 from medjax.errors import UserError
 from medjax.planning.memory_fit import with_recomputation
@@ -60,6 +68,7 @@ def _run(config: ConfigDict, workdir: pathlib.Path, interrupt: Interrupt, held: 
     # What cannot work fails here, before any data is touched.
     given, config = config, with_recomputation(with_own_vqgan(config, workdir))
     task, mesh = task_of(config), make_mesh(config.mesh)
+    tell_of_another_division(config)
     batch_size = config.data.batch_size
     check_average(config)
     check_volume_size(tuple(config.data.size), mesh, task.size_multiple)

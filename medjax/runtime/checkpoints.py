@@ -115,6 +115,7 @@ class Checkpoints:
         measured = val_loss is not None and math.isfinite(val_loss)
         model, optimizer = _items(state)
         prints = {"model": _fingerprints(model), "optimizer": _fingerprints(optimizer)}
+        prints["val_loss"] = val_loss if measured else None
         with self._explained_failures():
             self._manager.save(
                 int(state.step),
@@ -152,11 +153,21 @@ class Checkpoints:
 
     @property
     def best_step(self) -> int | None:
-        """The step of lowest validation loss among the checkpoints kept; None where none was measured."""
-        measured = {step: self._manager.metrics(step) for step in self._manager.all_steps()}
-        losses = {step: _val_loss(metrics) for step, metrics in measured.items()}
+        """The step of lowest validation loss among the checkpoints kept; None where none was measured.
+
+        Raises:
+          UserError: a loss is not the one that was written.
+        """
+        losses = {step: self._loss_of(step) for step in self._manager.all_steps()}
         known = {step: loss for step, loss in losses.items() if loss < math.inf}
         return min(known, key=known.get) if known else None
+
+    def _loss_of(self, step: int) -> float:
+        loss, folder = _val_loss(self._manager.metrics(step)), self.folder / str(step)
+        prints = read_json(folder / "fingerprints" / "metadata")
+        if prints.get("val_loss", loss) not in (loss, None if loss == math.inf else loss):
+            raise UserError(f"checkpoint {folder} is damaged (its validation loss is not what was written): {ADVICE}")
+        return loss
 
     def restore_model(
         self,

@@ -192,10 +192,14 @@ def test_damage_beside_the_arrays_is_named(tmp_path, mesh, file, content):
     assert "\n" not in str(raised.value)
 
 
-def test_a_loss_that_is_none_is_not_the_best(tmp_path, mesh):
+@pytest.mark.parametrize(("step", "loss"), [(1, "0.125"), (2, "0.75"), (2, '"x"')])
+def test_a_loss_that_is_not_what_was_written_is_damage(step, loss, tmp_path, mesh):
+    """Else another checkpoint would be the best without a word."""
     save_all(tmp_path, {1: 0.5, 2: 0.25}, mesh)
-    (tmp_path / "checkpoints/2/metrics/metrics").write_text('{"val_loss": "x"}')
-    assert Checkpoints(tmp_path, 2).best_step == 1
+    assert Checkpoints(tmp_path, 3).best_step == 2
+    (tmp_path / f"checkpoints/{step}/metrics/metrics").write_text(f'{{"val_loss": {loss}}}')
+    with pytest.raises(UserError, match=f"checkpoints/{step} is damaged .its validation loss"):
+        Checkpoints(tmp_path, 3).restore_model((SHAPES.params, SHAPES.variables), mesh, best=True)
 
 
 def test_fingerprints_that_are_none_are_damage(tmp_path, mesh):

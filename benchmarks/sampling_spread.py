@@ -22,9 +22,9 @@ import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 
 from configs.common import base  # noqa: E402
-from medjax.diffusion import samplers  # noqa: E402
-from medjax.diffusion.samplers import Denoise  # noqa: E402
-from medjax.diffusion.sampling import SAMPLERS, Sampling  # noqa: E402
+from medjax.diffusion.samplers import loop  # noqa: E402
+from medjax.diffusion.samplers.loop import Denoise  # noqa: E402
+from medjax.diffusion.samplers.options import SAMPLERS, Sampling  # noqa: E402
 from medjax.diffusion.schedules import Schedule  # noqa: E402
 from medjax.tasks.denoising import make_sampling, make_schedule  # noqa: E402
 
@@ -41,9 +41,9 @@ def spread(sampling: Sampling, trained: Schedule, deviations: tuple[float, ...] 
             return jnp.tile(jnp.where(rows == i, 1.0, 0.0)[:, None], len(deviations))
 
         def run() -> jax.Array:
-            state = samplers.first_state(only(schedule.steps))
+            state = loop.first_state(only(schedule.steps))
             denoise, step = best_denoiser(trained, np.array(deviations)), sampling.step(schedule)
-            return samplers.run(step, denoise, only, state, schedule.steps - 1, -1).x_t
+            return loop.run(step, denoise, only, state, schedule.steps - 1, -1).x_t
 
         return np.sqrt(np.sum(np.asarray(jax.jit(run)()) ** 2, axis=0)) / np.array(deviations)
 

@@ -11,12 +11,13 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from medjax.diffusion import process, samplers, schedules
+from medjax.diffusion import process, schedules
 from medjax.diffusion.interpolation import lerp, slerp
 from medjax.diffusion.objective import LOSSES, Objective
 from medjax.diffusion.predictions import PREDICTIONS
-from medjax.diffusion.samplers import NoiseAt, State
-from medjax.diffusion.sampling import SAMPLERS, Sampling
+from medjax.diffusion.samplers import loop
+from medjax.diffusion.samplers.loop import NoiseAt, State
+from medjax.diffusion.samplers.options import SAMPLERS, Sampling
 from medjax.diffusion.schedules import Schedule
 from medjax.diffusion.times import TIMES
 from medjax.errors import UserError
@@ -255,12 +256,12 @@ def first_state(
     """
     noise = noise_at(schedule.steps)
     if x_0 is None:
-        return samplers.first_state(noise)
+        return loop.first_state(noise)
     if other is not None:
         x_0 = lerp(x_0, other, share)
         noise = slerp(noise, noise_at(schedule.steps + 1), share)
-    t = samplers.for_batch(x_0, schedule.steps - 1)
-    return samplers.first_state(process.q_sample(schedule, x_0, t, noise))
+    t = loop.for_batch(x_0, schedule.steps - 1)
+    return loop.first_state(process.q_sample(schedule, x_0, t, noise))
 
 
 def run_steps(
@@ -282,7 +283,7 @@ def run_steps(
         return (x_0, v) if has_variance else x_0
 
     step = sampling.step(sampling.schedule(objective.schedule), has_variance)
-    return samplers.run(step, denoise, noise_at, state, first, end)
+    return loop.run(step, denoise, noise_at, state, first, end)
 
 
 def weighted(errors: jax.Array, weights: jax.Array | None) -> jax.Array:

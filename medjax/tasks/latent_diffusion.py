@@ -15,8 +15,8 @@ from flax import linen as nn
 from ml_collections import ConfigDict
 
 from medjax.diffusion.objective import Objective
-from medjax.diffusion.samplers import State
-from medjax.diffusion.sampling import Sampling
+from medjax.diffusion.samplers.loop import State
+from medjax.diffusion.samplers.options import Sampling
 from medjax.diffusion.thresholds import threshold_dynamically
 from medjax.layers.embeddings import unknown_labels
 from medjax.layers.spatial import constrain_volume

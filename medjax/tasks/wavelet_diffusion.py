@@ -13,8 +13,8 @@ from flax import linen as nn
 from ml_collections import ConfigDict
 
 from medjax.diffusion.objective import Objective
-from medjax.diffusion.samplers import NoiseAt, State
-from medjax.diffusion.sampling import Sampling
+from medjax.diffusion.samplers.loop import NoiseAt, State
+from medjax.diffusion.samplers.options import Sampling
 from medjax.diffusion.wavelet_domain import (
     LLL_BY_3,
     Scale,

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 from gaussian import DEVIATION, MEAN, best_denoiser
-from medjax.diffusion import samplers
-from medjax.diffusion.dpm_solver import dpm_solver_steps
-from medjax.diffusion.flow_solvers import euler_steps, heun_steps
-from medjax.diffusion.samplers import ancestral_steps, ddim_steps
+from medjax.diffusion.samplers import loop
+from medjax.diffusion.samplers.ancestral import ancestral_steps
+from medjax.diffusion.samplers.ddim import ddim_steps
+from medjax.diffusion.samplers.dpm_solver import dpm_solver_steps
+from medjax.diffusion.samplers.euler_heun import euler_steps, heun_steps
 from medjax.diffusion.schedules import cosine, flow, from_alphas_cumprod, vp
 
 SOLVERS = {
@@ -41,8 +42,8 @@ def moments(make_steps, schedule, last=0):
             return jnp.where(rows == i, 1.0, 0.0).astype(jnp.float64)[:, None]
 
         def run(spread):
-            state = samplers.first_state(signal * MEAN + spread * only(steps))
-            return samplers.run(make_steps(schedule), best_denoiser(schedule), only, state, steps - 1, last - 1).x_t
+            state = loop.first_state(signal * MEAN + spread * only(steps))
+            return loop.run(make_steps(schedule), best_denoiser(schedule), only, state, steps - 1, last - 1).x_t
 
         x = np.asarray(jax.jit(run)(np.hypot(signal * DEVIATION, noise)))[:, 0]
     assert x.dtype == np.float64

@@ -2,10 +2,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from medjax.diffusion import process, samplers
+from medjax.diffusion import process
 from medjax.diffusion.learned_variance import bound, log_variance
+from medjax.diffusion.samplers import loop
+from medjax.diffusion.samplers.ancestral import learned_ancestral_steps
 from medjax.diffusion.schedules import linear, respace
 from tolerance import assert_equal_but_for_rounding
+from whole_samples import ancestral
 
 SCHEDULE = linear(100)
 T = jnp.array([1, 30, 99])
@@ -58,10 +61,10 @@ def test_sampling_with_the_smallest_is_sampling_with_the_posterior_variance():
     def noise_at(i):
         return jax.random.normal(jax.random.fold_in(jax.random.key(1), i), X_T.shape)
 
-    learned = samplers.learned_ancestral_steps(schedule)
-    x = samplers.sample(learned, lambda x_t, t: (x_t / 2, jnp.full_like(x_t, -1)), X_T, noise_at, 5)
-    fixed = samplers.ancestral(lambda x_t, t: x_t / 2, X_T, noise_at, schedule, schedule.posterior_variance)
+    learned = learned_ancestral_steps(schedule)
+    x = loop.sample(learned, lambda x_t, t: (x_t / 2, jnp.full_like(x_t, -1)), X_T, noise_at, 5)
+    fixed = ancestral(lambda x_t, t: x_t / 2, X_T, noise_at, schedule, schedule.posterior_variance)
     np.testing.assert_allclose(x, fixed, atol=2e-6)
-    one = samplers.learned_ancestral_steps(respace(SCHEDULE, 1))
-    ends = samplers.sample(one, lambda x_t, t: (X_0, jnp.ones_like(x_t)), X_T, noise_at, 1)
+    one = learned_ancestral_steps(respace(SCHEDULE, 1))
+    ends = loop.sample(one, lambda x_t, t: (X_0, jnp.ones_like(x_t)), X_T, noise_at, 1)
     assert_equal_but_for_rounding(ends, X_0, units=16)

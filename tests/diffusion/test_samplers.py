@@ -5,9 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from medjax.diffusion import process, samplers
+from medjax.diffusion import process
+from medjax.diffusion.samplers.ancestral import ancestral_step
+from medjax.diffusion.samplers.ddim import ddim_step
 from medjax.diffusion.schedules import cosine, linear, respace
 from tolerance import assert_equal_but_for_rounding
+from whole_samples import ancestral, ddim
 
 MEAN, DEVIATION = 0.7, 0.3
 SHAPE = (64, 4, 4, 4, 1)
@@ -38,11 +41,9 @@ def test_samples_follow_the_data(sampler, steps):
     whole = linear(1000)
     schedule = respace(whole, steps)
     sample = {
-        "ancestral": lambda: samplers.ancestral(
-            best_denoiser(whole), X_T, noise_at, schedule, schedule.posterior_variance
-        ),
-        "ddim": lambda: samplers.ddim(best_denoiser(whole), X_T, noise_at, schedule),
-        "ddim with noise": lambda: samplers.ddim(best_denoiser(whole), X_T, noise_at, schedule, eta=0.5),
+        "ancestral": lambda: ancestral(best_denoiser(whole), X_T, noise_at, schedule, schedule.posterior_variance),
+        "ddim": lambda: ddim(best_denoiser(whole), X_T, noise_at, schedule),
+        "ddim with noise": lambda: ddim(best_denoiser(whole), X_T, noise_at, schedule, eta=0.5),
     }[sampler]
     x_0 = jax.jit(sample)()
     assert x_0.shape == SHAPE
@@ -53,7 +54,7 @@ def test_samples_follow_the_data(sampler, steps):
 
 
 @pytest.mark.parametrize("steps", [1, 2, 8])
-@pytest.mark.parametrize("sample", [samplers.ancestral, samplers.ddim])
+@pytest.mark.parametrize("sample", [ancestral, ddim])
 def test_ends_exactly_at_the_last_estimate(sample, steps):
     """The last step reaches alpha_bar = 1 and adds no noise."""
     target = jax.random.normal(jax.random.key(2), SHAPE)
@@ -68,7 +69,7 @@ def test_steps_run_from_the_last_training_timestep_to_the_first():
         jax.debug.callback(lambda t: seen.append(t.tolist()), t, ordered=True)
         return jnp.zeros_like(x_t)
 
-    jax.block_until_ready(samplers.ddim(denoise, X_T[:2], lambda i: jnp.zeros((2, *SHAPE[1:])), schedule))
+    jax.block_until_ready(ddim(denoise, X_T[:2], lambda i: jnp.zeros((2, *SHAPE[1:])), schedule))
     jax.effects_barrier()
     assert seen == [[999, 999], [666, 666], [333, 333], [0, 0]]
 
@@ -82,7 +83,7 @@ def test_each_step_has_its_own_noise():
         jax.debug.callback(lambda x: seen.append(x), x_t, ordered=True)
         return jnp.zeros_like(x_t)
 
-    jax.block_until_ready(samplers.ancestral(denoise, X_T, noise_at, schedule))
+    jax.block_until_ready(ancestral(denoise, X_T, noise_at, schedule))
     jax.effects_barrier()
     expected = X_T
     for step, i in enumerate((2, 1)):
@@ -95,8 +96,8 @@ def test_ddim_with_full_eta_is_the_ancestral_posterior():
     schedule = linear(100)
     t = jnp.array([1, 30, 99])
     x_t, x_0, noise = jax.random.normal(jax.random.key(3), (3, 3, 2, 2, 2, 1))
-    ddim = samplers.ddim_step(schedule, x_t, t, x_0, noise, eta=1.0)
-    ancestral = samplers.ancestral_step(schedule, x_t, t, x_0, noise, variance=schedule.posterior_variance)
+    ddim = ddim_step(schedule, x_t, t, x_0, noise, eta=1.0)
+    ancestral = ancestral_step(schedule, x_t, t, x_0, noise, variance=schedule.posterior_variance)
     np.testing.assert_allclose(ddim, ancestral, atol=2e-5)
 
 
@@ -104,5 +105,5 @@ def test_deterministic_ddim_stays_on_the_line_from_noise_to_x_0():
     schedule = linear(100)
     t = jnp.array([1, 30, 99])
     x_0, noise = jax.random.normal(jax.random.key(4), (2, 3, 2, 2, 2, 1))
-    stepped = samplers.ddim_step(schedule, process.q_sample(schedule, x_0, t, noise), t, x_0, jnp.full_like(x_0, 9.0))
+    stepped = ddim_step(schedule, process.q_sample(schedule, x_0, t, noise), t, x_0, jnp.full_like(x_0, 9.0))
     np.testing.assert_allclose(stepped, process.q_sample(schedule, x_0, t - 1, noise), atol=2e-5)

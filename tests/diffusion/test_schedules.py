@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from medjax.diffusion.sampling import Sampling
+from medjax.diffusion.samplers.options import Sampling
 from medjax.diffusion.schedules import (
     Schedule,
     cosine,

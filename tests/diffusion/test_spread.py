@@ -5,7 +5,7 @@ import pytest
 
 from benchmarks.sampling_spread import exact, sampling_of, spread
 from configs.common import base
-from medjax.diffusion.sampling import SAMPLERS, Sampling
+from medjax.diffusion.samplers.options import SAMPLERS, Sampling
 from medjax.diffusion.schedules import vp
 from medjax.tasks.denoising import make_sampling, make_schedule
 

@@ -7,7 +7,7 @@ import pytest
 from flax import linen as nn
 
 from configs import atlas
-from medjax.diffusion.sampling import SAMPLERS
+from medjax.diffusion.samplers.options import SAMPLERS
 from medjax.generation.sampler import CompiledSampler
 from medjax.runtime.mesh import make_mesh
 from medjax.tasks import make_task

@@ -10,8 +10,9 @@ import pytest
 
 from comparison import assert_activations, assert_close, assert_gradients
 from golden_files import GoldenFile, channels_last
-from medjax.diffusion import process, samplers
+from medjax.diffusion import process
 from medjax.diffusion.objective import Objective
+from medjax.diffusion.samplers.ancestral import ancestral_step
 from medjax.diffusion.schedules import Schedule, cosine
 from medjax.diffusion.thresholds import threshold_dynamically
 from medjax.interop.medical_ddpm import state_dict_paths, to_params, to_state_dict
@@ -20,6 +21,7 @@ from medjax.layers.rotary import frequencies, rotate_along_depth
 from medjax.models.factorized_unet import FactorizedUNet
 from medjax.tasks.latent_diffusion import DYNAMIC_SHARE, scaled, unscaled
 from test_diffusion_tables import tables_of
+from whole_samples import ancestral
 
 LABELS = "label_embedding"
 
@@ -190,7 +192,7 @@ def test_steps(golden):
     noise = channels_last(golden["in/p_sample_noise"]) if "in/p_sample_noise" in golden else jnp.zeros_like(x_t)
 
     def step(x_0: jax.Array) -> jax.Array:
-        return samplers.ancestral_step(schedule, x_t, t, x_0, noise, schedule.posterior_variance)
+        return ancestral_step(schedule, x_t, t, x_0, noise, schedule.posterior_variance)
 
     clipped = jnp.clip(x_0, -1, 1)
     values = {
@@ -229,7 +231,7 @@ def test_loops(golden):
             def denoise(x_t, t):
                 return jnp.clip(process.x_0_from_noise(schedule, x_t, t, model(params, x_t, t, loop)), -1, 1)
 
-            return samplers.ancestral(denoise, x_T, lambda i: noises[i], schedule, schedule.posterior_variance)
+            return ancestral(denoise, x_T, lambda i: noises[i], schedule, schedule.posterior_variance)
 
         atol = 2e-5 * max(1, *noise_weight(schedule))
         assert_close(jax.jit(draw)(model.params), channels_last(golden[f"out/{loop}"]), atol=atol, name=loop)

@@ -9,11 +9,14 @@ import pytest
 
 from comparison import assert_close
 from golden_files import GoldenFile, channels_last
-from medjax.diffusion import process, samplers
+from medjax.diffusion import process
+from medjax.diffusion.samplers.ancestral import ancestral_step
+from medjax.diffusion.samplers.ddim import ddim_step
 from medjax.diffusion.schedules import Schedule, cosine, respace, respace_to
 from medjax.diffusion.wavelet_domain import clamp_in_image_space, from_wavelet_domain
 from spacing import spaced_timesteps
 from wdm_models import network_of, network_time, params_of, schedule_of
+from whole_samples import ancestral, ddim
 
 
 def denoiser(golden: GoldenFile, schedule: Schedule, clip: bool):
@@ -45,13 +48,13 @@ def test_steps(golden, clip):
         "p_mean_variance/clip{}/pred_xstart": (x_0, np.ones(schedule.steps), 0.0),
         "p_mean_variance/clip{}/mean": (mean, schedule.posterior_mean_coef1, 0.0),
         "p_sample/clip{}": (
-            samplers.ancestral_step(schedule, x_t, t, x_0, noise),
+            ancestral_step(schedule, x_t, t, x_0, noise),
             schedule.posterior_mean_coef1,
             0.0,
         ),
     }
     for name, eta in {"ddim_sample": 0.0, "ddim_sample_eta1": 1.0}.items():
-        value = samplers.ddim_step(schedule, x_t, t, x_0, no_noise, eta)
+        value = ddim_step(schedule, x_t, t, x_0, no_noise, eta)
         rounding = ddim_rounding(schedule, t, direction, eta)
         steps[name + "/clip{}"] = (value, ddim_weight(schedule, eta), rounding)
     for pattern, (value, weight, rounding) in steps.items():
@@ -108,7 +111,7 @@ def test_ddim_on_a_subset_of_timesteps(golden):
     for i, expected in zip(reversed(range(1, schedule.steps)), golden["out/ddim_steps/samples"], strict=True):
         t = jnp.full(x.shape[:1], i)
         x_0 = denoise(x, jnp.asarray(schedule.timesteps)[t])
-        x = samplers.ddim_step(schedule, x, t, x_0, jnp.zeros_like(x))
+        x = ddim_step(schedule, x, t, x_0, jnp.zeros_like(x))
         assert_close(x, channels_last(expected), atol=2e-5 * max(1, *error[i:]), name=f"step {i}")
     if "out/ddim_steps/pred_xstart_last" in golden:
         assert_close(x_0, channels_last(golden["out/ddim_steps/pred_xstart_last"]))
@@ -142,7 +145,7 @@ def check_loop(golden: GoldenFile, loop: str) -> None:
         noises = jnp.asarray(channels_last(golden[f"in/{loop}/noises"])[::-1])  # drawn for the last step first
     else:
         noises = jnp.zeros((schedule.steps, *x_T.shape))
-    sample = samplers.ddim if loop.startswith("ddim") else samplers.ancestral
+    sample = ddim if loop.startswith("ddim") else ancestral
     x_0 = jax.block_until_ready(sample(watched, x_T, lambda i: noises[i], schedule))
     jax.effects_barrier()
 

@@ -10,7 +10,7 @@ from flax import linen as nn
 
 from configs import atlas
 from medjax.diffusion import predictions, process
-from medjax.diffusion.sampling import SAMPLERS
+from medjax.diffusion.samplers.options import SAMPLERS
 from medjax.diffusion.schedules import Schedule
 from medjax.errors import UserError
 from medjax.tasks import make_task

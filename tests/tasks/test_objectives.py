@@ -10,7 +10,7 @@ from flax import linen as nn
 
 from configs import atlas, brats
 from medjax.diffusion.interpolation import lerp
-from medjax.diffusion.sampling import SAMPLERS
+from medjax.diffusion.samplers.options import SAMPLERS
 from medjax.diffusion.wavelet_domain import to_wavelet_domain
 from medjax.tasks import make_task
 

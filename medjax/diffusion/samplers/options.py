@@ -4,9 +4,11 @@ import dataclasses
 
 import numpy as np
 
-from medjax.diffusion.dpm_solver import dpm_solver_steps
-from medjax.diffusion.flow_solvers import euler_steps, heun_steps
-from medjax.diffusion.samplers import Step, ancestral_steps, ddim_steps, learned_ancestral_steps
+from medjax.diffusion.samplers.ancestral import ancestral_steps, learned_ancestral_steps
+from medjax.diffusion.samplers.ddim import ddim_steps
+from medjax.diffusion.samplers.dpm_solver import dpm_solver_steps
+from medjax.diffusion.samplers.euler_heun import euler_steps, heun_steps
+from medjax.diffusion.samplers.loop import Step
 from medjax.diffusion.schedules import Schedule, follow, respace, respace_to
 
 SAMPLERS = ("ancestral", "ddim", "dpm_solver", "dpm_solver_sde", "euler", "heun")

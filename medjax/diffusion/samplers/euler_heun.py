@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from medjax.diffusion import process
-from medjax.diffusion.samplers import Denoise, NoiseAt, State, Step, for_batch, training_time
+from medjax.diffusion.samplers.loop import Denoise, NoiseAt, State, Step, for_batch, training_time
 from medjax.diffusion.schedules import Schedule
 
 

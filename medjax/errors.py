@@ -1,4 +1,6 @@
-"""The one exception that stands for a mistake of the user's."""
+"""Defines the one exception that stands for a mistake of the user's."""
+
+from data_pipelines.errors import one_line
 
 
 class UserError(ValueError):
@@ -7,3 +9,6 @@ class UserError(ValueError):
     The message is one line that names the key or file, what was found there and what to do about it. launch.py
     prints it without a traceback and exits with status 2.
     """
+
+    def __str__(self) -> str:
+        return one_line(super().__str__())

@@ -27,7 +27,7 @@ SECONDS = 5.0  # that one input may take
 MIB = 160  # that reading one may take of memory; the good files take a few
 ADDRESS_SPACE = 2 * 2**30  # bytes that a worker may ask for besides what it has to begin with
 LONGEST_LINE = 800  # characters
-BEGIN_SECONDS = 120.0  # for a worker to import everything and write the good files
+BEGIN_SECONDS = 600.0  # for a worker to import everything and write the good files
 AT_A_TIME = 200  # inputs that a worker is asked for
 
 

@@ -166,10 +166,10 @@ def our_steps(options: argparse.Namespace) -> tuple[dict[str, Step], str]:
     from medjax.builders.steps import denoise_step_of, optimizer_of, state_shapes, train_step_of
     from medjax.runtime.mesh import make_mesh
     from medjax.runtime.train_state import TrainState
-    from medjax.tasks.wavelet_diffusion import WaveletDiffusion
+    from medjax.tasks import make_task
 
     config = our_config(options)
-    task, mesh = WaveletDiffusion.from_config(config), make_mesh(config.mesh)
+    task, mesh = make_task(config), make_mesh(config.mesh)
     batch = {"image": jax.random.uniform(jax.random.key(1), (options.batch, *config.data.size, 1), minval=-1.0)}
     _, optimizer = optimizer_of(config, task)
     # Any numbers will do, and drawing them by the task's own `init` takes longer to compile than a step.

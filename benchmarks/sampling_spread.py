@@ -26,7 +26,7 @@ from medjax.diffusion.samplers import loop  # noqa: E402
 from medjax.diffusion.samplers.loop import Denoise  # noqa: E402
 from medjax.diffusion.samplers.options import SAMPLERS, Sampling  # noqa: E402
 from medjax.diffusion.schedules import Schedule  # noqa: E402
-from medjax.tasks.denoising import make_sampling, make_schedule  # noqa: E402
+from medjax.tasks.diffusion_choices import make_sampling, make_schedule  # noqa: E402
 
 DEVIATIONS = (0.02, 0.1, 0.5, 1.0)  # of the wavelets' fine details to that of a whole range
 

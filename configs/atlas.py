@@ -1,6 +1,7 @@
 """Brains made from the MNI152 template: data that is at hand everywhere. The default.
 
-Variants: demo (two CPU cores, minutes), tiny (under a minute), bf16, and after these fewstep, flow or published (sampling).
+Variants: demo (two CPU cores, minutes), tiny (under a minute), bf16, and after these fewstep, flow,
+voxels (no wavelets) or published (sampling).
 """
 
 from ml_collections import ConfigDict
@@ -28,7 +29,7 @@ def get_config(variants: str | None = None) -> ConfigDict:
     config.train.checkpoint_every = 500
     config.train.ema_decay = 0.999
     known = {"demo": demo, "tiny": tiny, "bf16": common.bf16, "fewstep": common.fewstep, "flow": common.flow}
-    known["published"] = common.published_sampling
+    known |= {"voxels": common.voxels, "published": common.published_sampling}
     return common.apply(config, variants, known)
 
 

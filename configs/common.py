@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 
 from ml_collections import ConfigDict, config_dict
 
+LLL_BY_3 = (3.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0)  # diffusion.subband_scale as published
+
 
 def base() -> ConfigDict:
     """Wavelet diffusion of volumes of 128^3 voxels with the published U-Net and optimiser."""
@@ -46,6 +48,7 @@ def base() -> ConfigDict:
     data.lesion_share = 0.25
 
     config.model = unet_model()
+    label_keys(config.model)
 
     config.diffusion = diffusion = ConfigDict()
     diffusion.steps = 1000
@@ -58,7 +61,7 @@ def base() -> ConfigDict:
     diffusion.loss = "mse"  # or "l1"
     diffusion.learned_variance = False  # of each value in each step, by twice the channels, for the ancestral sampler
     # What LLL .. HHH are divided by; --mode=subbands measures them.
-    diffusion.subband_scale = (3.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0)
+    diffusion.subband_scale = LLL_BY_3
 
     config.optimizer = optimizer = ConfigDict()
     optimizer.learning_rate = 1e-5
@@ -241,6 +244,7 @@ def latent_diffusion_keys(config: ConfigDict) -> None:
     latents.step = config_dict.placeholder(int)  # which of its checkpoints; the last by default
     latents.model = vqgan_model()  # what to plan with where there is none yet; a workdir says by itself
     latents.losses = vqgan_losses()
+    latents.haar = False  # diffuse on the Haar transform of latents, not on these
     latents.scaling = "codebook"  # what becomes [-1, 1]: its range, as published, or that of the "data"
     latents.tile = config_dict.placeholder(
         tuple
@@ -309,6 +313,12 @@ def wavunet(config: ConfigDict) -> None:
     """The other published network, whose levels are joined by Haar transforms."""
     config.model.network = "wavelet_unet"
     config.model.blocks_per_level = max(2, config.model.blocks_per_level)
+
+
+def voxels(config: ConfigDict) -> None:
+    """Diffusion on the voxels themselves, the 3D DDPM that WDM is compared with, by the same network."""
+    config.task = "voxel_diffusion"
+    del config.diffusion["subband_scale"]
 
 
 def bf16(config: ConfigDict) -> None:
@@ -410,5 +420,6 @@ WDM_VARIANTS = {
     "bf16": bf16,
     "fewstep": fewstep,
     "flow": flow,
+    "voxels": voxels,
     "published": published_sampling,
 }

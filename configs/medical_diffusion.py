@@ -1,8 +1,8 @@
 """Medical Diffusion (arXiv 2211.03364), two runs: a 3D VQ-GAN, then diffusion on its latents, --config.latents.vqgan=WORKDIR.
 
 Variants: a dataset, atlas (the default), adni, brats, duke, lidc, mrnet or folder, with the numbers of Supplementary Table 1;
-a stage, vqgan (the default) or ddpm; and of these unet, another network for ddpm, demo and tiny, which run on a CPU, bf16, and
-published, which samples as the paper did: all of its steps.
+a stage, vqgan (the default) or ddpm; and of these unet, another network for ddpm, and haar, which has it learn the Haar
+transform of latents; demo and tiny, which run on a CPU, bf16, and published, which samples as the paper did: all of its steps.
 """
 
 from ml_collections import ConfigDict
@@ -21,7 +21,7 @@ def get_config(variants: str | None = None) -> ConfigDict:
     if not DATASETS.keys() & set(words):
         words.append("atlas")
     # Whatever the order of the words, a dataset is chosen before what is changed for it.
-    network = {"unet": common.plain_unet} if "ddpm" in words else {}
+    network = {"unet": common.plain_unet, "haar": haar} if "ddpm" in words else {}
     known = DATASETS | {"vqgan": _stage, "ddpm": _stage} | network | {"demo": demo, "tiny": tiny, "bf16": common.bf16}
     known["published"] = common.published_sampling
     order = {word: place for place, word in enumerate(known)}
@@ -109,6 +109,12 @@ def published(config: ConfigDict, downsample: int, batch_size: int) -> None:
         config.latents.model.downsample = (downsample,) * 3
         config.model.base_channels = config.data.size[1] // downsample  # the edge of the latents
         config.data.batch_size = batch_size
+
+
+def haar(config: ConfigDict) -> None:
+    """Diffusion on the Haar transform of the latents: an eighth of the places, eight times the channels."""
+    config.latents.haar = True
+    config.diffusion.subband_scale = common.LLL_BY_3
 
 
 def tiny(config: ConfigDict) -> None:

@@ -85,7 +85,7 @@ def train_batches(
             mirrored = tf.reverse(array, left_right[example, tf.newaxis])
             array = tf.where(tf.random.stateless_uniform([], flip_key) < 0.5, mirrored, array)
         row = {dataset.content: array, "affine": affines[example]}
-        return row | {"label": label_of[example]} if dataset.classes else row
+        return row | {"class": label_of[example]} if dataset.classes else row
 
     indices = tf.data.Dataset.range(step * len(chosen), np.iinfo(np.int64).max, output_type=tf.int64)
     stream = indices.map(element, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)

@@ -17,10 +17,13 @@ from flax import linen as nn
 from data_pipelines.batches import train_batches
 from medjax.benchmarking.ceilings import product_flops, product_of
 from medjax.benchmarking.rig import Bench, Stepping, described
+from medjax.codecs.haar_of_latents import HaarOfLatents
+from medjax.codecs.latents import Latents
 from medjax.generation.sampler import CompiledSampler
+from medjax.generation.told import told_of
 from medjax.runtime import multihost
 from medjax.runtime.checkpoints import Checkpoints
-from medjax.runtime.mesh import process_rows, put_batch, put_label
+from medjax.runtime.mesh import process_rows, put_batch
 from medjax.task import Batch, Task
 from medjax.xla import cost, flops
 
@@ -61,18 +64,29 @@ def training_flops(bench: Bench) -> float:
 
 
 def plain_task(task: Task) -> Task:
-    """The task with its networks as the papers draw them: convolutions direct, unfolded, nothing recomputed."""
-    plain = {"lowering": "direct", "fold": 1, "remat": False}
+    """Returns the task with its networks as the papers draw them: convolutions direct, unfolded, nothing recomputed."""
     changed = {}
     for field in dataclasses.fields(task):
-        value = getattr(task, field.name)
-        if isinstance(value, nn.Module):
-            changed[field.name] = value.clone(
-                **{name: choice for name, choice in plain.items() if hasattr(value, name)}
-            )
-        elif hasattr(value, "gradients"):
-            changed[field.name] = plain_task(value)
+        match getattr(task, field.name):
+            case nn.Module() as network:
+                changed[field.name] = plain_network(network)
+            case Latents() as codec:
+                changed[field.name] = plain_codec(codec)
+            case HaarOfLatents() as codec:
+                changed[field.name] = dataclasses.replace(codec, latents=plain_codec(codec.latents))
     return dataclasses.replace(task, **changed)
+
+
+def plain_network(network: nn.Module) -> nn.Module:
+    """Returns a network likewise."""
+    own = {field.name for field in dataclasses.fields(network)}
+    plain = {"lowering": "direct", "fold": 1, "remat": False}
+    return network.clone(**{name: choice for name, choice in plain.items() if name in own})
+
+
+def plain_codec(codec: Latents) -> Latents:
+    """Returns a codec likewise, whose autoencoder is a task."""
+    return dataclasses.replace(codec, autoencoder=plain_task(codec.autoencoder))
 
 
 def peak_bytes(step: jax.stages.Compiled) -> tuple[int, str]:
@@ -119,9 +133,7 @@ def denoise_and_sample(bench: Bench, parts: tuple[str, ...]) -> dict[str, Any]:
     count = bench.config.sample.batch_size
     state = bench.state()
     indices = np.arange(count, dtype=np.uint32)
-    conditions = None
-    if bench.config.model.get("classes", 0) and bench.config.sample.label is not None:
-        conditions = put_label(bench.config.sample.label, bench.mesh, count)
+    told = told_of(bench.config.sample, bench.mesh, count)
     begin = time.perf_counter()
     drawing = CompiledSampler(
         bench.task,
@@ -130,21 +142,22 @@ def denoise_and_sample(bench: Bench, parts: tuple[str, ...]) -> dict[str, Any]:
         state.variables,
         bench.config.sample.seed,
         indices,
-        conditions,
+        told,
+        None,
         bench.frozen,
     )
     compile_seconds = time.perf_counter() - begin
     del state
 
     def denoise(calls: int) -> None:
-        sampled = drawing.begin(indices, conditions)
+        sampled = drawing.begin(indices, told)
         for _ in range(calls):
             sampled = drawing.advance(indices, sampled, 0, 1)
         jax.block_until_ready(sampled)
 
     def sample(calls: int) -> None:
         for _ in range(calls):
-            drawing(indices, conditions)
+            drawing(indices, told)
 
     work = {name: each for name, each in {"denoise": denoise, "sampler": sample}.items() if name in parts}
     share = count / bench.mesh.size

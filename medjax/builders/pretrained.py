@@ -178,8 +178,10 @@ def frozen_shapes(config: ConfigDict, task: Task) -> Arrays:
     """The shapes of what `frozen_of` gives, with nothing read; a perceptual loss is left out."""
     if config.task != "latent_diffusion":
         return {}
-    params, variables = jax.eval_shape(task.vqgan.init, jax.random.key(0), volume_shapes(task.size, 1))
-    low = high = jax.ShapeDtypeStruct((task.latent_channels,), jnp.float32)
+    params, variables = jax.eval_shape(
+        task.latents.autoencoder.init, jax.random.key(0), volume_shapes(task.latents.size, 1)
+    )
+    low = high = jax.ShapeDtypeStruct((task.latents.channels,), jnp.float32)
     return {"vqgan": vqgan_of(params, variables), "low": low, "high": high}
 
 
@@ -224,7 +226,7 @@ def frozen_of(config: ConfigDict, task: Task, mesh: Mesh, known: Mapping[str, An
 
 def latents_of(frozen: Frozen, task: Task) -> Latents | None:
     """Says which latents records may hold for this task; None for one that has none."""
-    return Latents(frozen.identity, (*task.latent_size, task.latent_channels)) if "vqgan" in frozen.arrays else None
+    return Latents(frozen.identity, task.latents.shape) if "vqgan" in frozen.arrays else None
 
 
 def with_range(
@@ -252,7 +254,7 @@ def with_range(
     if {"low", "high"} <= known.keys():
         low, high = known["low"], known["high"]
     elif scaling == "codebook":
-        low, high = task.codebook_range(frozen.arrays["vqgan"]["codebook"])
+        low, high = task.latents.codebook_range(frozen.arrays["vqgan"]["codebook"])
     elif dataset is None:
         raise UserError("latents.scaling is 'data', but this run has measured none: use 'codebook', or train a step")
     elif dataset.latent_ranges:
@@ -280,7 +282,9 @@ def trained_vqgan(config: ConfigDict, task: Task, mesh: Mesh, step: int | None) 
       UserError: it cannot be read, is damaged, or is not of that step.
     """
     workdir = pathlib.Path(config.latents.vqgan).expanduser()
-    params, variables = jax.eval_shape(task.vqgan.init, jax.random.key(0), volume_shapes(task.size, 1))
+    params, variables = jax.eval_shape(
+        task.latents.autoencoder.init, jax.random.key(0), volume_shapes(task.latents.size, 1)
+    )
     if vqgan_copy.is_copy(workdir):
         identity = vqgan_copy.read_identity(workdir)
         model = vqgan_copy.read_copy(workdir, {"params": params, "variables": variables})
@@ -313,7 +317,9 @@ def measured_range(task: Task, vqgan: Arrays, dataset: Dataset) -> tuple[np.ndar
 def local_encoder(task: Task, vqgan: Arrays) -> Callable[[np.ndarray], np.ndarray]:
     """Makes a function from a volume [D, H, W] to its latents [d, h, w, c], on this process's first device alone."""
     own = jax.tree.map(np.asarray, vqgan)
-    encode = jax.jit(lambda vqgan, volumes: task.vqgan.encode(vqgan["generator"], volumes, vqgan["batch_stats"]))
+    encode = jax.jit(
+        lambda vqgan, volumes: task.latents.autoencoder.encode(vqgan["generator"], volumes, vqgan["batch_stats"])
+    )
     return lambda volume: np.asarray(encode(own, volume[None, ..., None]))[0]
 
 

@@ -36,7 +36,7 @@ def optimizer_of(config: ConfigDict, task: Task) -> tuple[Schedule, optax.Gradie
         eps=optimizer.eps,
         weight_decay=optimizer.weight_decay,
         clip_norm=optimizer.clip_norm,
-        parts=getattr(task, "parts", ()),
+        parts=task.parts,
     )
 
 
@@ -48,7 +48,7 @@ def volume_shapes(size: tuple[int, int, int], batch_size: int, labels: bool = Fa
 def batch_shapes(content: str, shape: tuple[int, ...], batch_size: int, labels: bool = False) -> Batch:
     """The shapes of a batch: of "image"s (D, H, W, 1), or of "latents" (d, h, w, c) in their place; and of their labels."""
     examples = {content: jax.ShapeDtypeStruct((batch_size, *shape), jnp.float32)}
-    return examples | ({"label": jax.ShapeDtypeStruct((batch_size,), jnp.int32)} if labels else {})
+    return examples | ({"class": jax.ShapeDtypeStruct((batch_size,), jnp.int32)} if labels else {})
 
 
 def state_shapes(task: Task, optimizer: optax.GradientTransformation, batch: Batch) -> TrainState:

@@ -11,8 +11,7 @@ from jax.sharding import Mesh
 
 from medjax.runtime import multihost
 from medjax.runtime.mesh import batch_sharding, on_mesh, replicated
-from medjax.task import Arrays, Batch
-from medjax.tasks.wavelet_diffusion import WaveletDiffusion
+from medjax.task import Arrays, Batch, Generator
 
 STRETCHES = 20  # of a batch's steps
 
@@ -28,19 +27,21 @@ class CompiledSampler:
       params, variables: of the model.
       seed: with a volume's number it makes the volume's key.
       indices: [B], which volumes; of the shape of all batches to come.
-      conditions: as the task's `begin` takes them, likewise; None where there are none.
+      told: what the network is told, as the task's `begin` takes it, likewise; {} where it is told nothing.
+      start: where sampling starts from, likewise; None: from noise.
       frozen: what the task only reads.
     """
 
     def __init__(
         self,
-        task: WaveletDiffusion,
+        task: Generator,
         mesh: Mesh,
         params: Arrays,
         variables: Arrays,
         seed: int,
         indices: np.ndarray,
-        conditions: Batch | None,
+        told: Batch,
+        start: Batch | None,
         frozen: Arrays,
     ):
         self._steps, self._model, self._frozen = task.steps, (params, variables, frozen), frozen
@@ -48,8 +49,8 @@ class CompiledSampler:
         def keys(indices: jax.Array) -> jax.Array:
             return jax.vmap(lambda i: jax.random.fold_in(jax.random.key(seed), i))(indices)
 
-        def begin(frozen: Arrays, indices: jax.Array, conditions: Batch | None) -> Arrays:
-            return task.begin(frozen, keys(indices), conditions)
+        def begin(frozen: Arrays, indices: jax.Array, told: Batch, start: Batch | None) -> Arrays:
+            return task.begin(frozen, keys(indices), told, start)
 
         def advance(model: Arrays, indices: jax.Array, state: Arrays, first: int, end: int) -> Arrays:
             return task.advance(*model, keys(indices), state, first, end)
@@ -63,8 +64,8 @@ class CompiledSampler:
             multihost.barrier()  # before any of them is run
             return program
 
-        self._begin = compiled(begin, frozen, indices, conditions)
-        state, bound = self.begin(indices, conditions), np.int32(0)
+        self._begin = compiled(begin, frozen, indices, told, start)
+        state, bound = self.begin(indices, told, start), np.int32(0)
         self._advance = compiled(advance, self._model, indices, state, bound, bound, donate=(2,))
         self._finish = compiled(task.finish, frozen, state)
 
@@ -74,9 +75,9 @@ class CompiledSampler:
         other._model = (params, variables, self._frozen)
         return other
 
-    def begin(self, indices: np.ndarray, conditions: Batch | None = None) -> Arrays:
+    def begin(self, indices: np.ndarray, told: Batch, start: Batch | None = None) -> Arrays:
         """The sampler's state before the first step, of the volumes of these numbers, [B]."""
-        return self._begin(self._frozen, indices, conditions)
+        return self._begin(self._frozen, indices, told, start)
 
     def advance(self, indices: np.ndarray, state: Arrays, start: int, stop: int) -> Arrays:
         """The state after the steps start, ..., stop - 1, counted as they are taken; `state` is used up."""
@@ -90,21 +91,22 @@ class CompiledSampler:
     def __call__(
         self,
         indices: np.ndarray,
-        conditions: Batch | None = None,
-        told: Callable[[int], None] = lambda steps: None,
+        told: Batch,
+        start: Batch | None = None,
+        on_progress: Callable[[int], None] = lambda steps: None,
         stretches: int = STRETCHES,
     ) -> jax.Array:
         """Draws the volumes of these numbers, [B, D, H, W, C] in [-1, 1].
 
         Args:
           indices: [B].
-          conditions: as for the constructor.
-          told: called with the number of steps after each stretch of them.
+          told, start: as for the constructor.
+          on_progress: called with the number of steps after each stretch of them.
           stretches: into how many parts the steps are cut.
         """
-        state = self.begin(indices, conditions)
+        state = self.begin(indices, told, start)
         bounds = np.unique(np.linspace(0, self._steps, min(stretches, self._steps) + 1).round().astype(int))
-        for start, stop in itertools.pairwise(bounds):
-            state = jax.block_until_ready(self.advance(indices, state, start, stop))
-            told(int(stop - start))
+        for done, until in itertools.pairwise(bounds):
+            state = jax.block_until_ready(self.advance(indices, state, done, until))
+            on_progress(int(until - done))
         return jax.block_until_ready(self.finish(state))

@@ -51,8 +51,8 @@ class Start:
         """Says whose noise each volume takes: its own in variations; all the same on the way between two volumes."""
         return indices if len(self.paths) == 1 else np.zeros_like(indices)
 
-    def conditions(self, indices: np.ndarray, mesh: Mesh) -> Batch:
-        """For a batch of these volumes, what a task's `begin` takes."""
+    def of(self, indices: np.ndarray, mesh: Mesh) -> Batch:
+        """Lays on the mesh where a batch of these volumes starts, as a task's `begin` takes it."""
         own = indices[np.asarray(process_rows(mesh, len(indices)))]
         images = [np.repeat(volume[None], len(own), axis=0) for volume in self.volumes]
         rows = dict(zip(("image", "other"), images, strict=False))

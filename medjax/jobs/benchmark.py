@@ -150,13 +150,13 @@ def frozen_or_blank(config: ConfigDict, task: Task, mesh: Mesh) -> Frozen:
     """
     if config.task != "latent_diffusion":
         return frozen_of(config, task, mesh)
-    limits = {name: np.full(task.latent_channels, value, np.float32) for name, value in (("low", -1), ("high", 1))}
+    limits = {name: np.full(task.latents.channels, value, np.float32) for name, value in (("low", -1), ("high", 1))}
     if config.latents.vqgan:
         read = frozen_of(config, task, mesh)
         return dataclasses.replace(read, arrays=read.arrays | on_every_device(limits, mesh))
-    shapes = volume_shapes(task.size, 1)
+    shapes = volume_shapes(task.latents.size, 1)
     volume = {name: np.zeros(a.shape, a.dtype) for name, a in shapes.items()}
-    blank = {"vqgan": vqgan_of(*task.vqgan.init(jax.random.key(0), volume))}
+    blank = {"vqgan": vqgan_of(*task.latents.autoencoder.init(jax.random.key(0), volume))}
     return Frozen(on_every_device(blank | limits, mesh), {})
 
 

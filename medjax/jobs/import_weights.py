@@ -147,7 +147,7 @@ def frozen_under(config: ConfigDict, task: Task, weights: Weights) -> Frozen:
     mesh = make_mesh(dict.fromkeys(AXES, 1))
     frozen = with_range(frozen_of(config, task, mesh), config, task, mesh)
     if weights.vqgan:
-        like = jax.eval_shape(task.vqgan.init, jax.random.key(0), volume_shapes(task.size, 1))
+        like = jax.eval_shape(task.latents.autoencoder.init, jax.random.key(0), volume_shapes(task.latents.size, 1))
         params, variables = medical_vqgan.to_params(weights.vqgan, *like)
         here = frozen.arrays["vqgan"]
         pairs = (

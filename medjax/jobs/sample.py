@@ -23,6 +23,7 @@ from medjax.generation.files import Extremes, Writer, as_int16, sample_path
 from medjax.generation.sample_sets import open_folder, samples_in, settings, tell_failures
 from medjax.generation.sampler import CompiledSampler
 from medjax.generation.starts import open_start
+from medjax.generation.told import told_of
 from medjax.pictures import montage
 from medjax.planning.memory_fit import with_sampling_batch
 from medjax.runtime import distributed, multihost
@@ -31,7 +32,6 @@ from medjax.runtime.mesh import (
     check_batch_size,
     check_volume_size,
     make_mesh,
-    put_label,
     take_rows,
 )
 from medjax.runtime.workdir import (
@@ -99,7 +99,6 @@ def _run(config: ConfigDict, workdir: pathlib.Path, held: contextlib.ExitStack) 
     if not {"axes", "affine", "intensity_range"} <= data.keys():
         raise UserError(f"{workdir / 'data.json'} is not whole: train again for a step, or choose another --workdir")
 
-    label = config.sample.label
     known = data.get("frozen")
     frozen = with_range(frozen_of(config, task, mesh, known), config, task, mesh, known=known)
 
@@ -126,11 +125,12 @@ def _run(config: ConfigDict, workdir: pathlib.Path, held: contextlib.ExitStack) 
     there = multihost.broadcast_from_first(np.asarray([i in found for i in range(count)]))
     missing = [int(i) for i in np.flatnonzero(~there)]
 
-    def drawing_of(indices: np.ndarray, conditions: Batch) -> CompiledSampler:
+    def drawing_of(indices: np.ndarray, begins: Batch | None) -> CompiledSampler:
         return CompiledSampler(
-            task, mesh, params, model["variables"], config.sample.seed, indices, conditions, frozen.arrays
+            task, mesh, params, model["variables"], config.sample.seed, indices, told, begins, frozen.arrays
         )
 
+    told = told_of(config.sample, mesh, batch_size)
     drawing = None
     seconds = 0.0
     batches = -(-len(missing) // batch_size)
@@ -142,15 +142,12 @@ def _run(config: ConfigDict, workdir: pathlib.Path, held: contextlib.ExitStack) 
             wanted = missing[n * batch_size : (n + 1) * batch_size]
             # The last batch is filled up, so that one compilation serves all.
             indices = np.asarray(wanted + wanted[-1:] * (batch_size - len(wanted)), np.uint32)
-            conditions = start.conditions(indices, mesh) if start else {}
-            if label is not None:
-                conditions |= put_label(label, mesh, batch_size)
-            conditions = conditions or None
+            begins = start.of(indices, mesh) if start else None
             keyed = start.key_indices(indices) if start else indices
             progress.set_postfix_str(f"{there.sum() + n * batch_size} of {count} volumes")
-            drawing = drawing or drawing_of(keyed, conditions)
+            drawing = drawing or drawing_of(keyed, begins)
             begin = time.perf_counter()
-            volumes = drawing(keyed, conditions, told=progress.update)
+            volumes = drawing(keyed, told, begins, on_progress=progress.update)
             if config.sample.dtype == "int16":
                 volumes = as_int16(volumes)
             seconds += time.perf_counter() - begin

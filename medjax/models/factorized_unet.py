@@ -10,8 +10,9 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.sharding import PartitionSpec
 
+from medjax.layers.conditions import Condition, Told, embed_conditions
 from medjax.layers.conv import Conv
-from medjax.layers.embeddings import LabelEmbedding, TimeEmbedding, sin_cos_embedding, unknown_labels
+from medjax.layers.embeddings import TimeEmbedding, sin_cos_embedding
 from medjax.layers.factorized_attention import DepthAttention, LinearAttention, SliceAttention
 from medjax.layers.relative_bias import RelativeBias
 from medjax.layers.spatial import volume_spec
@@ -36,8 +37,8 @@ class FactorizedUNet(nn.Module):
       first_kernel: edge of the first convolution in H and W; odd.
       spatial_attention: "linear" attention within the slices of every level, or "none"; the middle has full attention.
       depth_attention: without it slices know nothing of each other.
-      classes: labels that the network can be told; 0: it is told none.
-      label_channels: width of a label's vector, put beside the time's; as wide as that by default.
+      conditions: what the network is told besides x_t and t, each by a vector beside the time's.
+      label_channels: width of such a vector; the time's by default.
       dtype: of the computation; parameters, norms, softmaxes and the result are float32.
       remat: recompute the activations of blocks and attention in the backward pass, at every level or one a level.
       lowering: of every convolution, see `layers.conv.conv3d`.
@@ -52,7 +53,7 @@ class FactorizedUNet(nn.Module):
     first_kernel: int = 7
     spatial_attention: str = "linear"
     depth_attention: bool = True
-    classes: int = 0
+    conditions: tuple[Condition, ...] = ()
     label_channels: int | None = None
     dtype: jnp.dtype = jnp.float32
     remat: bool | tuple[bool, ...] = False
@@ -64,14 +65,14 @@ class FactorizedUNet(nn.Module):
         return size_multiple(len(self.channel_multipliers), keep_depth=True)
 
     @nn.compact
-    def __call__(self, x_t: jax.Array, t: jax.Array, train: bool = False, label: jax.Array | None = None) -> jax.Array:
+    def __call__(self, x_t: jax.Array, t: jax.Array, told: Told | None = None, train: bool = False) -> jax.Array:
         """The prediction for noised latents.
 
         Args:
           x_t: [B, D, H, W, C]; H and W multiples of `size_multiple`.
           t: [B], the timesteps of the training schedule, whole or fractional.
+          told: values of the conditions by name; what is missing is not known.
           train: makes no difference, there is no dropout.
-          label: [B] int32 of 0 .. classes - 1, -1 where it is not known, as it is everywhere by default.
 
         Returns:
           [B, D, H, W, out_channels], float32.
@@ -89,12 +90,8 @@ class FactorizedUNet(nn.Module):
             raise ValueError(f"spatial_attention {self.spatial_attention!r}: choose 'linear' or 'none'")
 
         embedding = TimeEmbedding(base, 4 * base, self.dtype, sin_cos_embedding, _gelu, name="time_embedding")(t)
-        if self.classes:
-            label_embedding = LabelEmbedding(
-                self.classes, self.label_channels or 4 * base, self.dtype, name="label_embedding"
-            )
-            known = label_embedding(unknown_labels(x_t) if label is None else label)
-            embedding = jnp.concatenate([embedding, known], axis=-1)
+        vectors = embed_conditions(self.conditions, told or {}, x_t, self.label_channels or 4 * base, self.dtype)
+        embedding = jnp.concatenate([embedding, *vectors], axis=-1)
         bias = RelativeBias(self.attention_heads, name="depth_bias")(x_t.shape[1]) if self.depth_attention else None
 
         h = self._conv("input_conv", base, (1, self.first_kernel, self.first_kernel))(x_t.astype(self.dtype))

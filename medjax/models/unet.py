@@ -10,8 +10,9 @@ from flax import linen as nn
 from jax.sharding import PartitionSpec
 
 from medjax.layers.attention import SelfAttention
+from medjax.layers.conditions import Condition, Told, embed_conditions
 from medjax.layers.conv import Conv
-from medjax.layers.embeddings import LabelEmbedding, TimeEmbedding, unknown_labels
+from medjax.layers.embeddings import TimeEmbedding
 from medjax.layers.fold import concatenate_channels, refold
 from medjax.layers.normalization import GroupNorm
 from medjax.layers.resample import nearest_2x
@@ -58,7 +59,7 @@ class UNet(nn.Module):
       position_channels: learned channels, a number a voxel, that the first convolution sees beside x_t: 0 in the published
         models. Where all volumes share a space, as brains in an atlas do, they spare the network learning its place from
         the borders; the network is then bound to one size.
-      classes: labels that the network can be told, each by a vector added to the time's; 0: it is told none.
+      conditions: what the network is told besides x_t and t, each by a vector added to the time's.
       dropout: rate in the residual blocks.
       groups: of every GroupNorm; divides every level's width.
       dtype: of the computation; parameters, norms and the result are float32.
@@ -82,7 +83,7 @@ class UNet(nn.Module):
     resample_blocks: bool = True
     keep_depth: bool = False
     position_channels: int = 0
-    classes: int = 0
+    conditions: tuple[Condition, ...] = ()
     dropout: float = 0.0
     groups: int = 32
     dtype: jnp.dtype = jnp.float32
@@ -96,14 +97,14 @@ class UNet(nn.Module):
         return size_multiple(len(self.channel_multipliers), self.keep_depth, self.fold)
 
     @nn.compact
-    def __call__(self, x_t: jax.Array, t: jax.Array, train: bool = False, label: jax.Array | None = None) -> jax.Array:
+    def __call__(self, x_t: jax.Array, t: jax.Array, told: Told | None = None, train: bool = False) -> jax.Array:
         """The prediction for noised volumes.
 
         Args:
           x_t: [B, D, H, W, C]; D, H and W multiples of `size_multiple`.
           t: [B], the timesteps of the training schedule, whole or fractional.
+          told: values of the conditions by name; what is missing is not known.
           train: apply dropout (needs an rng named "dropout" if its rate is not zero).
-          label: [B] int32 of 0 .. classes - 1, -1 where it is not known, as it is everywhere by default.
 
         Returns:
           [B, D, H, W, out_channels], float32.
@@ -120,9 +121,8 @@ class UNet(nn.Module):
             raise ValueError(f"skip {self.skip!r}: choose 'add' or 'concat'")
 
         embedding = TimeEmbedding(self.base_channels, 4 * self.base_channels, self.dtype, name="time_embedding")(t)
-        if self.classes:
-            label_embedding = LabelEmbedding(self.classes, 4 * self.base_channels, self.dtype, name="label_embedding")
-            embedding += label_embedding(unknown_labels(x_t) if label is None else label)
+        for vector in embed_conditions(self.conditions, told or {}, x_t, 4 * self.base_channels, self.dtype):
+            embedding += vector
         if self.position_channels:
             shape = (*x_t.shape[1:4], self.position_channels)
             position = self.param("position", nn.initializers.normal(0.1), shape, jnp.float32)

@@ -9,6 +9,7 @@ from flax import linen as nn
 from jax.sharding import PartitionSpec
 
 from medjax.layers.attention import SelfAttention
+from medjax.layers.conditions import Condition, Told, embed_conditions
 from medjax.layers.conv import Conv
 from medjax.layers.embeddings import TimeEmbedding
 from medjax.layers.fold import refold
@@ -43,6 +44,7 @@ class WaveletUNet(nn.Module):
       attention_head_channels: channels a head, instead of a number of heads.
       qkv_order: "heads_first" or "qkv_first", see `SelfAttention`.
       scale_shift_norm: the time scales and shifts the second norm of each block instead of being added before it.
+      conditions: what the network is told besides x_t and t, each by a vector added to the time's.
       dropout: rate in the residual blocks.
       groups: of every GroupNorm; divides every level's width.
       dtype: of the computation; parameters, norms, Haar transforms and the result are float32.
@@ -63,6 +65,7 @@ class WaveletUNet(nn.Module):
     attention_head_channels: int | None = None
     qkv_order: str = "heads_first"
     scale_shift_norm: bool = False
+    conditions: tuple[Condition, ...] = ()
     dropout: float = 0.0
     groups: int = 32
     dtype: jnp.dtype = jnp.float32
@@ -83,12 +86,13 @@ class WaveletUNet(nn.Module):
         return halvings, halvings, math.lcm(halvings, *(f * 2**i for i, f in enumerate(folds)))
 
     @nn.compact
-    def __call__(self, x_t: jax.Array, t: jax.Array, train: bool = False) -> jax.Array:
+    def __call__(self, x_t: jax.Array, t: jax.Array, told: Told | None = None, train: bool = False) -> jax.Array:
         """The prediction for noised volumes.
 
         Args:
           x_t: [B, D, H, W, C]; D, H and W multiples of `size_multiple`.
           t: [B], the timesteps of the training schedule, whole or fractional.
+          told: values of the conditions by name; what is missing is not known.
           train: apply dropout (needs an rng named "dropout" if its rate is not zero).
 
         Returns:
@@ -108,6 +112,8 @@ class WaveletUNet(nn.Module):
                 "change the width; choose 2 or more"
             )
         embedding = TimeEmbedding(self.base_channels, 4 * self.base_channels, self.dtype, name="time_embedding")(t)
+        for vector in embed_conditions(self.conditions, told or {}, x_t, 4 * self.base_channels, self.dtype):
+            embedding += vector
         h = pyramid = refold(x_t, 1, self._fold_of(0))
         h = self._conv("input_conv", self.base_channels, 0)(h)
 

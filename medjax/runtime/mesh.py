@@ -178,9 +178,3 @@ def _whole_row(mesh: Mesh) -> Callable[[jax.Array, int], jax.Array]:
         return jnp.sum(jnp.where(chosen.reshape(-1, *[1] * (batch.ndim - 1)), batch, 0), axis=0, dtype=batch.dtype)
 
     return jax.jit(pick, out_shardings=replicated(mesh))
-
-
-def put_label(label: int, mesh: Mesh, batch_size: int) -> dict[str, jax.Array]:
-    """{"label": [batch_size] int32}, the same class for every row, as a batch lies on the mesh."""
-    rows = process_rows(mesh, batch_size)
-    return put_batch({"label": np.full(len(rows), label, np.int32)}, mesh, batch_size)

@@ -3,19 +3,24 @@
 from ml_collections import ConfigDict
 
 from medjax.errors import UserError
-from medjax.tasks.latent_diffusion import LatentDiffusion
+from medjax.tasks.diffusion import Diffusion
 from medjax.tasks.vqgan import VQGAN
-from medjax.tasks.wavelet_diffusion import WaveletDiffusion
 
-TASKS = {"wavelet_diffusion": WaveletDiffusion, "vqgan": VQGAN, "latent_diffusion": LatentDiffusion}
+# By `config.task`; a diffusion's codec is what the word says (codec_choice.py).
+TASKS = {
+    "wavelet_diffusion": Diffusion,
+    "latent_diffusion": Diffusion,
+    "voxel_diffusion": Diffusion,
+    "vqgan": VQGAN,
+}
 
 
-def make_task(config: ConfigDict, vqgan: ConfigDict | None = None) -> WaveletDiffusion | VQGAN | LatentDiffusion:
-    """The task that `config.task` names.
+def make_task(config: ConfigDict, vqgan: ConfigDict | None = None) -> Diffusion | VQGAN:
+    """Makes the task that `config.task` names.
 
     Args:
       config: as configs/common.py describes.
-      vqgan: of a latent diffusion, the configuration of its VQ-GAN.
+      vqgan: configuration of the VQ-GAN under a latent diffusion.
 
     Raises:
       UserError: there is no such task, or a hyper-parameter cannot work.
@@ -26,6 +31,6 @@ def make_task(config: ConfigDict, vqgan: ConfigDict | None = None) -> WaveletDif
     return TASKS[config.task].from_config(*parts)
 
 
-def can_sample(task: object) -> bool:
-    """Whether volumes are drawn from it; a VQ-GAN only encodes and decodes."""
-    return hasattr(task, "sample")
+def can_sample(task: Diffusion | VQGAN) -> bool:
+    """Says whether volumes are drawn from it; a VQ-GAN only encodes and decodes."""
+    return task.generates

@@ -9,7 +9,7 @@ from medjax.errors import UserError
 from medjax.layers.conv import LOWERINGS
 from medjax.layers.lowering import MACHINES, Way, lowering_for, machine_of, way_for
 from medjax.layers.spatial import Triple
-from medjax.tasks.denoising import check_choices
+from medjax.tasks.checks import check_choices
 
 
 def one_lowering(train: ConfigDict) -> str:

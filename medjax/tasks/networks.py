@@ -7,20 +7,23 @@ from ml_collections import ConfigDict
 
 from medjax.errors import UserError
 from medjax.layers.attention import QKV_ORDERS
+from medjax.layers.conditions import Condition
 from medjax.models.factorized_unet import FactorizedUNet
 from medjax.models.unet import UNet
 from medjax.models.wavelet_unet import WaveletUNet
-from medjax.tasks.denoising import check_choices
+from medjax.tasks.checks import check_choices
 from medjax.tasks.lowering_choice import one_lowering, ways_by_level
 
 Network = UNet | WaveletUNet | FactorizedUNet
 
-# What the wavelet U-Net does in its own way, and so the only value that each key may have beside it.
-UNET_ONLY_DEFAULTS = {"skip": "add", "resample_blocks": True, "keep_depth": False, "position_channels": 0, "classes": 0}
+# Options that only UNet has; with the wavelet U-Net each must keep this value.
+UNET_ONLY_DEFAULTS = {"skip": "add", "resample_blocks": True, "keep_depth": False, "position_channels": 0}
 
 
-def make_network(config: ConfigDict, out_channels: int, size: tuple[int, int, int]) -> Network:
-    """The network, for what a task denoises: arrays of `size` (D, H, W).
+def make_network(
+    config: ConfigDict, out_channels: int, size: tuple[int, int, int], conditions: tuple[Condition, ...] = ()
+) -> Network:
+    """Makes the network, for what a task denoises: arrays of `size` (D, H, W), told the conditions.
 
     Raises:
       UserError: naming the key that cannot work.
@@ -38,6 +41,7 @@ def make_network(config: ConfigDict, out_channels: int, size: tuple[int, int, in
         "base_channels": model.base_channels,
         "channel_multipliers": tuple(model.channel_multipliers),
         "groups": model.groups,
+        "conditions": conditions,
         "dtype": jnp.dtype(train.dtype),
     }
     if model.network == "factorized_unet":
@@ -68,7 +72,6 @@ def _factorized(model: ConfigDict, every: dict[str, Any], remat: str, size: tupl
         first_kernel=model.first_kernel,
         spatial_attention=model.spatial_attention,
         depth_attention=model.depth_attention,
-        classes=model.classes,
         remat=remat_resolutions(remat, max(size[1:]), len(model.channel_multipliers)),
     )
 

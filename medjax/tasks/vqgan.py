@@ -9,7 +9,7 @@ import functools
 import math
 from collections.abc import Sequence
 from fractions import Fraction
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +27,7 @@ from medjax.models.perceptual import LPIPS, SMALLEST_SLICE
 from medjax.models.tiling import in_tiles
 from medjax.models.vqgan import Decoder, Encoder, strides_by_level
 from medjax.tasks.adversarial import KINDS, Adversary, Judgement
-from medjax.tasks.denoising import check_choices, check_size
+from medjax.tasks.checks import check_choices, check_size
 from medjax.tasks.lowering_choice import one_lowering
 from medjax.tasks.networks import remat_resolutions
 from medjax.tasks.slices import random_slices, take_slices
@@ -100,7 +100,11 @@ class VQGAN:
     perceptual: float = 4.0
     tile: tuple[int, int, int] | None = None
 
-    parts = ("generator", "discriminator")  # of the parameters, each with an optimiser of its own
+    generates: ClassVar[bool] = False
+    parts: ClassVar[tuple[str, ...]] = (
+        "generator",
+        "discriminator",
+    )  # of the parameters, each with an optimiser of its own
 
     @classmethod
     def from_config(cls, config: ConfigDict) -> "VQGAN":

@@ -19,9 +19,10 @@ from medjax.evaluation.compare import check, weights_of
 from medjax.evaluation.score import Score
 from medjax.evaluation.scores import PLAIN_NAMES, Featured, feature_scores
 from medjax.generation.sampler import CompiledSampler
+from medjax.generation.told import told_of
 from medjax.metrics.ms_ssim_pairs import mean_ms_ssim
 from medjax.models.features import load_backbone
-from medjax.runtime.mesh import batch_ways, put_label, row_everywhere
+from medjax.runtime.mesh import batch_ways, row_everywhere
 from medjax.runtime.metrics_log import MetricsLog
 from medjax.runtime.train_state import TrainState
 from medjax.task import Arrays, Task
@@ -86,18 +87,16 @@ class Trials:
         batch_size, count = batch_ways(self._mesh), self._config.train.evaluate_count
         batches = [np.arange(first, first + batch_size, dtype=np.uint32) for first in range(0, count, batch_size)]
         params = state.ema if self._config.sample.ema else state.params
-        label, conditions = self._config.sample.label, None
-        if self._config.model.get("classes", 0) and label is not None:
-            conditions = put_label(label, self._mesh, batch_size)
+        told = told_of(self._config.sample, self._mesh, batch_size)
         if self._drawing is None:
             seed = self._config.sample.seed
             self._drawing = CompiledSampler(
-                self._task, self._mesh, params, state.variables, seed, batches[0], conditions, self._frozen
+                self._task, self._mesh, params, state.variables, seed, batches[0], told, None, self._frozen
             )
         drawing = self._drawing.of(params, state.variables)
         drawn = []
         for indices in batches:
-            batch = drawing(indices, conditions)
+            batch = drawing(indices, told)
             whole = jax.process_count() == 1
             drawn.append(np.asarray(batch) if whole else np.stack([self._row(batch, n) for n in range(batch_size)]))
         return np.concatenate(drawn)[:count]

@@ -88,7 +88,7 @@ class Validation:
         numbers = [int(n) for n in self._numbers(rows)]
         batch = {self._dataset.content: np.stack([self._volumes[n] for n in numbers]), "row": rows}
         if self._labels is not None:
-            batch["label"] = self._labels[numbers]
+            batch["class"] = self._labels[numbers]
         return put_batch(batch, self._mesh, length)
 
     def _rows(self, start: int, length: int) -> np.ndarray:

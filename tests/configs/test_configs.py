@@ -41,7 +41,7 @@ def test_both_stages_of_medical_diffusion_fit_their_volumes(dataset, stage, more
     check_volume_size(tuple(config.data.size), mesh, task.size_multiple)
     # Where the first stage ends, the second begins.
     first = medical_diffusion.get_config(f"{more}vqgan,{dataset}")
-    assert task_of(first).latent_size == task.latent_size
+    assert task_of(first).latent_size == task.codec.shape[:3]
     keys = ("name", "size", "axes", "orientation", "fit", "window_range", "flip", "affine")
     assert {key: first.data[key] for key in keys} == {key: config.data[key] for key in keys}
     image = jax.ShapeDtypeStruct((1, *config.data.size, 1), "float32")
@@ -62,7 +62,7 @@ def test_both_stages_of_medical_diffusion_fit_their_volumes(dataset, stage, more
 def test_published_values_of_medical_diffusion(dataset, size, latents, batch_size, parameters):
     vqgan, ddpm = (medical_diffusion.get_config(f"{dataset},{stage}") for stage in ("vqgan", "ddpm"))
     task = task_of(ddpm)
-    assert vqgan.data.size == size and task.latent_size == latents and task.latent_channels == 8
+    assert vqgan.data.size == size and task.codec.shape == (*latents, 8)
     image = {"image": jax.ShapeDtypeStruct((1, *size, 1), "float32")}
     params, _ = jax.eval_shape(task.init, jax.random.key(0), image)
     assert sum(leaf.size for leaf in jax.tree.leaves(params)) == parameters

@@ -288,15 +288,15 @@ def test_settings_that_cannot_work(data, changes, expected):
 
 
 def test_labels_come_with_their_volumes(data, tmp_path):
-    assert "label" not in next(batches.train_batches(batches.open_dataset(data, seed=0), 0, 2))
+    assert "class" not in next(batches.train_batches(batches.open_dataset(data, seed=0), 0, 2))
     data.labels = str(tmp_path / "labels.csv")
     label_of = {n: n % 4 if n != 5 else -1 for n in range(9)}
     (tmp_path / "labels.csv").write_text("".join(f"{n}.nii.gz,{k}\n" for n, k in label_of.items() if k >= 0))
     dataset = batches.open_dataset(data, seed=0)
     assert dataset.classes == 4
     for batch in take(batches.train_batches(dataset, 5, 4, flip=True), 5):
-        assert batch["label"].dtype == np.int32
-        assert [label_of[n] for n in which(batch)] == batch["label"].tolist()
+        assert batch["class"].dtype == np.int32
+        assert [label_of[n] for n in which(batch)] == batch["class"].tolist()
     numbers = [int(example.name[0]) for example in dataset.train]
     assert batches.labels(dataset, "train").tolist() == [label_of[n] for n in numbers]
     assert batches.labels(dataset, "train", 5, [3, 1]).tolist() == [label_of[numbers[n]] for n in (3, 1)]

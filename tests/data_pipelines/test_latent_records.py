@@ -142,10 +142,10 @@ def test_labels_of_records(data, tmp_path):
     assert prepared.classes == files.classes == 3 and prepared.identity() == files.identity()
     for side in ("train", "validation", "test"):
         np.testing.assert_array_equal(batches.labels(prepared, side), batches.labels(files, side))
-    assert next(batches.train_batches(prepared, 0, 4))["label"].dtype == np.int32
+    assert next(batches.train_batches(prepared, 0, 4))["class"].dtype == np.int32
     unused = datasets.open_dataset(changed(labelled, labels=None, root=None), 0)
     assert unused.classes == 0 and unused.identity() == datasets.open_dataset(data, 0).identity()
-    assert "label" not in next(batches.train_batches(unused, 0, 4))
+    assert "class" not in next(batches.train_batches(unused, 0, 4))
     with pytest.raises(DataError, match="was prepared without labels"):
         datasets.open_dataset(changed(labelled, records=data.records), 0)
     (tmp_path / "labels.csv").write_text("subject 3,0\n")

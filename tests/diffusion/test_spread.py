@@ -7,7 +7,7 @@ from benchmarks.sampling_spread import exact, sampling_of, spread
 from configs.common import base
 from medjax.diffusion.samplers.options import SAMPLERS, Sampling
 from medjax.diffusion.schedules import vp
-from medjax.tasks.denoising import make_sampling, make_schedule
+from medjax.tasks.diffusion_choices import make_sampling, make_schedule
 
 TRAINED = ["linear", "cosine", "vp", "flow"]
 FIRST_ORDER = ("ancestral", "ddim", "euler")

@@ -15,8 +15,7 @@ from medjax.errors import UserError
 from medjax.interop import medical_checkpoints
 from medjax.interop.perceptual import to_params as perceptual_params
 from medjax.interop.torch_load import load_state_dicts
-from medjax.tasks.latent_diffusion import LatentDiffusion
-from medjax.tasks.vqgan import VQGAN
+from medjax.tasks import make_task
 from torch_files import dictionary, fragment, integer, integers, tensor, write
 
 PUBLISHED = json.loads((Path(__file__).parents[1] / "golden" / "medical_state_dicts.json").read_text())
@@ -65,7 +64,7 @@ def expected(shape: list[int], start: int = 0) -> np.ndarray:
 @functools.cache
 def shapes(stage: str):
     first, second = (medical_diffusion.get_config(f"adni,{stage}") for stage in ("vqgan", "ddpm"))
-    task = VQGAN.from_config(first) if stage == "vqgan" else LatentDiffusion.from_config(second, first)
+    task = make_task(first) if stage == "vqgan" else make_task(second, first)
     image = jax.ShapeDtypeStruct((1, *first.data.size, 1), np.float32)
     return jax.eval_shape(task.init, jax.random.key(0), {"image": image})
 

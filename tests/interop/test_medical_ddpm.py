@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 
 from medjax.interop.medical_ddpm import network_of_milestone, to_params, to_state_dict
+from medjax.layers.conditions import Condition
 from medjax.models.factorized_unet import FactorizedUNet
 
 PUBLISHED = json.loads((Path(__file__).parents[1] / "golden" / "medical_state_dicts.json").read_text())
+CLASSES = (Condition("class", "class", 2),)
 SMALL = FactorizedUNet(8, 4, (1, 2), groups=2, attention_heads=2, attention_head_channels=6, first_kernel=3)
 
 
@@ -79,7 +81,10 @@ def test_names_what_does_not_fit():
 
 @pytest.mark.parametrize(
     ("network", "message"),
-    [(SMALL.clone(classes=2), "no label_embedding/table"), (SMALL.clone(depth_attention=False), "this one has none")],
+    [
+        (SMALL.clone(conditions=CLASSES), "no label_embedding/table"),
+        (SMALL.clone(depth_attention=False), "this one has none"),
+    ],
 )
 def test_what_the_published_network_has_not_is_named(network, message):
     with pytest.raises(ValueError, match=message):

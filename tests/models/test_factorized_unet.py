@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from medjax.layers.conditions import Condition
 from medjax.models.factorized_unet import FactorizedUNet, gathers
 from medjax.runtime.mesh import batch_sharding, make_mesh, on_mesh, replicated
 
@@ -98,9 +99,9 @@ def test_depth_is_kept_and_may_be_any_number():
 
 
 def test_labels_and_times_are_told():
-    network = ONE_LEVEL.clone(classes=3)
+    network = ONE_LEVEL.clone(conditions=(Condition("class", "class", 3),))
     params = randomized(parameter_shapes(network))
-    apply = jax.jit(lambda t, label: network.apply(params, X_T, t, label=label))
+    apply = jax.jit(lambda t, label: network.apply(params, X_T, t, {"class": label}))
     unknown, label = apply(T, np.array([-1, -1], np.int32)), np.array([2, -1], np.int32)
     assert jnp.abs(apply(T + 20, label) - apply(T, label)).max() > 1e-3
     told = apply(T, label)

@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from medjax.layers.conditions import Condition
 from medjax.models.unet import UNet, size_multiple
 from test_blocks import randomized
 from tolerance import assert_equal_but_for_rounding, moved_by_last_bits
@@ -129,10 +130,10 @@ def test_depends_on_time():
 
 
 def test_labels_are_told():
-    network = SMALL.clone(classes=3, channel_multipliers=(1,))
+    network = SMALL.clone(conditions=(Condition("class", "class", 3),), channel_multipliers=(1,))
     params = randomized(parameter_shapes(network))
     label = np.array([2, -1], np.int32)
-    told = jax.jit(lambda label: network.apply(params, X_T, T, label=label))(label)
+    told = jax.jit(lambda label: network.apply(params, X_T, T, {"class": label}))(label)
     unknown = jax.jit(network.apply)(params, X_T, T)
     np.testing.assert_allclose(told[1], unknown[1], atol=1e-5)
     assert jnp.abs(told[0] - unknown[0]).max() > 1e-3

@@ -10,20 +10,26 @@ import pytest
 
 from comparison import assert_activations, assert_close, assert_gradients
 from golden_files import GoldenFile, channels_last
+from medjax.codecs.latents import DYNAMIC_SHARE, scaled, unscaled
 from medjax.diffusion import process
 from medjax.diffusion.objective import Objective
 from medjax.diffusion.samplers.ancestral import ancestral_step
 from medjax.diffusion.schedules import Schedule, cosine
 from medjax.diffusion.thresholds import threshold_dynamically
 from medjax.interop.medical_ddpm import state_dict_paths, to_params, to_state_dict
+from medjax.layers.conditions import Condition
 from medjax.layers.relative_bias import RelativeBias
 from medjax.layers.rotary import frequencies, rotate_along_depth
 from medjax.models.factorized_unet import FactorizedUNet
-from medjax.tasks.latent_diffusion import DYNAMIC_SHARE, scaled, unscaled
 from test_diffusion_tables import tables_of
 from whole_samples import ancestral
 
 LABELS = "label_embedding"
+
+
+def classes_of(count: int) -> tuple[Condition, ...]:
+    """Makes the condition of so many classes."""
+    return (Condition("class", "class", count),)
 
 
 class Model:
@@ -41,7 +47,7 @@ class Model:
             attention_head_channels=options["attn_dim_head"],
             first_kernel=options["init_kernel_size"],
             spatial_attention="linear" if options.get("use_sparse_linear_attn", True) else "none",
-            classes=1 if cond_dim else 0,
+            conditions=classes_of(1) if cond_dim else (),
             label_channels=cond_dim,
         )
         edge = 2 ** len(options["dim_mults"])
@@ -61,9 +67,9 @@ class Model:
             return self.network.apply({"params": params}, x, t, **options)
         name = f"in/cond{call}"
         known = self.golden[name if name in self.golden else "in/cond"][: len(x)]
-        network = self.network.clone(classes=len(known))
+        network = self.network.clone(conditions=classes_of(len(known)))
         params = params | {LABELS: {"table": jnp.concatenate([known, params[LABELS]["table"]])}}
-        return network.apply({"params": params}, x, t, label=jnp.arange(len(known)), **options)
+        return network.apply({"params": params}, x, t, {"class": jnp.arange(len(known))}, **options)
 
     def by_name(self, tree: dict[str, Any]) -> dict[str, np.ndarray]:
         """Parameters or gradients by their published names, in the order of `parameters()`."""

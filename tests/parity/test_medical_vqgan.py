@@ -11,12 +11,12 @@ import pytest
 from comparison import assert_close, assert_gradients
 from golden_files import GoldenFile, channels_last
 from medical_models import lpips_of, state_of, vqgan_of
+from medjax.codecs.latents import scaled
 from medjax.interop.medical_vqgan import state_dict_paths, to_state_dict
 from medjax.models import codebook as codebooks
 from medjax.models.codebook import Draw
 from medjax.models.perceptual import LPIPS
 from medjax.tasks.adversarial import Judgement, feature_distance, hinge, vanilla
-from medjax.tasks.latent_diffusion import scaled
 from medjax.tasks.vqgan import Chances, take_slices
 
 RECONSTRUCTION = ("loss", "recon_loss", "commitment_loss", "perplexity", "aeloss", "perceptual_loss", "gan_feat_loss")

@@ -9,7 +9,6 @@ from medjax.runtime.mesh import (
     make_mesh,
     process_rows,
     put_batch,
-    put_label,
     row_everywhere,
     take_rows,
 )
@@ -91,10 +90,3 @@ def test_each_process_reads_its_own_rows_and_every_row_comes_out_once():
     for (_, taken), (_, rest) in zip(first, second, strict=True):
         assert sorted(taken + rest) == [0, 1, 2, 3]
     assert first[0][1] == [0, 1] and first[1][1] == [0, 2]
-
-
-def test_a_label_lies_as_a_batch_does():
-    grid = make_mesh({"data": 2, "fsdp": 1, "depth": 1, "height": 1})
-    label = put_label(3, grid, 4)["label"]
-    assert label.tolist() == [3] * 4 and label.dtype == "int32"
-    assert {shard.data.shape for shard in label.addressable_shards} == {(2,)}

@@ -9,6 +9,7 @@ import pytest
 from flax import linen as nn
 
 from configs import atlas
+from medjax.codecs.haar import Haar
 from medjax.diffusion import predictions, process
 from medjax.diffusion.samplers.options import SAMPLERS
 from medjax.diffusion.schedules import Schedule
@@ -26,7 +27,7 @@ class BestDenoiser(nn.Module):
     schedule: Schedule
 
     @nn.compact
-    def __call__(self, seen, t):
+    def __call__(self, seen, t, told=None):
         schedule = self.schedule
         zero, one = jnp.zeros_like(seen), jnp.ones_like(seen)
         signal, noise = process.q_sample(schedule, one, t, zero), process.q_sample(schedule, zero, t, one)
@@ -86,7 +87,7 @@ def test_models_of_few_steps_sample_all_of_them(schedule, steps):
     task = make_task(config)
     assert task.steps == steps
     network = BestDenoiser("x_0", task.objective.schedule)
-    task = dataclasses.replace(task, network=network, size=SIZE, subband_scale=(1.0,) * 8)
+    task = dataclasses.replace(task, network=network, codec=Haar(SIZE, scale=(1.0,) * 8))
     np.testing.assert_allclose(draw(task).std(), expected_deviation(task.objective.schedule), rtol=0.05)
 
 

@@ -6,6 +6,7 @@ from medjax.errors import UserError
 from medjax.models.factorized_unet import FactorizedUNet
 from medjax.models.unet import UNet
 from medjax.models.wavelet_unet import WaveletUNet
+from medjax.tasks.diffusion_choices import make_conditions
 from medjax.tasks.networks import make_network, remat_resolutions
 
 
@@ -30,10 +31,10 @@ def test_the_factorised_network_gets_its_options():
     config = medical_diffusion.get_config("adni,ddpm,bf16")
     config.train.remat = "above:8"  # an edge in H and W: D is the same at every level
     config.model.update({"classes": 3, "spatial_attention": "none", "first_kernel": 5, "attention_head_channels": 16})
-    network = make_network(config, out_channels=8, size=(32, 16, 16))
+    network = make_network(config, out_channels=8, size=(32, 16, 16), conditions=make_conditions(config))
     assert type(network) is FactorizedUNet
     assert (network.base_channels, network.channel_multipliers, network.groups) == (32, (1, 2, 4, 8), 8)
-    assert (network.classes, network.spatial_attention, network.depth_attention) == (3, "none", True)
+    assert (network.conditions[0].classes, network.spatial_attention, network.depth_attention) == (3, "none", True)
     assert (network.first_kernel, network.attention_heads, network.attention_head_channels) == (5, 8, 16)
     assert (network.remat, network.dtype) == ((True, False, False, False), jnp.bfloat16)
 

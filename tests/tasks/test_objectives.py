@@ -28,7 +28,7 @@ class OneLayer(nn.Module):
     features: int
 
     @nn.compact
-    def __call__(self, x_t, t, train=False):
+    def __call__(self, x_t, t, told=None, train=False):
         time = jnp.broadcast_to(t.reshape(-1, 1, 1, 1, 1) / 1000, (*x_t.shape[:-1], 1))
         head = nn.Dense(self.features, kernel_init=nn.initializers.zeros, name="head")
         return head(jnp.concatenate([x_t, time], axis=-1))
@@ -155,12 +155,12 @@ def test_little_noise_changes_little():
     task = task_of(**steps, **{"sample.strength": 0.02})
     assert task.steps == 1
     image = BATCH["image"]
-    state = task.begin({}, KEYS, {"image": image})
-    np.testing.assert_allclose(state.x_t, to_wavelet_domain(image), atol=0.4)
+    state = task.begin({}, KEYS, start={"image": image})
+    np.testing.assert_allclose(state.solver.x_t, to_wavelet_domain(image), atol=0.4)
     all_of_it = task_of(**steps, **{"sample.strength": 1.0})
     assert all_of_it.steps == 50
-    state = all_of_it.begin({}, KEYS, {"image": image})
-    assert np.abs(state.x_t - all_of_it.begin({}, KEYS).x_t).max() < 0.1  # nothing of the volume is left
+    state = all_of_it.begin({}, KEYS, start={"image": image})
+    assert np.abs(state.solver.x_t - all_of_it.begin({}, KEYS).solver.x_t).max() < 0.1  # nothing of the volume is left
 
 
 def test_between_two_volumes():
@@ -168,8 +168,8 @@ def test_between_two_volumes():
     same = jnp.broadcast_to(KEYS[:1], (4,))
     a, b = (jnp.broadcast_to(volume[None], (4, *SIZE, 1)) for volume in BATCH["image"][:2])
     shares = jnp.array([0.0, 1 / 3, 2 / 3, 1.0])
-    there = task.begin({}, same, {"image": a, "other": b, "share": shares}).x_t
-    np.testing.assert_allclose(there[0], task.begin({}, same, {"image": a}).x_t[0], atol=2e-5)
+    there = task.begin({}, same, start={"image": a, "other": b, "share": shares}).solver.x_t
+    np.testing.assert_allclose(there[0], task.begin({}, same, start={"image": a}).solver.x_t[0], atol=2e-5)
     steps = jnp.abs(there[1:] - there[:-1]).mean(axis=(1, 2, 3, 4))
     np.testing.assert_allclose(steps, steps.mean(), rtol=0.1)
     level = task.sampling.schedule(task.objective.schedule).alphas_cumprod[-1]

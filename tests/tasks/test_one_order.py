@@ -11,13 +11,12 @@ import pytest
 from configs import atlas, brats, medical_diffusion
 from medjax.models.perceptual import LPIPS
 from medjax.tasks import make_task
-from medjax.tasks.latent_diffusion import LatentDiffusion
 
 SIZE = (32, 32, 32)
 BATCH = {
     "image": jax.ShapeDtypeStruct((2, *SIZE, 1), jnp.float32),
     "row": jax.ShapeDtypeStruct((2,), jnp.int32),
-    "label": jax.ShapeDtypeStruct((2,), jnp.int32),
+    "class": jax.ShapeDtypeStruct((2,), jnp.int32),
 }
 
 
@@ -58,9 +57,9 @@ def test_latent_diffusion_scatters_nothing(words):
     config = medical_diffusion.get_config(words)
     config.model.classes = 3
     vqgan = medical_diffusion.get_config("vqgan,tiny")
-    task = LatentDiffusion.from_config(on_gpus(config), on_gpus(vqgan))
+    task = make_task(on_gpus(config), on_gpus(vqgan))
     scalar = jax.ShapeDtypeStruct((), jnp.float32)
-    params, variables = jax.eval_shape(task.vqgan.init, jax.random.key(0), {"image": BATCH["image"]})
+    params, variables = jax.eval_shape(task.latents.autoencoder.init, jax.random.key(0), {"image": BATCH["image"]})
     first = {"generator": params["generator"], "codebook": variables["codebook"]} | {
         name: variables[name] for name in variables if name != "codebook"
     }

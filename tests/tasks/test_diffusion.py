@@ -177,7 +177,6 @@ def test_published_sizes(variant, count):
     [
         ("sample", "label", 1, "sample.label is 1, where model.classes is 0: leave it out"),
         ("sample", "guidance", 3.0, "sample.guidance is 3.0, towards no label: this model knows none"),
-        ("model", "classes", 2, "model.classes is 2, but diffusion on subbands learns no labels"),
     ],
 )
 def test_labels_are_refused_where_none_are_learned(part, key, value, told):

@@ -9,17 +9,19 @@ import pytest
 from flax import linen as nn
 
 from configs import medical_diffusion
+from medjax.codecs.latents import scaled, unscaled
+from medjax.diffusion.guidance import guided
 from medjax.errors import UserError
 from medjax.models.factorized_unet import FactorizedUNet
 from medjax.models.unet import UNet
-from medjax.tasks.latent_diffusion import LatentDiffusion, scaled, unscaled
+from medjax.tasks import make_task
 from tolerance import assert_equal_but_for_rounding
 
 SIZE, CHANNELS = (8, 8, 16), 4
 STEP = jnp.zeros((), jnp.int32)
 KEYS = jax.random.split(jax.random.key(7), 4)
 IMAGE = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, (4, *SIZE, 1)), jnp.float32)
-BATCH = {"image": IMAGE, "row": jnp.arange(4), "label": jnp.array([0, 1, 2, -1])}
+BATCH = {"image": IMAGE, "row": jnp.arange(4), "class": jnp.array([0, 1, 2, -1])}
 FROZEN = {
     "vqgan": {"generator": jnp.float32(3.0), "codebook": {"embeddings": jnp.array([[-2.0, 0.5, 1, 0], [4, 1, 0, 2]])}},
     "low": -3.0,
@@ -51,8 +53,8 @@ class OneLayer(nn.Module):
     features: int
 
     @nn.compact
-    def __call__(self, x_t, t, train=False, label=None):
-        label = jnp.zeros_like(t) if label is None else label
+    def __call__(self, x_t, t, told=None, train=False):
+        label = (told or {}).get("class", jnp.zeros_like(t))
         told = [jnp.broadcast_to(a.reshape(-1, 1, 1, 1, 1), (*x_t.shape[:-1], 1)) for a in (t / 300, label)]
         return nn.Dense(self.features, name="head")(jnp.concatenate([x_t, *told], axis=-1))
 
@@ -70,8 +72,12 @@ def vqgan_configuration():
 
 
 def task_of(**changes):
-    task = LatentDiffusion.from_config(configuration(**changes), vqgan_configuration())
-    return dataclasses.replace(task, network=OneLayer(task.network.out_channels), vqgan=Means())
+    task = make_task(configuration(**changes), vqgan_configuration())
+    return dataclasses.replace(task, network=OneLayer(task.network.out_channels), codec=over_means(task.codec))
+
+
+def over_means(codec):
+    return dataclasses.replace(codec, autoencoder=Means())
 
 
 def started(task):
@@ -92,7 +98,7 @@ def test_low_and_high_become_minus_1_and_1():
 
 
 def test_the_codebook_ranges_from_its_least_to_its_greatest_number():
-    low, high = task_of().codebook_range(FROZEN["vqgan"]["codebook"])
+    low, high = task_of().codec.codebook_range(FROZEN["vqgan"]["codebook"])
     np.testing.assert_array_equal([low, high], [[-2] * CHANNELS, [4] * CHANNELS])
 
 
@@ -131,7 +137,7 @@ def test_labels_are_withheld(dropout, same):
     task = task_of(**{"model.classes": 3, "model.label_dropout": dropout})
     params, _ = started(task)
     told = gradients(task, params, BATCH)[2]["loss"]
-    unknown = gradients(task, params, BATCH | {"label": jnp.full(4, -1)})[2]["loss"]
+    unknown = gradients(task, params, BATCH | {"class": jnp.full(4, -1)})[2]["loss"]
     assert (told == unknown) == same
     assert gradients(task, params, {name: BATCH[name] for name in ("image", "row")})[2]["loss"] == unknown
 
@@ -160,7 +166,7 @@ def test_a_sample_depends_on_its_key_and_label_alone(sampler, guidance):
     label = {"sample.label": 2, "sample.guidance": guidance}
     task = task_of(**{"sample.sampler": sampler, "model.classes": 3} | label)
     params, _ = started(task)
-    draw = jax.jit(lambda keys, label: task.sample(params, {}, FROZEN, keys, {"label": label}))
+    draw = jax.jit(lambda keys, label: task.sample(params, {}, FROZEN, keys, {"class": label}))
     together = draw(KEYS, jnp.array([0, 1, 2, 2]))
     assert together.shape == (4, *SIZE, 1)
     assert np.abs(together).max() <= 1
@@ -172,12 +178,14 @@ def test_guidance_goes_on_from_no_label_through_the_label():
     params, x_t, t = started(task_of())[0], jnp.ones((4, 4, 4, 8, CHANNELS)), jnp.full(4, 100)
     task = task_of(**{"model.classes": 3, "sample.label": 1, "sample.guidance": 2.5})
     label = jnp.array([0, 1, 2, -1])
-    guided, _ = task._predict(params, {"label": label}, 2.5)(x_t, t)
+    predict = task._predict(params)
+    unknown_of = lambda x: {"class": jnp.full(len(x), -1)}  # noqa: E731
+    moved, _ = guided(predict, unknown_of, 2.5, lambda x: x)(x_t, t, {"class": label})
     told, unknown = (
-        task.network.apply({"params": params}, x_t, t, label=each) for each in (label, -jnp.ones_like(label))
+        task.network.apply({"params": params}, x_t, t, {"class": each}) for each in (label, -jnp.ones_like(label))
     )
-    np.testing.assert_allclose(guided, unknown + 2.5 * (told - unknown), rtol=1e-5, atol=1e-6)
-    free, _ = task._predict(params, {"label": label})(x_t, t)
+    np.testing.assert_allclose(moved, unknown + 2.5 * (told - unknown), rtol=1e-5, atol=1e-6)
+    free, _ = predict(x_t, t, {"class": label})
     np.testing.assert_allclose(free, told, rtol=1e-6)
 
 
@@ -185,9 +193,9 @@ def test_without_a_label_anything_is_drawn():
     task = task_of(**{"model.classes": 3})
     params, _ = started(task)
     anything = task.sample(params, {}, FROZEN, KEYS)
-    unknown = task.sample(params, {}, FROZEN, KEYS, {"label": jnp.full(4, -1)})
+    unknown = task.sample(params, {}, FROZEN, KEYS, {"class": jnp.full(4, -1)})
     np.testing.assert_array_equal(anything, unknown)
-    assert np.abs(task.sample(params, {}, FROZEN, KEYS, {"label": jnp.full(4, 2)}) - unknown).max() > 0.01
+    assert np.abs(task.sample(params, {}, FROZEN, KEYS, {"class": jnp.full(4, 2)}) - unknown).max() > 0.01
 
 
 def test_from_a_volume_and_between_two():
@@ -195,13 +203,13 @@ def test_from_a_volume_and_between_two():
     task = task_of(**steps, **{"sample.start": "x", "sample.strength": 0.02})
     assert task.steps == 1
     latents = scaled(Means().encode(3.0, IMAGE), -3.0, 5.0)
-    np.testing.assert_allclose(task.begin(FROZEN, KEYS, {"image": IMAGE}).sampler.x_t, latents, atol=0.4)
+    np.testing.assert_allclose(task.begin(FROZEN, KEYS, start={"image": IMAGE}).solver.x_t, latents, atol=0.4)
     task = task_of(**steps, **{"sample.start": "x,y", "sample.strength": 0.5})
     a, b = (jnp.broadcast_to(volume[None], IMAGE.shape) for volume in IMAGE[:2])
     shares = jnp.array([0.0, 1 / 3, 2 / 3, 1.0])
     same = jnp.broadcast_to(KEYS[:1], (4,))
-    there = task.begin(FROZEN, same, {"image": a, "other": b, "share": shares}).sampler.x_t
-    np.testing.assert_allclose(there[0], task.begin(FROZEN, same, {"image": a}).sampler.x_t[0], atol=2e-5)
+    there = task.begin(FROZEN, same, start={"image": a, "other": b, "share": shares}).solver.x_t
+    np.testing.assert_allclose(there[0], task.begin(FROZEN, same, start={"image": a}).solver.x_t[0], atol=2e-5)
     assert np.abs(there[3] - there[0]).mean() > 0.5
 
 
@@ -216,24 +224,28 @@ def test_estimates_are_kept_in_range_on_the_way(threshold):
 def test_what_is_drawn_is_unscaled_quantised_decoded_and_clipped():
     task = task_of()
     state = task.begin(FROZEN, KEYS)
-    x_0 = jnp.linspace(-2, 2, 4).reshape(-1, 1, 1, 1, 1) * jnp.ones_like(state.sampler.x_t)
-    volumes = task.finish(FROZEN, state._replace(sampler=state.sampler._replace(x_t=x_0)))
+    x_0 = jnp.linspace(-2, 2, 4).reshape(-1, 1, 1, 1, 1) * jnp.ones_like(state.solver.x_t)
+    volumes = task.finish(FROZEN, state._replace(solver=state.solver._replace(x_t=x_0)))
     unscaled_ = (np.linspace(-2, 2, 4) + 1) / 2 * 8 - 3
     expected = np.clip(np.round(unscaled_ * 10) / 10 / 3, -1, 1)
     np.testing.assert_allclose(volumes[:, 0, 0, 0, 0], expected, atol=1e-5)
 
 
 def test_tiles_are_the_vqgans():
-    task = LatentDiffusion.from_config(configuration(**{"latents.tile": (8, 8, 16)}), vqgan_configuration())
-    assert task.vqgan.tile == (8, 8, 16)
+    task = make_task(configuration(**{"latents.tile": (8, 8, 16)}), vqgan_configuration())
+    assert task.latents.autoencoder.tile == (8, 8, 16)
 
 
 def test_networks_and_sizes():
-    task = LatentDiffusion.from_config(configuration(**{"model.classes": 5}), vqgan_configuration())
-    assert (type(task.network), task.network.classes, task.network.out_channels) == (FactorizedUNet, 5, CHANNELS)
-    assert (task.size_multiple, task.latent_size) == ((2, 4, 4), (4, 4, 8))
-    plain = LatentDiffusion.from_config(configuration("ddpm,unet", **{"model.classes": 2}), vqgan_configuration())
-    assert (type(plain.network), plain.network.classes, plain.size_multiple) == (UNet, 2, (4, 4, 4))
+    task = make_task(configuration(**{"model.classes": 5}), vqgan_configuration())
+    assert (type(task.network), task.network.conditions[0].classes, task.network.out_channels) == (
+        FactorizedUNet,
+        5,
+        CHANNELS,
+    )
+    assert (task.size_multiple, task.codec.shape[:3]) == ((2, 4, 4), (4, 4, 8))
+    plain = make_task(configuration("ddpm,unet", **{"model.classes": 2}), vqgan_configuration())
+    assert (type(plain.network), plain.network.conditions[0].classes, plain.size_multiple) == (UNet, 2, (4, 4, 4))
 
 
 @pytest.mark.parametrize(
@@ -257,13 +269,13 @@ def test_networks_and_sizes():
 )
 def test_what_cannot_work_names_its_key(change, message):
     with pytest.raises(UserError, match=message):
-        LatentDiffusion.from_config(configuration(**change), vqgan_configuration())
+        make_task(configuration(**change), vqgan_configuration())
 
 
 def test_over_a_real_vqgan():
-    task = LatentDiffusion.from_config(configuration(), vqgan_configuration())
-    vqgan, variables = jax.eval_shape(task.vqgan.init, jax.random.key(0), BATCH)
-    low, high = jax.eval_shape(task.codebook_range, variables["codebook"])
+    task = make_task(configuration(), vqgan_configuration())
+    vqgan, variables = jax.eval_shape(task.latents.autoencoder.init, jax.random.key(0), BATCH)
+    low, high = jax.eval_shape(task.codec.codebook_range, variables["codebook"])
     frozen = {"vqgan": {"generator": vqgan["generator"], "codebook": variables["codebook"]}, "low": low, "high": high}
     params, _ = jax.eval_shape(task.init, jax.random.key(1), BATCH)
     grads, _, _ = jax.eval_shape(task.gradients, params, {}, frozen, BATCH, KEYS[0], STEP)

@@ -3,21 +3,17 @@
 Convolutions stay within slices and attention along depth joins them, so only H and W are halved from level to level.
 """
 
-from collections.abc import Mapping
-
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jax.sharding import PartitionSpec
 
 from medjax.layers.conditions import Condition, Told, embed_conditions
 from medjax.layers.conv import Conv
 from medjax.layers.embeddings import TimeEmbedding, sin_cos_embedding
 from medjax.layers.factorized_attention import DepthAttention, LinearAttention, SliceAttention
 from medjax.layers.relative_bias import RelativeBias
-from medjax.layers.spatial import volume_spec
 from medjax.models.factorized_blocks import SliceResidualBlock, SliceUpsample
-from medjax.models.unet import one_a_level, share, size_multiple
+from medjax.models.unet import one_a_level, size_multiple
 
 SLICE_HEAD_CHANNELS = 32  # of the attention within slices, whatever that along depth has
 
@@ -152,49 +148,3 @@ class FactorizedUNet(nn.Module):
 
 def _gelu(x: jax.Array) -> jax.Array:
     return nn.gelu(x, approximate=False)
-
-
-def gathers(network: FactorizedUNet, shape: tuple[int, int, int, int], mesh: Mapping[str, int]) -> dict[str, int]:
-    """All that a mesh which cuts D or H makes a device fetch whole, in a forward pass; the backward pass fetches as much again.
-
-    Attention along depth gathers its keys and values over `depth`, that of the middle over `height`; linear attention
-    only sums. Where a level is too small to stay cut in H, what comes down to it is gathered, and on the way up from it the
-    gradient, so in the backward pass alone: half of that is listed.
-
-    Args:
-      network: with any options.
-      shape: [B, D, H, W] of its input.
-      mesh: axis sizes.
-
-    Returns:
-      Bytes a device by the name of the layer.
-    """
-    itemsize, levels = jnp.dtype(network.dtype).itemsize, len(network.channel_multipliers)
-    shapes = [(*shape[:2], shape[2] >> level, shape[3] >> level) for level in range(levels)]
-    specs = [volume_spec(level_shape, mesh) for level_shape in shapes]
-    found = {}
-
-    def attend(name: str, level: int, axis: str, head_channels: int) -> None:
-        if axis in specs[level]:
-            gathered = PartitionSpec(*(None if part == axis else part for part in specs[level]))
-            width = network.attention_heads * head_channels
-            found[name] = 2 * share((*shapes[level], width), gathered, mesh) * itemsize
-
-    def along_depth(name: str, level: int) -> None:
-        if network.depth_attention:
-            attend(name, level, "depth", network.attention_head_channels)
-
-    along_depth("input_depth_attention", 0)
-    for level, multiplier in enumerate(network.channel_multipliers):
-        along_depth(f"down_{level}_depth_attention", level)
-        if level < levels - 1 and specs[level + 1] != specs[level]:
-            width = multiplier * network.base_channels
-            found[f"down_{level}_resample"] = share((*shapes[level + 1], width), specs[level + 1], mesh) * itemsize
-    attend("middle_slice_attention", levels - 1, "height", SLICE_HEAD_CHANNELS)
-    along_depth("middle_depth_attention", levels - 1)
-    for level in reversed(range(levels)):
-        along_depth(f"up_{level}_depth_attention", level)
-        if level > 0 and specs[level] != specs[level - 1]:
-            width = network.channel_multipliers[level - 1] * network.base_channels
-            found[f"up_{level}_resample"] = share((*shapes[level - 1], width), specs[level], mesh) * itemsize // 2
-    return found

@@ -1,13 +1,11 @@
 """WDM's U-Net (arXiv 2402.19043), on the wavelet coefficients of a volume or on any other channels-last volume."""
 
 import math
-from collections.abc import Mapping
 from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jax.sharding import PartitionSpec
 
 from medjax.layers.attention import SelfAttention
 from medjax.layers.conditions import Condition, Told, embed_conditions
@@ -16,7 +14,6 @@ from medjax.layers.embeddings import TimeEmbedding
 from medjax.layers.fold import concatenate_channels, refold
 from medjax.layers.normalization import GroupNorm
 from medjax.layers.resample import nearest_2x
-from medjax.layers.spatial import volume_spec
 from medjax.models.blocks import ResidualBlock
 
 T = TypeVar("T")
@@ -234,63 +231,3 @@ def one_a_level(value: T | tuple[T, ...], levels: int) -> tuple[T, ...]:
     if len(each) != levels:
         raise ValueError(f"{value}: expected one value, or {levels}, one a level")
     return each
-
-
-def gathers(network: UNet, shape: tuple[int, int, int, int], mesh: Mapping[str, int]) -> dict[str, int]:
-    """All that a mesh which cuts D or H makes a device fetch whole, in a forward pass; the backward pass fetches as much again.
-
-    Attention gathers its keys and values. Where a level is too small to stay cut, both paths through the residual block
-    that comes down to it are gathered after pooling; the levels below are whole already.
-
-    Args:
-      network: with any options.
-      shape: [B, D, H, W] of its input.
-      mesh: axis sizes.
-
-    Returns:
-      Bytes a device by the name of the layer.
-    """
-    levels, base, itemsize = len(network.channel_multipliers), network.base_channels, jnp.dtype(network.dtype).itemsize
-    halvings = [(0, 0 if network.keep_depth else level, level, level) for level in range(levels)]
-    shapes = [tuple(n >> times for n, times in zip(shape, level, strict=True)) for level in halvings]
-    specs = [volume_spec(level_shape, mesh) for level_shape in shapes]
-    found = {}
-
-    def gather(name: str, arrays: int, level: int, width: int, spec: PartitionSpec) -> None:
-        found[name] = arrays * share((*shapes[level], width), spec, mesh) * itemsize
-
-    def attend(name: str, level: int, width: int) -> None:
-        if any(specs[level][1:]):
-            gather(name, 2, level, width, PartitionSpec(specs[level][0]))
-
-    widths = [base]
-    for level, multiplier in enumerate(network.channel_multipliers):
-        for i in range(network.blocks_per_level):
-            widths.append(multiplier * base)
-            if 2**level in network.attention_factors:
-                attend(f"down_{level}_attention_{i}", level, widths[-1])
-        if level < levels - 1:
-            widths.append(multiplier * base)
-            if specs[level + 1] != specs[level]:
-                gather(
-                    f"down_{level}_resample",
-                    2 if network.resample_blocks else 1,
-                    level + 1,
-                    widths[-1],
-                    specs[level + 1],
-                )
-    if network.middle_attention:
-        attend("middle_attention", levels - 1, widths[-1])
-    for level, multiplier in reversed(list(enumerate(network.channel_multipliers))):
-        for i in range(network.blocks_per_level + 1):
-            widths.pop()
-            width = multiplier * base if network.skip == "concat" or not widths else widths[-1]
-            if 2**level in network.attention_factors:
-                attend(f"up_{level}_attention_{i}", level, width)
-    return found
-
-
-def share(shape: tuple[int, ...], spec: PartitionSpec, mesh: Mapping[str, int]) -> int:
-    """How many elements of an array of this shape a device holds."""
-    ways = math.prod(mesh[axis] for axes in spec if axes for axis in ([axes] if isinstance(axes, str) else axes))
-    return math.prod(shape) // ways

@@ -1,12 +1,11 @@
 """WDM's wavelet U-Net (arXiv 2402.19043): a U-Net whose levels are joined by Haar transforms."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jax.sharding import PartitionSpec
 
 from medjax.layers.attention import SelfAttention
 from medjax.layers.conditions import Condition, Told, embed_conditions
@@ -14,10 +13,9 @@ from medjax.layers.conv import Conv
 from medjax.layers.embeddings import TimeEmbedding
 from medjax.layers.fold import refold
 from medjax.layers.normalization import GroupNorm
-from medjax.layers.spatial import volume_spec
 from medjax.layers.wavelet_resample import haar_bands
 from medjax.models.blocks import ResidualBlock
-from medjax.models.unet import one_a_level, share
+from medjax.models.unet import one_a_level
 from medjax.models.wavelet_blocks import WaveletDownBlock, WaveletUpBlock
 
 
@@ -193,48 +191,3 @@ class WaveletUNet(nn.Module):
             heads = width // self.attention_head_channels
         attention = nn.remat(SelfAttention) if self._remat_of(resolution) else SelfAttention
         return attention(heads, self.qkv_order, self.groups, self.dtype, self._fold_of(resolution), name=name)
-
-
-def gathers(network: WaveletUNet, shape: tuple[int, int, int, int], mesh: Mapping[str, int]) -> dict[str, int]:
-    """All that a mesh which cuts D or H makes a device fetch whole, in a forward pass, as `medjax.models.unet.gathers`.
-
-    Attention gathers its keys and values. Where a resolution is too small to stay cut, all that comes down to it is
-    gathered: both paths of the block, its details and the subbands of the pyramid.
-
-    Args:
-      network: with any options.
-      shape: [B, D, H, W] of its input, which has as many channels as its output.
-      mesh: axis sizes.
-
-    Returns:
-      Bytes a device by the name of the layer.
-    """
-    itemsize = jnp.dtype(network.dtype).itemsize
-    shapes = [(shape[0], *(n >> i for n in shape[1:])) for i in range(network.resolutions)]
-    specs = [volume_spec(each, mesh) for each in shapes]
-    widths = [multiplier * network.base_channels for multiplier in network.channel_multipliers]
-    found = {}
-
-    def attend(name: str, resolution: int, width: int, times: int = 1) -> None:
-        if any(specs[resolution][1:]):
-            whole = PartitionSpec(specs[resolution][0])
-            found[name] = times * 2 * share((*shapes[resolution], width), whole, mesh) * itemsize
-
-    pyramid = [network.out_channels, *widths[:-1]]
-    for level, width in enumerate(widths):
-        for i in range(network.blocks_per_level):
-            if 2**level in network.attention_factors:
-                attend(f"down_{level}_attention_{i}", level, width)
-            if 2 ** (level + 1) in network.attention_factors:
-                times = 2 if i == network.blocks_per_level - 1 else 1
-                attend(f"up_{level}_attention_{i}", level + 1, width, times)
-        if specs[level + 1] != specs[level]:
-            below, spec = shapes[level + 1], specs[level + 1]
-            found[f"down_{level}_resample"] = share((*below, 9 * width), spec, mesh) * itemsize
-            # The first one's subbands are of the input, float32.
-            found[f"down_{level}_pyramid"] = share((*below, 8 * pyramid[level]), spec, mesh) * (
-                itemsize if level else 4
-            )
-    if network.middle_attention:
-        attend("middle_attention", network.resolutions - 1, widths[-1])
-    return found

@@ -1,11 +1,9 @@
 """One slice of each volume, at random: what two-dimensional networks look at."""
 
-from collections.abc import Mapping
-
 import jax
 import jax.numpy as jnp
 
-from medjax.layers.spatial import gather_space, volume_spec
+from medjax.layers.spatial import gather_space
 
 
 def random_slices(key: jax.Array, rows: jax.Array, depth: int) -> jax.Array:
@@ -20,10 +18,3 @@ def take_slices(volumes: jax.Array, slices: jax.Array) -> jax.Array:
     """
     chosen = jnp.arange(volumes.shape[1]) == slices[:, None]
     return gather_space(jnp.sum(jnp.where(chosen[:, :, None, None, None], volumes, 0.0), axis=1))
-
-
-def gathered_bytes(shape: tuple[int, int, int, int], mesh: Mapping[str, int]) -> int:
-    """Returns the bytes that a device gathers for its slices of volumes [B, D, H, W], float32: none unless the mesh cuts H."""
-    spec = volume_spec(shape, mesh)
-    rows = shape[0] // (mesh["data"] * mesh["fsdp"] if spec[0] else 1)
-    return 4 * rows * shape[2] * shape[3] if spec[2] else 0

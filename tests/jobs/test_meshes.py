@@ -12,8 +12,8 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from configs import brats
+from gathered import gathered_by_unet
 from medjax.builders.steps import denoise_step_of, state_shapes, train_step_of, volume_shapes
-from medjax.models.unet import gathers
 from medjax.runtime import sharding
 from medjax.runtime.mesh import AXES, batch_sharding, make_mesh, put_batch
 from medjax.runtime.sharding import state_shardings
@@ -141,7 +141,7 @@ def test_a_training_step_gathers_parameters_under_fsdp_and_what_is_listed(text, 
     params = jax.eval_shape(task.init, jax.random.key(0), volume_shapes((64, 64, 64), 1))[0]
     parameters = {leaf.shape for leaf in jax.tree.leaves(params)} if mesh.shape["fsdp"] > 1 else set()
     activations = [shape for shape in found if shape not in parameters]
-    listed = gathers(task.network, (BATCH, 32, 32, 32), mesh.shape)
+    listed = gathered_by_unet(task.network, (BATCH, 32, 32, 32), mesh.shape)
     # Each of the list once forward and once backward, in float32; the sums of gathered keys' and values' gradients apart.
     assert 4 * sum(map(math.prod, activations)) <= 2 * sum(listed.values())
     assert bool(activations) == bool(listed)

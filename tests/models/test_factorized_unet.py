@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from gathered import gathered_by_factorized_unet
 from medjax.layers.conditions import Condition
-from medjax.models.factorized_unet import FactorizedUNet, gathers
+from medjax.models.factorized_unet import FactorizedUNet
 from medjax.runtime.mesh import batch_sharding, make_mesh, on_mesh, replicated
 
 X_T = np.random.default_rng(0).standard_normal((2, 3, 4, 8, 3)).astype(np.float32)
@@ -135,7 +136,11 @@ def test_a_mesh_changes_nothing_and_gathers_what_is_listed():
     found = re.findall(r"= (.*?) (?:all-gather|all-to-all)(?:-start)?\(", compiled.as_text())
     shapes = [tuple(map(int, shape.split(","))) for line in found for shape in re.findall(r"\[([\d,]+)\]", line)]
     # Each of the list once forward and once backward.
-    assert 0 < 4 * sum(map(math.prod, shapes)) <= 2 * sum(gathers(network, x_t.shape[:4], mesh.shape).values())
+    assert (
+        0
+        < 4 * sum(map(math.prod, shapes))
+        <= 2 * sum(gathered_by_factorized_unet(network, x_t.shape[:4], mesh.shape).values())
+    )
     for expected, got in zip(*map(jax.tree.leaves, results), strict=True):
         assert np.linalg.norm(got - expected) <= 1e-5 * max(np.linalg.norm(expected), 1e-3)
 
@@ -143,15 +148,15 @@ def test_a_mesh_changes_nothing_and_gathers_what_is_listed():
 def test_gathers():
     """Of the published network on latents of 32^3, two devices along each axis."""
     network, shape = FactorizedUNet(8), (2, 32, 32, 32)
-    assert gathers(network, shape, {"data": 2, "fsdp": 1, "depth": 1, "height": 1}) == {}
+    assert gathered_by_factorized_unet(network, shape, {"data": 2, "fsdp": 1, "depth": 1, "height": 1}) == {}
     width = 8 * 32 * 4 * 2  # bytes of a key and a value
-    depth = gathers(network, shape, {"data": 1, "fsdp": 1, "depth": 2, "height": 1})
+    depth = gathered_by_factorized_unet(network, shape, {"data": 1, "fsdp": 1, "depth": 2, "height": 1})
     assert len(depth) == 10
     assert depth["input_depth_attention"] == 2 * 32**3 * width
     assert depth["middle_depth_attention"] == 2 * 32 * 4 * 4 * width
-    both = gathers(network, shape, {"data": 1, "fsdp": 1, "depth": 2, "height": 2})
+    both = gathered_by_factorized_unet(network, shape, {"data": 1, "fsdp": 1, "depth": 2, "height": 2})
     assert both["up_0_depth_attention"] == depth["up_0_depth_attention"] / 2
     assert both["middle_slice_attention"] == 2 * 16 * 4 * 4 * width
-    wide = gathers(network, shape, {"data": 1, "fsdp": 1, "depth": 1, "height": 4})
+    wide = gathered_by_factorized_unet(network, shape, {"data": 1, "fsdp": 1, "depth": 1, "height": 4})
     # One plane a shard would be too few.
     assert wide == {"down_2_resample": 2 * 32 * 4 * 4 * 128 * 4, "up_3_resample": 2 * 32 * 8 * 8 * 128 * 4 // 2}

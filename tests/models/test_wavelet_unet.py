@@ -6,7 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from medjax.models.wavelet_unet import WaveletUNet, gathers
+from gathered import gathered_by_wavelet_unet
+from medjax.models.wavelet_unet import WaveletUNet
 from medjax.runtime.mesh import batch_sharding, make_mesh, on_mesh, replicated
 from test_blocks import randomized
 
@@ -115,7 +116,11 @@ def test_a_mesh_changes_nothing_and_gathers_what_is_listed():
     found = re.findall(r"= (.*?) (?:all-gather|all-to-all)(?:-start)?\(", compiled.as_text())
     shapes = [tuple(map(int, shape.split(","))) for line in found for shape in re.findall(r"\[([\d,]+)\]", line)]
     # Each of the list once forward and once backward.
-    assert 0 < 4 * sum(map(math.prod, shapes)) <= 2 * sum(gathers(network, x_t.shape[:4], mesh.shape).values())
+    assert (
+        0
+        < 4 * sum(map(math.prod, shapes))
+        <= 2 * sum(gathered_by_wavelet_unet(network, x_t.shape[:4], mesh.shape).values())
+    )
     for expected, got in zip(*map(jax.tree.leaves, results), strict=True):
         np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
 
@@ -124,13 +129,16 @@ def test_gathers():
     """Of the published network at 256^3: nothing where each shard of the bottom has two planes, else what comes to it."""
     network, shape = WaveletUNet(8, channel_multipliers=(1, 2, 2, 4, 4, 4)), (1, 128, 128, 128)
     mesh = {"data": 1, "fsdp": 1, "depth": 2, "height": 1}
-    assert gathers(network, (1, 256, 128, 128), mesh) == {}
+    assert gathered_by_wavelet_unet(network, (1, 256, 128, 128), mesh) == {}
     bottom = 2 * 2 * 2 * 4
-    assert gathers(network, shape, mesh) == {"down_5_resample": 9 * 256 * bottom, "down_5_pyramid": 8 * 256 * bottom}
+    assert gathered_by_wavelet_unet(network, shape, mesh) == {
+        "down_5_resample": 9 * 256 * bottom,
+        "down_5_pyramid": 8 * 256 * bottom,
+    }
     attentive = network.clone(middle_attention=True, attention_factors=(32,), dtype=jnp.bfloat16)
     # Keys and values of 4^3 voxels; the last block on the way up is applied twice.
     attended = 2 * 256 * 4**3 * 2
-    assert gathers(attentive, (1, 128, 128, 128), mesh) == {
+    assert gathered_by_wavelet_unet(attentive, (1, 128, 128, 128), mesh) == {
         "down_5_attention_0": attended,
         "down_5_attention_1": attended,
         "up_4_attention_0": attended,

@@ -2,7 +2,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from medjax.tasks.slices import gathered_bytes, random_slices, take_slices
+from gathered import gathered_by_slices
+from medjax.tasks.slices import random_slices, take_slices
 from on_mesh import on_the_mesh
 
 
@@ -20,4 +21,4 @@ def test_slices_of_cut_volumes_gather_a_slice_each_and_no_volume():
         np.testing.assert_array_equal(taken, volumes[np.arange(2), slices])
         assert ("all-gather" in collectives) == (gathers > 0)
         mesh = {"data": 1, "fsdp": 1, "depth": 1, "height": 1} | sizes
-        assert gathered_bytes(volumes.shape[:4], mesh) == gathers
+        assert gathered_by_slices(volumes.shape[:4], mesh) == gathers

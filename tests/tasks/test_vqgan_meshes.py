@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh
 
+from gathered import gathered_by_slices
 from medjax.models import codebook as codebooks
 from medjax.runtime import sharding
 from medjax.runtime.mesh import AXES, batch_sharding, make_mesh, on_mesh
 from medjax.runtime.sharding import state_shardings
-from medjax.tasks.slices import gathered_bytes
 from medjax.tasks.vqgan import VQGAN
 from test_vqgan import configuration
 from tolerance import assert_equal_but_for_rounding, moved_by_last_bits
@@ -109,6 +109,6 @@ def test_what_is_gathered_is_listed(text):
     _, _, params, variables = start()
     own = {leaf.shape for leaf in jax.tree.leaves((params, variables))} if mesh.shape["fsdp"] > 1 else set()
     activations = [shape for shape in shapes if shape not in own]
-    slices = 2 * gathered_bytes((BATCH, *SIZE), mesh.shape)  # of real volumes and of reconstructions
+    slices = 2 * gathered_by_slices((BATCH, *SIZE), mesh.shape)  # of real volumes and of reconstructions
     patches = 2 * 2 * 4 * BATCH * math.prod(n // 2 + 3 for n in SIZE)  # their logits, forward and backward
     assert 4 * sum(map(math.prod, activations)) <= slices + patches, activations

@@ -43,7 +43,6 @@ class Space:
       scores: [m], by how much that stands out.
       null_scores: [k], the same of volumes without copies.
       threshold: of scores; None without enough of these.
-      threshold_error: its standard error, from the fit.
       scale: of the distribution that was fitted, likewise.
     """
 
@@ -53,7 +52,6 @@ class Space:
     scores: np.ndarray
     null_scores: np.ndarray
     threshold: float | None
-    threshold_error: float | None
     scale: float | None
 
     @property
@@ -192,10 +190,11 @@ def find_copies(
     spaces = []
     for name, (of_generated, of_null) in compared.items():
         scores, null_scores = margins(of_generated, groups, rank), margins(of_null, groups, rank, own)
-        limit = dataclasses.astuple(limit_of(null_scores, rank, rate)) if calibrated else (None,) * 3
+        limit = limit_of(null_scores, rank, rate) if calibrated else None
         nearest = of_generated.argmax(axis=1)
         correlations = of_generated[np.arange(len(nearest)), nearest]
-        spaces.append(Space(name, nearest, correlations, scores, null_scores, *limit))
+        beyond = (limit.threshold, limit.scale) if limit else (None, None)
+        spaces.append(Space(name, nearest, correlations, scores, null_scores, *beyond))
 
     excess = np.stack([space.excess for space in spaces] if calibrated else [spaces[0].correlations])
     best = excess.argmax(axis=0)

@@ -88,16 +88,6 @@ def ms_ssim_of_moments(a: list[Moments], b: list[Moments]) -> jax.Array:
     return jnp.prod(jnp.maximum(terms, 0.0) ** jnp.array(powers_of(len(a))), axis=1)
 
 
-@jax.jit
-def ms_ssim(a: jax.Array, b: jax.Array) -> jax.Array:
-    """[n]: of volumes [n, D, H, W, 1] in [-1, 1] with others, row by row.
-
-    Raises:
-      ValueError: an edge is shorter than the window.
-    """
-    return ms_ssim_of_moments(moments(a), moments(b))
-
-
 def _window(x: jax.Array) -> jax.Array:
     """[n, D, H, W] to [n, D - 6, H - 6, W - 6]: weighted means over the voxels of a window."""
     for axis in (3, 2, 1):

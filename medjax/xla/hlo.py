@@ -143,7 +143,7 @@ def _closing(line: str, opening: int) -> int:
 def executions(program: Program) -> Iterator[Execution]:
     """Every instruction that runs, in the order of the schedule; a fusion or an `async-start` is one, with what is in it.
 
-    A branch of a conditional counts as taken. A loop whose length the text does not tell counts once: `unknown_loops`.
+    A branch of a conditional counts as taken. A loop whose length the text does not tell counts once.
     """
     yield from _executions(program, program.entry, 1)
 
@@ -166,15 +166,6 @@ def run_in_place(instruction: Instruction) -> tuple[str, ...]:
     if instruction.opcode == "conditional":
         return instruction.called("branch_computations", "true_computation", "false_computation")
     return ()
-
-
-def unknown_loops(program: Program) -> int:
-    """How many loops there are whose length the text does not tell."""
-    return sum(
-        execution.instruction.opcode == "while"
-        and trip_count(program, program.computations[execution.computation], execution.instruction) is None
-        for execution in executions(program)
-    )
 
 
 def trip_count(program: Program, computation: Computation, loop: Instruction) -> int | None:

@@ -79,7 +79,7 @@ def conv3d(
       lowering: the same to rounding, each fastest somewhere. "direct" is XLA's own 3D convolution; "planes" the sum of
         kD 2D convolutions over depth slices; "stacked" one 2D convolution over kD depth slices stacked into channels,
         which holds kD times the input in memory, and matrix products for the kernel's gradient; "winograd" a third of the
-        multiplications, where it can and where it pays, and "stacked" elsewhere.
+        multiplications for the convolutions that `lowering.CPU_CONVOLUTIONS` names, and "stacked" for all others.
       fold: of x and of the result.
       fill: of the padding, one of `FILLS`.
 

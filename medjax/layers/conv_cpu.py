@@ -2,13 +2,13 @@
 
 import functools
 import itertools
-import math
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from medjax.layers import winograd
+from medjax.layers.lowering import cpu_lowering_for
 from medjax.layers.spatial import Padding, Triple
 
 
@@ -40,12 +40,8 @@ def _depth_stacked(x: jax.Array, kernel: jax.Array, strides: Triple, padding: Pa
 
 
 def winograd_or_stacked(x: jax.Array, kernel: jax.Array, strides: Triple, padding: Padding) -> jax.Array:
-    # It saves multiplications, which voxels, channels and features all multiply; its transforms grow with channels plus
-    # features, and those of the kernel do not shrink with the volume. The bounds were measured, see docs/benchmarks.md.
-    voxels, products = math.prod(x.shape[:4]), math.prod(kernel.shape[3:])
-    pays = voxels >= 8**3 and products >= 512 and min(kernel.shape[3:]) >= 8 and voxels * products >= 2**21
-    pays = pays and x.dtype == jnp.float32  # bfloat16 would not bear its sums
-    if pays and strides == (1, 1, 1) and kernel.shape[:3] == winograd.TAPS:
+    """Convolves as the rows of `lowering.CPU_CONVOLUTIONS` say for this size."""
+    if cpu_lowering_for(x.shape[:4], kernel.shape, strides, x.dtype) == "winograd":
         return winograd.convolve(x, kernel, padding)
     return stacked(x, kernel, strides, padding)
 

@@ -7,6 +7,7 @@ import dataclasses
 import math
 
 import jax
+import jax.numpy as jnp
 
 from medjax.layers.spatial import Triple
 
@@ -55,6 +56,41 @@ TABLE = {
 
 MACHINES = tuple(TABLE)
 
+
+@dataclasses.dataclass(frozen=True)
+class CPURow:
+    """A lowering, and the single convolutions it is for.
+
+    Attributes:
+      lowering: "winograd" or "stacked".
+      taps: the only kernel size it is for, (D, H, W); None for any.
+      strides: the only strides it is for; None for any.
+      dtype: the only dtype it is for; None for any.
+      voxels: the fewest voxels of the input, all examples together.
+      channels: the fewest channels, of the input and of the output each.
+      products: the least number of input channels times output channels.
+      work: the least number of voxels times `products`.
+    """
+
+    lowering: str
+    taps: Triple | None = None
+    strides: Triple | None = None
+    dtype: jnp.dtype | None = None
+    voxels: int = 0
+    channels: int = 0
+    products: int = 0
+    work: int = 0
+
+
+# What the way "winograd" means for one convolution of a network: the first row that holds it counts. Winograd's algorithm saves
+# multiplications, which voxels, channels and features all multiply; its transforms grow with channels plus features, and
+# those of the kernel do not shrink with the volume. The bounds were measured, see docs/benchmarks.md. bfloat16 would not bear
+# its sums.
+CPU_CONVOLUTIONS = (
+    CPURow("winograd", (3, 3, 3), (1, 1, 1), jnp.float32, voxels=8**3, channels=8, products=512, work=2**21),
+    CPURow("stacked"),
+)
+
 TPU_KINDS = {"TPU v4": "v4", "TPU v5 lite": "v5e", "TPU v5e": "v5e", "TPU v5": "v5p", "TPU v5p": "v5p"}
 TPU_KINDS |= {"TPU v6 lite": "v6e", "TPU v6e": "v6e"}
 
@@ -78,3 +114,27 @@ def way_for(machine: str, channels: int, size: Triple) -> Way:
 def lowering_for(machine: str) -> str:
     """How to compute the convolutions of a network that has one way for all."""
     return TABLE[machine][-1].way.lowering
+
+
+def cpu_lowering_for(shape: tuple[int, ...], kernel_shape: tuple[int, ...], strides: Triple, dtype: jnp.dtype) -> str:
+    """Returns the lowering, "winograd" or "stacked", of one convolution on a CPU.
+
+    Args:
+      shape: [B, D, H, W] of the input.
+      kernel_shape: [kD, kH, kW, C, features].
+      strides: strides along (D, H, W).
+      dtype: dtype of the input and the kernel.
+    """
+    taps, (channels, features) = kernel_shape[:3], kernel_shape[3:]
+    voxels, products = math.prod(shape), channels * features
+    return next(
+        row.lowering
+        for row in CPU_CONVOLUTIONS
+        if row.taps in (None, taps)
+        and row.strides in (None, strides)
+        and (row.dtype is None or row.dtype == dtype)
+        and voxels >= row.voxels
+        and min(channels, features) >= row.channels
+        and products >= row.products
+        and voxels * products >= row.work
+    )

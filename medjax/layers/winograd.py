@@ -20,7 +20,6 @@ from jax import lax
 
 from medjax.layers.spatial import Padding, Triple
 
-TAPS = (3, 3, 3)
 D, H, W = 1, 3, 4  # D of [B, D, H, W, C]; H and W of [4, B, D/2, H, W, C], with the four places along D in front
 
 # XLA's library for matrix products has one thread for so many of a product's results. Forward two threads are to have work;

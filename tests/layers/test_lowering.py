@@ -7,7 +7,7 @@ import pytest
 
 from medjax.layers.conv import LOWERINGS, conv3d
 from medjax.layers.fold import refold
-from medjax.layers.lowering import MACHINES, TABLE, TPU_KINDS, Way, lowering_for, machine_of, way_for
+from medjax.layers.lowering import MACHINES, TABLE, TPU_KINDS, Way, cpu_lowering_for, lowering_for, machine_of, way_for
 from on_mesh import on_the_mesh
 from tolerance import assert_equal_but_for_rounding
 
@@ -55,6 +55,24 @@ def test_a_level_gets_the_first_row_that_holds_it():
     assert way_for("v5e", 64, (32, 8, 8)) == Way("planes", 2)
     assert way_for("cpu", 64, (64, 64, 64)) == Way("winograd")
     assert way_for("gpu", 64, (64, 64, 64)) == Way("direct")
+
+
+def test_a_single_convolution_on_a_cpu_gets_the_first_row_that_holds_it():
+    def lowering(shape=(1, 8, 8, 8), taps=(3, 3, 3), channels=(64, 64), strides=(1, 1, 1), dtype=jnp.float32):
+        return cpu_lowering_for(shape, (*taps, *channels), strides, jnp.dtype(dtype))
+
+    assert lowering() == lowering(shape=(8, 16, 4, 1)) == lowering((1, 64, 64, 64), channels=(8, 64)) == "winograd"
+    for other in (
+        {"shape": (1, 8, 8, 7)},
+        {"taps": (1, 1, 1)},
+        {"taps": (1, 3, 3)},
+        {"channels": (64, 63)},
+        {"shape": (1, 64, 64, 64), "channels": (7, 128)},
+        {"shape": (1, 64, 64, 64), "channels": (8, 63)},
+        {"strides": (1, 2, 2)},
+        {"dtype": jnp.bfloat16},
+    ):
+        assert lowering(**other) == "stacked", other
 
 
 def test_a_width_that_cannot_be_folded_is_not():

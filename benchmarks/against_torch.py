@@ -106,7 +106,7 @@ class Side:
 
 
 def serve(name: str, options: argparse.Namespace, pipe: Connection) -> None:
-    """What a side's process does."""
+    """Does what a side's process does."""
     if options.device == "cpu":
         os.environ["JAX_PLATFORMS"] = "cpu"
         os.environ["XLA_FLAGS"] = (
@@ -143,7 +143,7 @@ def serve(name: str, options: argparse.Namespace, pipe: Connection) -> None:
 
 
 def our_config(options: argparse.Namespace) -> Any:
-    """What a user's own run would be of, at this size."""
+    """Returns what a user's own run would be of, at this size."""
     from configs import folder
 
     config = folder.get_config("bf16" if options.dtype == "bfloat16" else None)

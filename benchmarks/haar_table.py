@@ -1,4 +1,4 @@
-"""What the two forms of the Haar transform of one channel cost on a TPU, beside copying the same bytes.
+"""Prints what the two forms of the Haar transform of one channel cost on a TPU, beside copying the same bytes.
 
   python benchmarks/haar_table.py                 volumes of 128^3 and 256^3 on a v5e; needs libtpu, takes a minute
 

@@ -1,4 +1,4 @@
-"""What the ways of medjax/layers/lowering.py cost: a residual block at each level of the U-Net for 128^3, in each way.
+"""Prints what the ways of medjax/layers/lowering.py cost: a residual block at each level of the U-Net for 128^3.
 
   python benchmarks/lowering_table.py --machine=v5e        the TPU compiler's estimated cycles; needs libtpu, takes many minutes
   python benchmarks/lowering_table.py                      milliseconds measured on this machine, all ways taken in turn

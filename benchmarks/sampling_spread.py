@@ -61,13 +61,13 @@ def best_denoiser(trained: Schedule, deviations: np.ndarray) -> Denoise:
 
 
 def exact(trained: Schedule, deviations: tuple[float, ...] = DEVIATIONS) -> np.ndarray:
-    """What `spread` would be of samples that are right up to the last step, where they become their own best estimate."""
+    """Returns the `spread` of samples that are right up to the last step, where they become their own best estimate."""
     signal_2, variance = trained.alphas_cumprod[0], np.array(deviations) ** 2
     return np.sqrt(signal_2 * variance / (signal_2 * variance + 1 - signal_2))
 
 
 def sampling_of(sampler: str, steps: int, levels: str, trained: Schedule) -> Sampling:
-    """What the keys `sample.*` of a configuration make of these, `levels` being `sample.schedule`."""
+    """Makes the sampling that the keys `sample.*` of a configuration make, `levels` being `sample.schedule`."""
     sample = base().sample
     sample.update({"sampler": sampler, "steps": steps, "schedule": levels, "variance": "small"})
     return make_sampling(sample, trained)

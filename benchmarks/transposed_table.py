@@ -22,7 +22,7 @@ STRIDES, CALLS = (2, 2, 2), 5
 
 
 def transposed(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """By its definition: a convolution with the flipped kernel, of the input with zeros between its voxels."""
+    """Computes it by its definition: a convolution with the flipped kernel, of the input with zeros between its voxels."""
     padded = jnp.pad(x, ((0, 0), *same_padding(KERNEL, STRIDES), (0, 0)), mode="edge")
     layout = ("NDHWC", "DHWIO", "NDHWC")
     flipped = kernel[::-1, ::-1, ::-1]

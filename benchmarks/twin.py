@@ -123,7 +123,7 @@ def from_wavelet_domain(coefficients: Tensor) -> Tensor:
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """Of the measured steps, as configs/common.py names them."""
+    """Makes the configuration of the measured steps, with the names of configs/common.py."""
 
     learning_rate: float
     clip_norm: float

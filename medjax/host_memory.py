@@ -1,4 +1,4 @@
-"""How this process takes memory from the operating system, how much there is, and what it does with memory that it frees."""
+"""Sets how this process takes memory from the operating system, how much there is, and what becomes of what it frees."""
 
 import ctypes
 import importlib.metadata
@@ -35,7 +35,7 @@ def keep_freed_memory() -> bool:
 
 
 def only_cpus() -> bool:
-    """Whether all arrays will be the process's own memory, as far as can be told before JAX looks for devices."""
+    """Tells whether all arrays will be the process's own memory, as far as can be told before JAX looks for devices."""
     if jax.config.jax_platforms:
         return jax.config.jax_platforms.split(",")[0] == "cpu"
     plugins = importlib.metadata.entry_points(group="jax_plugins")

@@ -11,13 +11,13 @@ LABEL_HEIGHT = 18
 
 
 def three_planes(volume: np.ndarray, affine: np.ndarray, height: int = 128) -> np.ndarray:
-    """The axial, coronal and sagittal mid-slice of a volume, side by side.
+    """Draws the axial, coronal and sagittal mid-slice of a volume, side by side.
 
     Args:
       volume: [I, J, K] voxels in [-1, 1].
       affine: 4 x 4, voxel to millimetres in RAS. Slices are cut and turned by it: anterior or superior is up, the patient's
         left is on the left (neurological convention), and a millimetre is as long in every direction.
-      height: of the picture, pixels.
+      height: height of the picture, pixels.
 
     Returns:
       [height, W] uint8.
@@ -43,12 +43,12 @@ def three_planes(volume: np.ndarray, affine: np.ndarray, height: int = 128) -> n
 
 
 def montage(rows: Sequence[tuple[str, Sequence[np.ndarray]]], affine: np.ndarray, height: int = 128) -> Image.Image:
-    """One picture of many volumes.
+    """Draws one picture of many volumes.
 
     Args:
       rows: a label and the volumes, each [I, J, K] in [-1, 1], of every row.
-      affine: of all of them.
-      height: of a volume's three planes, pixels.
+      affine: affine of all volumes.
+      height: height of a volume's three planes, pixels.
     """
     strips = [
         (label, [three_planes(volume, affine, height) for volume in volumes]) for label, volumes in rows if len(volumes)
@@ -68,5 +68,5 @@ def montage(rows: Sequence[tuple[str, Sequence[np.ndarray]]], affine: np.ndarray
 
 
 def to_grey(values: np.ndarray) -> np.ndarray:
-    """[-1, 1] to uint8 0..255, clipped; what is not a number is black."""
+    """Turns [-1, 1] into uint8 0..255, clipped; what is not a number is black."""
     return np.round(np.clip(np.nan_to_num((values + 1.0) / 2.0), 0.0, 1.0) * 255.0).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""The 3D Haar wavelet transform and its inverse.
+"""Transforms volumes by the 3D Haar wavelet, and back.
 
 A transform replaces every 2 x 2 x 2 cube of voxels by eight orthonormal coefficients, one for each subband. A
 subband's name has one letter for each of the axes (D, H, W): L, the low-pass (a + b) / sqrt 2, or H, the high-pass
@@ -19,7 +19,7 @@ SUBBANDS = ("LLL", "LLH", "LHL", "LHH", "HLL", "HLH", "HHL", "HHH")
 
 
 def haar_dwt3d(x: jax.Array) -> jax.Array:
-    """One level of the orthonormal 3D Haar transform.
+    """Computes one level of the orthonormal 3D Haar transform.
 
     Args:
       x: [B, D, H, W, C] of a floating dtype; D, H and W even.
@@ -38,7 +38,7 @@ def haar_dwt3d(x: jax.Array) -> jax.Array:
 
 
 def dwt_by_cubes(x: jax.Array) -> jax.Array:
-    """`haar_dwt3d` of any number of channels, as all but TPUs do it."""
+    """Computes `haar_dwt3d` of any number of channels, as all but TPUs do it."""
     b, d, h, w, c = x.shape
     x = x.reshape(b, d // 2, 2, h // 2, 2, w // 2, 2, c)
     bands = _butterflies(x, axes=(2, 4, 6)).transpose(0, 1, 3, 5, 2, 4, 6, 7)
@@ -46,7 +46,7 @@ def dwt_by_cubes(x: jax.Array) -> jax.Array:
 
 
 def haar_idwt3d(bands: jax.Array) -> jax.Array:
-    """The inverse of `haar_dwt3d`: [B, D, H, W, 8, C] to [B, 2D, 2H, 2W, C], of the same dtype.
+    """Inverts `haar_dwt3d`: [B, D, H, W, 8, C] to [B, 2D, 2H, 2W, C], of the same dtype.
 
     Raises:
       ValueError: `bands` is not six-dimensional or its fifth axis is not 8.
@@ -59,7 +59,7 @@ def haar_idwt3d(bands: jax.Array) -> jax.Array:
 
 
 def idwt_by_cubes(bands: jax.Array) -> jax.Array:
-    """`haar_idwt3d` of any number of channels, as all but TPUs do it."""
+    """Computes `haar_idwt3d` of any number of channels, as all but TPUs do it."""
     b, d, h, w, _, c = bands.shape
     bands = bands.reshape(b, d, h, w, 2, 2, 2, c)
     x = _butterflies(bands, axes=(4, 5, 6)).transpose(0, 1, 4, 2, 5, 3, 6, 7)
@@ -80,7 +80,7 @@ def _butterflies(x: jax.Array, axes: tuple[int, int, int]) -> jax.Array:
 
 
 def dwt_along_lanes(x: jax.Array) -> jax.Array:
-    """`haar_dwt3d` of one channel, as TPUs do it."""
+    """Computes `haar_dwt3d` of one channel, as TPUs do it."""
     along_w = jnp.einsum(
         "bdhw,wv->bdhv", x[..., 0], _sums_and_differences(x.shape[3], x.dtype), precision=lax.Precision.HIGHEST
     )
@@ -91,7 +91,7 @@ def dwt_along_lanes(x: jax.Array) -> jax.Array:
 
 
 def idwt_along_lanes(bands: jax.Array) -> jax.Array:
-    """`haar_idwt3d` of one channel, as TPUs do it."""
+    """Computes `haar_idwt3d` of one channel, as TPUs do it."""
     lll, llh, lhl, lhh, hll, hlh, hhl, hhh = (bands[..., i, 0] for i in range(8))
     ll, lh, hl, hh = (jnp.concatenate(both, axis=3) for both in ((lll, llh), (lhl, lhh), (hll, hlh), (hhl, hhh)))
     x = _joined(_joined(ll, lh, axis=2), _joined(hl, hh, axis=2), axis=1)
@@ -100,19 +100,19 @@ def idwt_along_lanes(bands: jax.Array) -> jax.Array:
 
 
 def _sums_and_differences(n: int, dtype: jnp.dtype) -> np.ndarray:
-    """[n, n]: by it a row of n becomes the n / 2 sums of its pairs and then their n / 2 differences."""
+    """Returns [n, n], by which a row of n becomes the n / 2 sums of its pairs and then their n / 2 differences."""
     sums = np.repeat(np.eye(n // 2), 2, axis=0)
     return np.concatenate([sums, sums * np.tile([1, -1], n // 2)[:, None]], axis=1).astype(dtype)
 
 
 def _low_and_high(x: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:
-    """The sums and the differences of the pairs of an axis."""
+    """Returns the sums and the differences of the pairs of an axis."""
     pairs = x.reshape(*x.shape[:axis], -1, 2, *x.shape[axis + 1 :])
     a, b = (lax.index_in_dim(pairs, i, axis + 1, keepdims=False) for i in range(2))
     return a + b, a - b
 
 
 def _joined(low: jax.Array, high: jax.Array, axis: int) -> jax.Array:
-    """Twice the pairs that have these sums and differences."""
+    """Returns twice the pairs that have these sums and differences."""
     pairs = jnp.stack([low + high, low - high], axis=axis + 1)
     return pairs.reshape(*low.shape[:axis], -1, *low.shape[axis + 1 :])

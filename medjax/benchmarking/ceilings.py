@@ -42,16 +42,17 @@ def product_of(bench: Bench) -> Callable[[int], None]:
 
 
 def product_edge(bench: Bench) -> int:
+    """Returns the edge of the square matrices that `product_of` multiplies."""
     return PRODUCT_EDGE.get(bench.mesh.devices.flat[0].platform, PRODUCT_EDGE_ELSEWHERE)
 
 
 def product_flops(bench: Bench) -> float:
-    """Operations on one device of what `product_of` times."""
+    """Counts the operations on one device of what `product_of` times."""
     return 2.0 * product_edge(bench) ** 3
 
 
 def haar(bench: Bench) -> dict[str, Any] | None:
-    """The transform and its inverse against a copy of the same bytes and the transform as matrix products.
+    """Times the transform and its inverse against a copy of the same bytes and the transform as matrix products.
 
     Of as many volumes as no cache holds. None for volumes of odd edges.
     """
@@ -97,7 +98,7 @@ def haar(bench: Bench) -> dict[str, Any] | None:
 
 
 def haar_by_matrices(x: jax.Array) -> jax.Array:
-    """`haar_dwt3d` the slow way, as WDM's published code has it: along each axis a product with a dense [n, n] matrix."""
+    """Computes `haar_dwt3d` the slow way, as WDM's published code does: along each axis a product with a dense matrix."""
 
     def along(y: jax.Array, axis: int) -> jax.Array:
         n = y.shape[axis]

@@ -1,4 +1,4 @@
-"""Two results of `--mode=benchmark` side by side."""
+"""Compares two results of `--mode=benchmark` side by side."""
 
 import json
 import pathlib
@@ -34,7 +34,7 @@ CIRCUMSTANCES = (
 
 
 def read_result(path: pathlib.Path) -> dict[str, Any]:
-    """The last result in a file: what the job printed, or the lines it appended.
+    """Reads the last result in a file: what the job printed, or the lines it appended.
 
     Raises:
       UserError: there is none.
@@ -56,7 +56,7 @@ def read_result(path: pathlib.Path) -> dict[str, Any]:
 
 
 def compare_with(earlier: dict[str, Any], result: dict[str, Any]) -> tuple[str, dict[str, float]]:
-    """A table of then and now, and now / then by name; what either lacks is left out."""
+    """Makes a table of then and now, and now / then by name; what either lacks is left out."""
     rows, ratios = [("", "then", "now", "ratio", "")], {}
     for name, part, more_is_better in COMPARED:
         then, now = earlier.get(name), result.get(name)
@@ -77,7 +77,7 @@ def compare_with(earlier: dict[str, Any], result: dict[str, Any]) -> tuple[str, 
 
 
 def in_columns(rows: Sequence[Sequence[str]]) -> str:
-    """Rows of text under each other: the first and the last column to the left, the others to the right."""
+    """Aligns rows of text: the first and the last column to the left, the others to the right."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = []
     for first, *middle, last in rows:

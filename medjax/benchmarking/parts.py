@@ -29,7 +29,7 @@ from medjax.xla import cost, flops
 
 
 def train(bench: Bench, stepping: Stepping) -> dict[str, Any]:
-    """The training step on one batch that stays on the devices, in turns with a product of large matrices."""
+    """Times the training step on one batch that stays on the devices, in turns with a product of large matrices."""
     timings = bench.timed(step=lambda calls: stepping.run(bench.batch for _ in range(calls)), product=product_of(bench))
     step, product = timings["step"], timings["product"]
     devices = bench.mesh.size
@@ -90,14 +90,14 @@ def plain_codec(codec: Latents) -> Latents:
 
 
 def peak_bytes(step: jax.stages.Compiled) -> tuple[int, str]:
-    """The most memory a device has held, and who says so: the "device", or where it does not count, the "compiler"."""
+    """Returns the most memory a device has held, and who says so: "device", or "compiler" where no device counts it."""
     stats = [device.memory_stats() for device in jax.local_devices()]
     peaks = [each["peak_bytes_in_use"] for each in stats if each and "peak_bytes_in_use" in each]
     return (max(peaks), "device") if peaks else (cost.memory(step).total, "compiler")
 
 
 def data(bench: Bench, stepping: Stepping | None, alone: float | None) -> dict[str, Any] | None:
-    """The pipeline by itself, then training from it; None without data.
+    """Times the pipeline by itself, then training from it; None without data.
 
     Args:
       stepping: None where training was not measured.
@@ -129,7 +129,7 @@ def data(bench: Bench, stepping: Stepping | None, alone: float | None) -> dict[s
 
 
 def denoise_and_sample(bench: Bench, parts: tuple[str, ...]) -> dict[str, Any]:
-    """One step of the sampler, and a batch from noise to volumes."""
+    """Times one step of the sampler, and a batch from noise to volumes."""
     count = bench.config.sample.batch_size
     state = bench.state()
     indices = np.arange(count, dtype=np.uint32)
@@ -170,7 +170,7 @@ def denoise_and_sample(bench: Bench, parts: tuple[str, ...]) -> dict[str, Any]:
 
 
 def checkpoint(bench: Bench, workdir: pathlib.Path) -> dict[str, Any]:
-    """Saving the training state and reading it back, in a folder of its own that is gone afterwards."""
+    """Times saving the training state and reading it back, in a folder of its own that is gone afterwards."""
     state = bench.state()
     with folder_beside(workdir) as folder, Checkpoints(folder, keep=1) as checkpoints:
         for step in range(2):  # the first one compiles what is read of the state
@@ -191,7 +191,7 @@ def checkpoint(bench: Bench, workdir: pathlib.Path) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def folder_beside(workdir: pathlib.Path) -> Iterator[pathlib.Path]:
-    """A new folder on the disk of `workdir`, the same for all processes, removed at the end."""
+    """Makes a new folder on the disk of `workdir`, the same for all processes, removed at the end."""
     folder = workdir / f".benchmark-{int(multihost.broadcast_from_first(np.asarray(os.getpid())))}"
     multihost.on_first_process(lambda: folder.mkdir(parents=True))
     try:

@@ -27,8 +27,8 @@ class Bench:
 
     Attributes:
       config: the configuration, of which `benchmark` says how long to measure.
-      task, mesh, optimizer: what runs where.
-      frozen: what the task only reads.
+      task, mesh, optimizer: task to run, and what it runs on and with.
+      frozen: arrays that the task only reads.
       dataset: the data, None where there are none at hand.
     """
 
@@ -40,7 +40,7 @@ class Bench:
     dataset: Dataset | None
 
     def timed(self, **work: Callable[[int], None]) -> dict[str, Timing]:
-        """`runtime.timing.measure` as the configuration asks."""
+        """Runs `timing.measure` as the configuration asks."""
         benchmark = self.config.benchmark
         return measure(work, windows=benchmark.windows, seconds=benchmark.seconds, limit=benchmark.limit_seconds)
 
@@ -59,7 +59,7 @@ class Bench:
 
     @functools.cached_property
     def batch(self) -> Batch:
-        """Noise in the shape of a training batch, and the first label."""
+        """Draws noise in the shape of a training batch, and the first label."""
         random = np.random.default_rng(0)
         rows = {
             name: np.clip(random.normal(size=a.shape) / 3, -1, 1).astype(a.dtype)
@@ -70,7 +70,7 @@ class Bench:
         return put_batch(rows, self.mesh, self.batch_size)
 
     def state(self) -> TrainState:
-        """Initial parameters at the last step of training, when all that begins on the way, as discriminators do, has begun."""
+        """Makes initial parameters at the last step of training, when all that begins later, as discriminators do, has begun."""
         state = build_sharded(
             state_builder(self.task, self.optimizer), jax.random.key(self.config.seed), self.batch, self.mesh
         )
@@ -79,7 +79,7 @@ class Bench:
 
 @dataclasses.dataclass
 class Stepping:
-    """The compiled training step, and the state it has come to."""
+    """Holds the compiled training step, and the state it has come to."""
 
     step: jax.stages.Compiled
     state: TrainState
@@ -87,7 +87,7 @@ class Stepping:
     compile_seconds: float
 
     def run(self, batches: Iterator[Batch]) -> None:
-        """Steps over all batches, as the training loop does: never more than one ahead of the devices."""
+        """Takes steps over all batches, as the training loop does: never more than one ahead of the devices."""
         last = None
         for batch in batches:
             self.state, metrics = self.step(self.state, self.frozen, batch)
@@ -109,7 +109,7 @@ def compile_step(bench: Bench) -> Stepping:
 
 
 def described(timing: Timing, volumes: float) -> dict[str, Any]:
-    """A timing as JSON, of work on so many volumes a device."""
+    """Returns a timing as JSON, of work on so many volumes a device."""
     return {
         "seconds": timing.median,
         "spread": timing.spread,

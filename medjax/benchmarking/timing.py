@@ -1,4 +1,4 @@
-"""How long something takes, told so that it can be compared: medians over windows that take turns."""
+"""Times work so that it can be compared: medians over windows that take turns."""
 
 import dataclasses
 import math
@@ -19,7 +19,7 @@ class Timing:
 
     Attributes:
       windows: the mean of the window's calls, in the order they were measured.
-      calls: in a window.
+      calls: number of calls in a window.
     """
 
     windows: tuple[float, ...]
@@ -41,8 +41,8 @@ def measure(work: Mapping[str, Repeat], *, windows: int, seconds: float, limit: 
     Each is done once before, uncounted, and once more to see how often it fits into a window.
 
     Args:
-      work: by name.
-      windows: of each.
+      work: functions to time, by name.
+      windows: number of windows of each.
       seconds: the least length of a window.
       limit: seconds after which no further round of windows begins; the first is always measured.
 

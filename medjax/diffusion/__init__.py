@@ -1,1 +1,1 @@
-"""The mathematics of diffusion: arrays in, arrays out; no network, no configuration."""
+"""Holds the mathematics of diffusion: arrays in, arrays out; no network, no configuration."""

@@ -1,17 +1,17 @@
-"""Between two volumes, or two noises."""
+"""Interpolates between two volumes, or two noises."""
 
 import jax
 import jax.numpy as jnp
 
 
 def lerp(a: jax.Array, b: jax.Array, share: jax.Array) -> jax.Array:
-    """The straight way from a [B, ...], at share 0, to b, at share 1; share is [B]."""
+    """Goes the straight way from a [B, ...], at share 0, to b, at share 1; share is [B]."""
     share = share.reshape(-1, *(1,) * (a.ndim - 1))
     return (1 - share) * a + share * b
 
 
 def slerp(a: jax.Array, b: jax.Array, share: jax.Array) -> jax.Array:
-    """The way from a to b along a great circle (arXiv 2010.02502, app. D.5): between two noises it meets only noises.
+    """Goes from a to b along a great circle (arXiv 2010.02502, app. D.5): between two noises it meets only noises.
 
     A straight way would cut inside the sphere on which high-dimensional noise lives, and what is made of it would be flat.
     """

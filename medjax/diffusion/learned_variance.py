@@ -1,4 +1,4 @@
-"""Learned variances: a network's second half of channels says where between beta_t and the posterior variance each lies.
+"""Defines learned variances: half of a network's channels say where between beta_t and the posterior variance each lies.
 
 arXiv 2102.09672, section 3.1. Fractions v in [-1, 1], like x; -1 is the posterior variance, 1 is beta_t.
 """
@@ -14,7 +14,7 @@ VLB_WEIGHT = 0.001  # of the bound beside the simple loss, at any number of step
 
 
 def log_variance(schedule: Schedule, x: jax.Array, t: jax.Array, v: jax.Array) -> jax.Array:
-    """Logarithm of the variance of p(x_{t-1} | x_t), like v (eq. 15, v there being (v + 1) / 2)."""
+    """Returns the logarithm of the variance of p(x_{t-1} | x_t), like v (eq. 15, v there being (v + 1) / 2)."""
     largest = process.at(np.log(schedule.betas), t, x)
     smallest = process.at(schedule.posterior_log_variance_clipped, t, x)
     share = (v + 1) / 2
@@ -24,7 +24,7 @@ def log_variance(schedule: Schedule, x: jax.Array, t: jax.Array, v: jax.Array) -
 def bound(
     schedule: Schedule, x_0: jax.Array, x_t: jax.Array, t: jax.Array, estimate: jax.Array, v: jax.Array
 ) -> jax.Array:
-    """Each example's term of the variational bound, bits a value, [B] (arXiv 2006.11239, eq. 5).
+    """Computes each example's term of the variational bound, bits a value, [B] (arXiv 2006.11239, eq. 5).
 
     KL(q(x_{t-1} | x_t, x_0) || p(x_{t-1} | x_t)), and at t = 0 the negative log-density of x_0. Gradients reach the
     variance alone: the estimate of x_0 is taught by the simple loss.

@@ -15,14 +15,14 @@ LOSSES = ("mse", "l1")
 
 @dataclasses.dataclass(frozen=True)
 class Objective:
-    """The training of a denoiser.
+    """Defines the training of a denoiser.
 
     Attributes:
-      schedule: of the noise.
-      prediction: what the network says: "x_0", "noise", "v" or "flow" (predictions.py).
-      times: which times are trained: "uniform", "continuous" or "importance" (times.py).
+      schedule: schedule of the noise.
+      prediction: target of the network: "x_0", "noise", "v" or "flow" (predictions.py).
+      times: distribution of the trained times: "uniform", "continuous" or "importance" (times.py).
       min_snr: gamma of min-SNR weights, which keep easy times from outweighing hard ones; 0: all losses weigh alike.
-      loss: what its errors cost: "mse", their squares, or "l1", their magnitudes.
+      loss: cost of its errors: "mse", their squares, or "l1", their magnitudes.
       learned_variance: the network has twice the channels, the second half being variances (learned_variance.py).
     """
 
@@ -38,7 +38,7 @@ class Objective:
         return times.no_history(self.schedule.steps) if self.times == "importance" else {}
 
     def draw_times(self, variables: Variables, key: jax.Array, rows: jax.Array) -> tuple[jax.Array, jax.Array | None]:
-        """Times [B] for the examples of these rows, and the weights [B] of their losses; None: all 1."""
+        """Draws times [B] for the examples of these rows, and the weights [B] of their losses; None: all 1."""
         steps = self.schedule.steps
         weights = None
         if self.times == "importance":
@@ -64,11 +64,11 @@ class Objective:
         return jnp.abs(prediction - target) if self.loss == "l1" else (prediction - target) ** 2
 
     def split(self, output: jax.Array) -> tuple[jax.Array, jax.Array | None]:
-        """The network's output as the prediction and the variances v, None where they are not learned."""
+        """Splits the network's output into the prediction and the variances v, None where they are not learned."""
         return tuple(jnp.split(output, 2, axis=-1)) if self.learned_variance else (output, None)
 
     def x_0_from(self, x_t: jax.Array, t: jax.Array, prediction: jax.Array) -> jax.Array:
-        """The x_0 that the prediction means."""
+        """Returns the x_0 that the prediction means."""
         return predictions.x_0_from(self.prediction, self.schedule, x_t, t, prediction)
 
     def bound(self, x_0: jax.Array, x_t: jax.Array, t: jax.Array, prediction: jax.Array, v: jax.Array) -> jax.Array:
@@ -78,9 +78,9 @@ class Objective:
         return learned_variance.VLB_WEIGHT * self.schedule.steps * terms
 
     def remember(self, variables: Variables, t: jax.Array, losses: jax.Array) -> Variables:
-        """The variables after a batch of losses [B] at the times t."""
+        """Returns the variables after a batch of losses [B] at the times t."""
         return times.remember(variables, t, losses) if self.times == "importance" else variables
 
     def q_sample(self, x_0: jax.Array, t: jax.Array, noise: jax.Array) -> jax.Array:
-        """x_t."""
+        """Returns x_t."""
         return process.q_sample(self.schedule, x_0, t, noise)

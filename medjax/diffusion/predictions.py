@@ -32,7 +32,7 @@ def target(prediction: str, schedule: Schedule, x_0: jax.Array, t: jax.Array, no
 
 
 def x_0_from(prediction: str, schedule: Schedule, x_t: jax.Array, t: jax.Array, predicted: jax.Array) -> jax.Array:
-    """The x_0 that a prediction means."""
+    """Returns the x_0 that a prediction means."""
     match prediction:
         case "x_0":
             return predicted
@@ -46,7 +46,7 @@ def x_0_from(prediction: str, schedule: Schedule, x_t: jax.Array, t: jax.Array, 
 
 
 def min_snr_weight(prediction: str, schedule: Schedule, t: jax.Array, gamma: float) -> jax.Array:
-    """Weights [B] of squared errors that are worth min(SNR, gamma) times those of x_0 (arXiv 2303.09556, eq. 8).
+    """Returns weights [B] of squared errors that are worth min(SNR, gamma) times those of x_0 (arXiv 2303.09556, eq. 8).
 
     An error of 1 in the prediction is one of `share` in x_0, so what is min(SNR, gamma) for x_0 is that times share^2.
     """

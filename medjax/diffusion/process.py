@@ -1,4 +1,4 @@
-"""The Gaussian diffusion process: x_t = sqrt(alpha_bar_t) x_0 + sqrt(1 - alpha_bar_t) noise.
+"""Defines the Gaussian diffusion process: x_t = sqrt(alpha_bar_t) x_0 + sqrt(1 - alpha_bar_t) noise.
 
 Everywhere x is [B, ...] and t is [B], indices into the schedule's tables, or fractions between them where a network was
 trained at all times or is told another schedule's: between two steps the share of noise goes evenly from one to the other
@@ -13,12 +13,12 @@ from medjax.diffusion.schedules import Schedule
 
 
 def q_sample(schedule: Schedule, x_0: jax.Array, t: jax.Array, noise: jax.Array) -> jax.Array:
-    """x_t ~ q(x_t | x_0) for standard normal noise of x_0's shape (eq. 4)."""
+    """Draws x_t ~ q(x_t | x_0) for standard normal noise of x_0's shape (eq. 4)."""
     return _signal(schedule, t, x_0) * x_0 + _noise(schedule, t, x_0) * noise
 
 
 def x_0_from_noise(schedule: Schedule, x_t: jax.Array, t: jax.Array, noise: jax.Array) -> jax.Array:
-    """The x_0 from which this noise gives x_t."""
+    """Returns the x_0 from which this noise gives x_t."""
     if not _is_whole(t):
         return (x_t - _noise(schedule, t, x_t) * noise) / _signal(schedule, t, x_t)
     inverse = at(schedule.alphas_cumprod**-0.5, t, x_t)
@@ -26,48 +26,48 @@ def x_0_from_noise(schedule: Schedule, x_t: jax.Array, t: jax.Array, noise: jax.
 
 
 def noise_from_x_0(schedule: Schedule, x_t: jax.Array, t: jax.Array, x_0: jax.Array) -> jax.Array:
-    """The noise that gives x_t from this x_0."""
+    """Returns the noise that gives x_t from this x_0."""
     return (x_t - _signal(schedule, t, x_t) * x_0) / _noise(schedule, t, x_t)
 
 
 def velocity(schedule: Schedule, x_0: jax.Array, t: jax.Array, noise: jax.Array) -> jax.Array:
-    """v = sqrt(alpha_bar) noise - sqrt(1 - alpha_bar) x_0, another target to predict (arXiv 2202.00512, app. D)."""
+    """Computes v = sqrt(alpha_bar) noise - sqrt(1 - alpha_bar) x_0, another target to predict (arXiv 2202.00512, app. D)."""
     return _signal(schedule, t, x_0) * noise - _noise(schedule, t, x_0) * x_0
 
 
 def x_0_from_velocity(schedule: Schedule, x_t: jax.Array, t: jax.Array, v: jax.Array) -> jax.Array:
-    """The x_0 whose velocity at x_t is v."""
+    """Returns the x_0 whose velocity at x_t is v."""
     return _signal(schedule, t, x_t) * x_t - _noise(schedule, t, x_t) * v
 
 
 def flow(x_0: jax.Array, noise: jax.Array) -> jax.Array:
-    """The velocity noise - x_0 of the straight line from x_0 to noise, the same all along it (arXiv 2209.03003, eq. 1)."""
+    """Returns the velocity noise - x_0 of the straight line from x_0 to noise, constant along it (arXiv 2209.03003, eq. 1)."""
     return noise - x_0
 
 
 def x_0_from_flow(schedule: Schedule, x_t: jax.Array, t: jax.Array, velocity: jax.Array) -> jax.Array:
-    """The x_0 whose straight line through x_t has this velocity."""
+    """Returns the x_0 whose straight line through x_t has this velocity."""
     signal, noise = _signal(schedule, t, x_t), _noise(schedule, t, x_t)
     return (x_t - noise * velocity) / (signal + noise)
 
 
 def on_the_line(schedule: Schedule, x_t: jax.Array, t: jax.Array) -> jax.Array:
-    """x_t as the point (1 - u) x_0 + u noise of the straight line, u the schedule's flow time."""
+    """Returns x_t as the point (1 - u) x_0 + u noise of the straight line, u the schedule's flow time."""
     return x_t / (_signal(schedule, t, x_t) + _noise(schedule, t, x_t))
 
 
 def snr(schedule: Schedule, t: jax.Array) -> jax.Array:
-    """Signal-to-noise ratio alpha_bar / (1 - alpha_bar) at t, [B]."""
+    """Returns the signal-to-noise ratio alpha_bar / (1 - alpha_bar) at t, [B]."""
     return (_signal(schedule, t, t) / _noise(schedule, t, t)) ** 2
 
 
 def posterior_mean(schedule: Schedule, x_t: jax.Array, t: jax.Array, x_0: jax.Array) -> jax.Array:
-    """Mean of q(x_{t-1} | x_t, x_0) (eq. 7); its variance is a table of the schedule."""
+    """Computes the mean of q(x_{t-1} | x_t, x_0) (eq. 7); its variance is a table of the schedule."""
     return at(schedule.posterior_mean_coef1, t, x_t) * x_0 + at(schedule.posterior_mean_coef2, t, x_t) * x_t
 
 
 def at(table: np.ndarray, t: jax.Array, x: jax.Array) -> jax.Array:
-    """table[t], rounded to x's precision, shaped [B, 1, ...] to multiply x."""
+    """Returns table[t], rounded to x's precision, shaped [B, 1, ...] to multiply x."""
     dtype = x.dtype if jnp.issubdtype(x.dtype, jnp.floating) else jnp.float32
     return jnp.asarray(table, dtype)[t].reshape(-1, *(1,) * (x.ndim - 1))
 

@@ -1,4 +1,4 @@
-"""Keeping an estimate of x_0 in [-1, 1], where data are."""
+"""Keeps an estimate of x_0 in [-1, 1], where data are."""
 
 import jax
 import jax.numpy as jnp
@@ -7,7 +7,7 @@ BISECTIONS = 24  # of a threshold between 1 and the largest value: float32 holds
 
 
 def threshold_dynamically(x: jax.Array, share: float) -> jax.Array:
-    """Each example [B, ...] clamped to [-s, s] and divided by s, its own `share` quantile of |x| or 1 if that is less.
+    """Clamps each example [B, ...] to [-s, s] and divides by s, its own `share` quantile of |x| or 1 if that is less.
 
     arXiv 2205.11487, section 2.3. Contrast is given up where a clamp would flatten what is too bright.
     """
@@ -16,7 +16,7 @@ def threshold_dynamically(x: jax.Array, share: float) -> jax.Array:
 
 
 def quantile_above_1(magnitudes: jax.Array, share: float) -> jax.Array:
-    """Each example's quantile [B] of values [B, ...] >= 0, linear between two of them, or 1 where it is less.
+    """Returns each example's quantile [B] of values [B, ...] >= 0, linear between two of them, or 1 where it is less.
 
     By bisection, as counting needs no more than a sum from devices that share a volume; sorting would gather it.
     """

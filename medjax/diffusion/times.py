@@ -15,18 +15,18 @@ History = dict[str, jax.Array]
 
 
 def uniform(key: jax.Array, rows: jax.Array, steps: int) -> jax.Array:
-    """Steps 0 .. T-1, each as likely: [B] int32."""
+    """Draws steps 0 .. T-1, each as likely: [B] int32."""
     return jax.vmap(lambda row: jax.random.randint(jax.random.fold_in(key, row), (), 0, steps))(rows)
 
 
 def continuous(key: jax.Array, rows: jax.Array, steps: int) -> jax.Array:
-    """Times between the first and the last step: [B] float32 in [0, T-1]."""
+    """Draws times between the first and the last step: [B] float32 in [0, T-1]."""
     u = jax.vmap(lambda row: jax.random.uniform(jax.random.fold_in(key, row)))(rows)
     return u * (steps - 1)
 
 
 def important(key: jax.Array, rows: jax.Array, history: History) -> tuple[jax.Array, jax.Array]:
-    """Steps [B] drawn by `importance`, and the weights [B] that make up for it: 1 / (T p_t)."""
+    """Draws steps [B] by `importance`, and the weights [B] that make up for it: 1 / (T p_t)."""
     p = importance(history)
     cumulative = jnp.cumsum(p)
     u = jax.vmap(lambda row: jax.random.uniform(jax.random.fold_in(key, row)))(rows)
@@ -36,7 +36,7 @@ def important(key: jax.Array, rows: jax.Array, history: History) -> tuple[jax.Ar
 
 
 def importance(history: History) -> jax.Array:
-    """p_t [T] proportional to the root of the mean squared loss (arXiv 2102.09672, eq. 18); even until all T are known."""
+    """Returns p_t [T], proportional to the root of the mean squared loss (arXiv 2102.09672, eq. 18); even till all are known."""
     losses = history["losses"]
     steps = len(losses)
     root = jnp.sqrt(jnp.mean(losses**2, axis=-1))
@@ -50,7 +50,7 @@ def no_history(steps: int) -> History:
 
 
 def remember(history: History, t: jax.Array, losses: jax.Array) -> History:
-    """The history after a batch of losses [B] at the steps t [B], taken in order."""
+    """Returns the history after a batch of losses [B] at the steps t [B], taken in order."""
 
     def one(history: History, seen: tuple[jax.Array, jax.Array]) -> tuple[History, None]:
         t, loss = seen

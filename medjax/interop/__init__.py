@@ -1,1 +1,1 @@
-"""State dicts of the published PyTorch implementations, to parameters and back."""
+"""Converts state dicts of the published PyTorch implementations to parameters and back."""

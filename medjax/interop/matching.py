@@ -1,11 +1,11 @@
-"""Whether a state dict is of the architecture that it is read for."""
+"""Checks that a state dict is of the architecture that it is read for."""
 
 from collections.abc import Mapping
 
 import jax.numpy as jnp
 import numpy as np
 
-NAMED = 3  # as many of the names that do not fit
+NAMED = 3  # names that do not fit, shown in a message
 LONGEST = 120  # characters of each that are shown
 
 

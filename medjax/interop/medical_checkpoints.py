@@ -1,4 +1,4 @@
-"""The files of Medical Diffusion's two trainings (FirasGit/medicaldiffusion): the VQ-GAN's .ckpt, the diffusion's milestones.
+"""Reads and writes the files of Medical Diffusion's trainings (FirasGit/medicaldiffusion): the VQ-GAN's .ckpt, milestones.
 
 Lightning writes {"state_dict": ...} and much else; a milestone is {"step", "model", "ema", "scaler"}, whose "model" and "ema"
 hold, beside the U-Net, the schedule's tables and the whole VQ-GAN. Of all this only the state dicts are looked at.
@@ -29,9 +29,9 @@ class TrainedVQGAN:
     """Holds what a checkpoint says of the VQ-GAN.
 
     Attributes:
-      params, variables: as the task has them.
+      params, variables: parameters and variables as the task has them.
       perceptual: VGG16's and LPIPS' state dict, by names that `interop.perceptual` knows; empty if it is not there.
-      tensors: how many there are in all.
+      tensors: number of tensors in all.
     """
 
     params: Tree
@@ -45,10 +45,10 @@ class TrainedDiffusion:
     """Holds what a milestone says of the U-Net.
 
     Attributes:
-      params: as they were trained.
+      params: parameters as they were trained.
       ema: their moving average.
       vqgan: the state dict of the VQ-GAN it was trained on; empty if it is not there.
-      tensors: how many there are in all.
+      tensors: number of tensors in all.
     """
 
     params: Tree
@@ -58,7 +58,7 @@ class TrainedDiffusion:
 
 
 def read_vqgan(path: pathlib.Path, params: Tree, variables: Tree) -> TrainedVQGAN:
-    """The VQ-GAN of a .ckpt, of a milestone of the diffusion on it, or of a state dict alone.
+    """Reads the VQ-GAN of a .ckpt, of a milestone of the diffusion on it, or of a state dict alone.
 
     Args:
       path: the file.
@@ -78,7 +78,7 @@ def read_vqgan(path: pathlib.Path, params: Tree, variables: Tree) -> TrainedVQGA
 
 
 def read_diffusion(path: pathlib.Path, params: Tree, betas: np.ndarray) -> TrainedDiffusion:
-    """The U-Net of a milestone, or of the state dict of one; what has no average is its own.
+    """Reads the U-Net of a milestone, or of the state dict of one; what has no average is its own.
 
     Args:
       path: the file.
@@ -101,7 +101,7 @@ def read_diffusion(path: pathlib.Path, params: Tree, betas: np.ndarray) -> Train
 
 
 def vqgan_of(state_dict: StateDict) -> dict[str, np.ndarray]:
-    """The VQ-GAN's part of a milestone's "model", by its own names."""
+    """Picks the VQ-GAN's part of a milestone's "model", by its own names."""
     return {name.removeprefix(VQGAN): array for name, array in state_dict.items() if name.startswith(VQGAN)}
 
 
@@ -126,7 +126,7 @@ def write_diffusion(
 
     Args:
       path: written over if it exists.
-      step: of the training.
+      step: step of the training.
       params, ema: the network's, and their moving average.
       betas: [T] float64, of the schedule it was trained with.
       vqgan: parameters and variables of the VQ-GAN it was trained on.
@@ -150,7 +150,7 @@ def write_diffusion(
 
 
 def tables(betas: np.ndarray) -> dict[str, np.ndarray]:
-    """A schedule's tables [T], float64, by the names they have in a milestone, in that order."""
+    """Returns a schedule's tables [T], float64, by the names they have in a milestone, in that order."""
     alphas_cumprod = np.cumprod(1 - betas)
     before = np.append(1.0, alphas_cumprod[:-1])
     posterior_variance = betas * (1 - before) / (1 - alphas_cumprod)

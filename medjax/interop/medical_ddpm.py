@@ -1,4 +1,4 @@
-"""The state dict of Medical Diffusion's U-Net (FirasGit/medicaldiffusion), as numpy arrays by name, to our parameters and back.
+"""Converts the state dict of Medical Diffusion's U-Net (FirasGit/medicaldiffusion), numpy arrays by name, and back.
 
 PyTorch stores a convolution's kernel as [O, I, D, H, W], a transposed one's as [I, O, D, H, W] and a linear layer's as
 [O, I]. The linear layers of linear attention are 2D convolutions of width 1 there.
@@ -32,15 +32,15 @@ _ATTENTION = {"qkv": "fn.fn.fn.to_qkv", "output": "fn.fn.fn.to_out", "norm": "fn
 
 
 def network_of_milestone(state_dict: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The U-Net's part of a milestone's "model" or "ema", by its own names."""
+    """Picks the U-Net's part of a milestone's "model" or "ema", by its own names."""
     return {name.removeprefix(PREFIX): array for name, array in state_dict.items() if name.startswith(PREFIX)}
 
 
 def to_params(state_dict: Mapping[str, np.ndarray], like: Params) -> dict[str, Any]:
-    """Our parameters with the state dict's numbers.
+    """Returns our parameters with the state dict's numbers.
 
     Args:
-      state_dict: of the U-Net alone; floats narrower than float32 become it exactly.
+      state_dict: state dict of the U-Net alone; floats narrower than float32 become it exactly.
       like: the parameters of the network, for their names and shapes (arrays or `jax.ShapeDtypeStruct`s).
 
     Returns:
@@ -64,7 +64,7 @@ def to_params(state_dict: Mapping[str, np.ndarray], like: Params) -> dict[str, A
 
 
 def to_state_dict(params: Params) -> dict[str, np.ndarray]:
-    """The state dict of the U-Net that holds our parameters, float32, in the published layout and order.
+    """Returns the state dict of the U-Net that holds our parameters, float32, in the published layout and order.
 
     Raises:
       ValueError: the published network has no like of it: it is told labels, or has no attention along depth.
@@ -77,7 +77,7 @@ def to_state_dict(params: Params) -> dict[str, np.ndarray]:
 
 
 def state_dict_paths(params: Params) -> dict[str, ParamPath | None]:
-    """The parameter behind every name of the published state dict, in its order; None behind constants of the rotation.
+    """Maps every name of the published state dict, in its order, to our parameter; to None for constants of the rotation.
 
     Raises:
       ValueError: there are parameters of which the published network has no like, or it has some that are missing.
@@ -100,7 +100,7 @@ def state_dict_paths(params: Params) -> dict[str, ParamPath | None]:
 
 
 def _modules(params: Params) -> Iterator[tuple[ParamPath, str]]:
-    """The modules that hold arrays, and the rotations, by our path and the published name, in the published order."""
+    """Yields the modules that hold arrays, and the rotations, by our path and the published name, in the published order."""
     levels = sum(re.fullmatch(r"down_\d+_block_0", module) is not None for module in params)
     yield ("input_conv",), "init_conv"
     yield from _parts(params, "input_depth_attention", "init_temporal_attn")
@@ -120,7 +120,7 @@ def _modules(params: Params) -> Iterator[tuple[ParamPath, str]]:
 
 
 def _parts(params: Params, module: str, name: str) -> Iterator[tuple[ParamPath, str]]:
-    """The parts of a block, an attention or a convolution, if the network has it."""
+    """Yields the parts of a block, an attention or a convolution, if the network has it."""
     if module not in params:
         return
     if module.endswith("resample"):
@@ -135,7 +135,7 @@ def _parts(params: Params, module: str, name: str) -> Iterator[tuple[ParamPath, 
 
 
 def _rotation(params: Params) -> np.ndarray:
-    """The angles by which attention along depth rotates (layers/rotary), which the published model stores with each."""
+    """Returns the angles by which attention along depth rotates (layers/rotary), which the published model stores with each."""
     heads = params["depth_bias"]["table"].shape[1]
     width = np.float32(min(32, params["input_depth_attention"]["qkv"]["kernel"].shape[1] // 3 // heads))
     return np.float32(1) / np.float32(10_000) ** (np.arange(0, width, 2, dtype=np.float32) / width)
@@ -156,7 +156,7 @@ def _to_torch(name: str, array: np.ndarray) -> np.ndarray:
 
 
 def _from_torch(name: str, array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """The array in our layout, of our shape."""
+    """Returns the array in our layout, of our shape."""
     if array.ndim == 5 and len(shape) == 5:
         array = array.transpose(2, 3, 4, 0, 1) if _is_transposed(name) else array.transpose(2, 3, 4, 1, 0)
     elif "relative_attention_bias" not in name and not name.endswith("gamma"):

@@ -1,4 +1,4 @@
-"""The state dict of Medical Diffusion's VQ-GAN (FirasGit/medicaldiffusion), as numpy arrays by name, to ours and back.
+"""Converts the state dict of Medical Diffusion's VQ-GAN (FirasGit/medicaldiffusion), numpy arrays by name, and back.
 
 It holds the generator, the codebook, both discriminators with their running statistics, and VGG16, which we read from
 elsewhere (`interop.perceptual`). PyTorch stores a convolution's kernel as [O, I, ...], a transposed one's as [I, O, ...].
@@ -26,10 +26,10 @@ _CODEBOOK = {"embeddings": "embeddings", "counts": "N", "sums": "z_avg"}
 def to_params(
     state_dict: Mapping[str, np.ndarray], params: Tree, variables: Tree
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Our parameters and variables with the state dict's numbers, the codebook initialized.
+    """Returns our parameters and variables with the state dict's numbers, the codebook initialized.
 
     Args:
-      state_dict: of the whole model; what is VGG16's is left alone.
+      state_dict: state dict of the whole model; what is VGG16's is left alone.
       params, variables: the task's, for their names and shapes (arrays or `jax.ShapeDtypeStruct`s).
 
     Returns:
@@ -49,7 +49,7 @@ def to_params(
 
 
 def to_state_dict(params: Tree, variables: Tree) -> dict[str, np.ndarray]:
-    """The state dict that holds ours, float32, in the published order and layout, VGG16 left out."""
+    """Returns the state dict that holds ours, float32, in the published order and layout, VGG16 left out."""
     flat, state_dict = _flat(params, variables), {}
     for name, path in state_dict_paths(params, variables).items():
         state_dict[name] = np.ascontiguousarray(_to_torch(name, np.asarray(flat[path], np.float32)))
@@ -82,7 +82,7 @@ def state_dict_paths(params: Tree, variables: Tree) -> dict[str, Path]:
 
 
 def _modules(params: Tree) -> Iterator[tuple[Path, str]]:
-    """The modules that hold arrays, by our path and the published name, in the published order."""
+    """Yields the modules that hold arrays, by our path and the published name, in the published order."""
     levels = sum(re.fullmatch(r"down_\d+_conv", module) is not None for module in params["generator"]["encoder"])
     for level in range(levels):
         yield ("encoder", f"down_{level}_conv"), f"encoder.conv_blocks.{level}.down.conv"
@@ -116,7 +116,7 @@ def _empty(shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _to_torch(name: str, array: np.ndarray) -> np.ndarray:
-    """[..., I, O] to [O, I, ...] or, transposed, [I, O, ...]."""
+    """Transposes [..., I, O] to [O, I, ...] or, transposed, [I, O, ...]."""
     if array.ndim < 4:
         return array
     channels = (-2, -1) if name.endswith("convt.weight") else (-1, -2)

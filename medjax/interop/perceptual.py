@@ -1,4 +1,4 @@
-"""The weights of LPIPS: VGG16's as torchvision stores them, and the linear layers' as the LPIPS authors do."""
+"""Reads the weights of LPIPS: VGG16's as torchvision stores them, and the linear layers' as the LPIPS authors do."""
 
 import pathlib
 import re
@@ -16,7 +16,7 @@ WIDTHS = (64, 128, 256, 512, 512)
 
 
 def load_perceptual(files: str) -> dict[str, Any]:
-    """The parameters of `models.perceptual.LPIPS`, float32, from one .pt file or from two, separated by a comma.
+    """Reads the parameters of `models.perceptual.LPIPS`, float32, from one .pt file or from two, separated by a comma.
 
     Raises:
       UserError: naming a file that cannot be read, or what the files lack.
@@ -31,7 +31,7 @@ def load_perceptual(files: str) -> dict[str, Any]:
 
 
 def to_params(state_dict: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """The same of a state dict, in which VGG16 is `features.N` or, as part of LPIPS, `net.sliceS.N`; the rest is left alone.
+    """Picks the same from a state dict whose VGG16 is `features.N` or, in LPIPS, `net.sliceS.N`; the rest is left alone.
 
     Raises:
       ValueError: a tensor is missing or has another shape.

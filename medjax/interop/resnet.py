@@ -1,4 +1,4 @@
-"""State dicts of residual networks, MedicalNet's in 3D and those with torchvision's names in 2D, to our parameters."""
+"""Converts state dicts of residual networks: MedicalNet's in 3D and those with torchvision's names in 2D."""
 
 import dataclasses
 import math
@@ -19,7 +19,7 @@ CHILDREN = {
     "7": "layer4",
 }  # of torchvision's ResNet
 KERAS_EPSILON = 1.001e-5  # of Keras's batch norms; ours have 1e-5
-NAMED = 3  # as many of the names that do not fit
+NAMED = 3  # names that do not fit, shown in a message
 MOST_BLOCKS = 64  # of a stage; ResNet-200 has 36
 
 
@@ -28,8 +28,8 @@ class Architecture:
     """Holds what the tensors of a state dict say of its network.
 
     Attributes:
-      axes: of space, 2 or 3.
-      blocks: of each stage.
+      axes: number of axes of space, 2 or 3.
+      blocks: number of blocks of each stage.
       bottleneck: blocks have three convolutions, not two.
       projection: shortcuts that change the shape have a convolution.
       form: "torchvision" for its names, MedicalNet's too; "radimagenet" where they are those of a sequence of its parts;
@@ -49,7 +49,7 @@ class Architecture:
 
     @property
     def features(self) -> int:
-        """Channels of the last stage."""
+        """Counts the channels of the last stage."""
         return 2048 if self.bottleneck else 512
 
 
@@ -79,7 +79,7 @@ def architecture_of(state_dict: Mapping[str, np.ndarray]) -> Architecture:
 
 
 def with_torchvision_names(state_dict: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The same network, named as torchvision does, with biases of convolutions moved into the batch norms behind them."""
+    """Renames the same network as torchvision does, with convolutions' biases moved into the batch norms behind them."""
     named = {}
     for name, array in state_dict.items():
         child = re.match(r"backbone\.(\d)\.", name)
@@ -96,7 +96,7 @@ def with_torchvision_names(state_dict: Mapping[str, np.ndarray]) -> dict[str, np
 
 
 def name_of(path: tuple[str, ...]) -> str:
-    """A parameter's name there: ("layer1_0", "downsample_1", "var") is layer1.0.downsample.1.running_var."""
+    """Names a parameter as PyTorch does: ("layer1_0", "downsample_1", "var") is layer1.0.downsample.1.running_var."""
     return ".".join((*(part.replace("_", ".") for part in path[:-1]), LEAVES[path[-1]]))
 
 
@@ -106,7 +106,7 @@ def torch_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def params_from_state_dict(state_dict: Mapping[str, np.ndarray], like: Mapping[str, Any]) -> dict[str, Any]:
-    """Our parameters with the state dict's numbers; heads and counters that features do not need are left out.
+    """Returns our parameters with the state dict's numbers; heads and counters that features do not need are left out.
 
     Args:
       state_dict: arrays by name.

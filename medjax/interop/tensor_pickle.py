@@ -31,7 +31,7 @@ class PickleError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Storage:
-    """A flat array in a record of its own: its kind ("FloatStorage"), the record's key, and how many numbers it holds."""
+    """Names a flat array in a record of its own: its kind ("FloatStorage"), the record's key, and how many numbers it holds."""
 
     kind: str
     key: str
@@ -40,7 +40,7 @@ class Storage:
 
 @dataclasses.dataclass(frozen=True)
 class Tensor:
-    """A view of a storage; offset and strides count numbers. They have 64 bits, axes are few; no more is checked."""
+    """Describes a view of a storage; offset and strides count numbers. They have 64 bits, axes are few; no more is checked."""
 
     storage: Storage
     offset: int
@@ -50,7 +50,7 @@ class Tensor:
 
 @dataclasses.dataclass(frozen=True)
 class _Name:
-    """A class or function that the pickle names."""
+    """Names a class or function of the pickle."""
 
     module: str
     name: str
@@ -65,11 +65,11 @@ class _Mark:
 
 
 def interpret(pickle: bytes, pass_over: bool = False) -> Any:
-    """The object in a pickle: a `Tensor`, a plain value, or a list, tuple or dictionary of such.
+    """Reads the object in a pickle: a `Tensor`, a plain value, or a list, tuple or dictionary of such.
 
     Args:
       pickle: the bytes.
-      pass_over: what else it describes becomes `Opaque`. Entries of dictionaries with other keys than texts and whole
+      pass_over: whether what else it describes becomes `Opaque`. Entries of dictionaries with other keys than texts and whole
         numbers are left out then. Whole numbers become texts.
 
     Raises:
@@ -79,7 +79,7 @@ def interpret(pickle: bytes, pass_over: bool = False) -> Any:
 
 
 def interpret_next(stream: BinaryIO, pass_over: bool = False) -> tuple[Any, dict[str, Storage]]:
-    """The same of the next pickle in a stream, which is left behind it, and all storages by their keys, passed over or not."""
+    """Reads the next pickle in a stream, which is left behind it, and all storages by their keys, passed over or not."""
     machine = _Machine(pass_over)
     try:
         for opcode, argument, _ in pickletools.genops(stream):
@@ -94,7 +94,7 @@ def interpret_next(stream: BinaryIO, pass_over: bool = False) -> tuple[Any, dict
 
 
 class _Machine:
-    """The stack, and the memo of what is used again."""
+    """Holds the stack, and the memo of what is used again."""
 
     def __init__(self, pass_over: bool):
         self.pass_over = pass_over
@@ -105,7 +105,7 @@ class _Machine:
         self.copied = 0  # items that calls have put into dictionaries of their own
 
     def step(self, opcode: str, argument: Any) -> None:
-        """One instruction, by the name that `pickletools` gives it."""
+        """Executes one instruction, by the name that `pickletools` gives it."""
         stack = self.stack
         self.steps += 1
         if self.steps > MOST_STEPS:
@@ -165,7 +165,7 @@ class _Machine:
         self.memo[number] = value
 
     def pop(self, count: int) -> list[Any]:
-        """The last `count` items; there must be so many."""
+        """Returns the last `count` items; there must be so many."""
         return [self.stack.pop() for _ in range(count)][::-1]
 
     def pop_to_mark(self) -> list[Any]:
@@ -176,7 +176,7 @@ class _Machine:
         return items[::-1]
 
     def named(self, module: Any, name: Any) -> _Name | Opaque:
-        """A name that a state dict may hold.
+        """Returns a name that a state dict may hold.
 
         Raises:
           PickleError: any other, unless it is passed over.

@@ -1,4 +1,4 @@
-"""PyTorch checkpoints as `torch.save` wrote them before version 1.6: one stream instead of a zip file.
+"""Reads PyTorch checkpoints as `torch.save` wrote them before version 1.6: one stream instead of a zip file.
 
 Five pickles follow each other: a magic number, the format's number, what the machine was, the object, and the keys of its
 storages. Then come the storages in the order of their keys, each 8 bytes that count its numbers, and the numbers.
@@ -20,13 +20,13 @@ COUNT = np.dtype("<i8")
 def read_stream(
     content: np.ndarray, largest_pickle: int, itemsizes: Mapping[str, int], pass_over: bool
 ) -> tuple[Any, dict[str, tuple[int, int]]]:
-    """The object, and of each storage by its key the first byte and how many bytes it has.
+    """Reads the object, and of each storage by its key the first byte and how many bytes it has.
 
     Args:
       content: the bytes of the file.
       largest_pickle: bytes that all pickles together may have.
       itemsizes: bytes of a number, by the kind of storage ("FloatStorage").
-      pass_over: as for `interpret`.
+      pass_over: argument of `interpret`.
 
     Raises:
       PickleError: it is another format, damaged, or describes what no state dict needs.

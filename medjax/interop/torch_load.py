@@ -46,13 +46,13 @@ class _Unfit(ValueError):
 
 
 def load_state_dict(path: pathlib.Path) -> dict[str, np.ndarray]:
-    """The state dict in a checkpoint: its tensors by name.
+    """Reads the state dict in a checkpoint: its tensors by name.
 
     The file may be the state dict itself or a dictionary that holds one, {"state_dict": ..., "epoch": ...} say; a
     "module." before every name, which training on several GPUs leaves, is taken off.
 
     Args:
-      path: of a file that `torch.save` wrote.
+      path: file that `torch.save` wrote.
 
     Returns:
       Read-only arrays that stay in the file until they are used. bfloat16 is `jnp.bfloat16`.
@@ -64,19 +64,19 @@ def load_state_dict(path: pathlib.Path) -> dict[str, np.ndarray]:
 
 
 def load_state_dicts(path: pathlib.Path, names: Sequence[str]) -> dict[str, dict[str, np.ndarray]]:
-    """The state dicts that a training script's checkpoint holds under some names, whatever else it holds.
+    """Reads the state dicts that a training script's checkpoint holds under some names, whatever else it holds.
 
     Optimisers, settings and objects of whatever classes are passed over: nothing of them is run, or read from the file.
 
     Args:
-      path: as for `load_state_dict`.
-      names: of which those that are there count, "model" and "ema" say; "" is the whole file, a state dict itself.
+      path: file that `torch.save` wrote.
+      names: names to look for, of which those that are there count: "model", "ema"; "" is the whole file, a state dict itself.
 
     Returns:
       By these names, each as `load_state_dict` gives it.
 
     Raises:
-      UserError: as there, or the file has none of them.
+      UserError: the file is not such a one, or has none of them.
     """
 
     def chosen(content: Any) -> dict[str, dict[str, Tensor]]:
@@ -94,7 +94,7 @@ def load_state_dicts(path: pathlib.Path, names: Sequence[str]) -> dict[str, dict
 def _load(
     path: pathlib.Path, choose: Callable[[Any], dict[str, dict[str, Tensor]]], pass_over: bool
 ) -> dict[str, dict[str, np.ndarray]]:
-    """State dicts that `choose` takes from what a file describes."""
+    """Reads the state dicts that `choose` takes from what a file describes."""
     try:
         with path.open("rb") as file:
             start = file.read(16)
@@ -131,7 +131,7 @@ def _load(
 
 
 def _unwrapped(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Without the "module." that training on several GPUs leaves before every name."""
+    """Removes the "module." that training on several GPUs leaves before every name."""
     if all(name.startswith("module.") for name in arrays):
         return {name.removeprefix("module."): array for name, array in arrays.items()}
     return arrays
@@ -147,7 +147,7 @@ class _Record:
 
 
 def _open(archive: zipfile.ZipFile, size: int) -> tuple[bytes, dict[str, _Record]]:
-    """The pickle, and where the storages are by their keys, in a file of `size` bytes."""
+    """Reads the pickle, and where the storages are by their keys, in a file of `size` bytes."""
     entries = {entry.filename: entry for entry in archive.infolist()}
     if len(entries) < len(archive.infolist()):
         raise _Unfit("has two entries of one name: download or copy it again")
@@ -176,7 +176,7 @@ def _open(archive: zipfile.ZipFile, size: int) -> tuple[bytes, dict[str, _Record
 
 
 def _only_state_dict(content: Any) -> dict[str, Tensor]:
-    """The dictionary of tensors in what the pickle describes.
+    """Finds the dictionary of tensors in what the pickle describes.
 
     Raises:
       _Unfit: there is none, or more than one.
@@ -216,11 +216,11 @@ def _is_state_dict(value: Any) -> bool:
 def _array(
     name: str, tensor: Tensor, content: np.ndarray, records: Mapping[str, _Record], seen: set[str]
 ) -> np.ndarray:
-    """A tensor as a view of the file; nothing is copied.
+    """Returns a tensor as a view of the file; nothing is copied.
 
     Args:
       content: the bytes of the file.
-      records: of the storages, by key.
+      records: positions of the storages, by key.
       seen: keys of the storages whose checksums are right; added to.
     """
     storage, shape, strides = tensor.storage, tensor.shape, tensor.strides
@@ -253,7 +253,7 @@ def _array(
 
 
 def _bytes_of(record: _Record, content: np.ndarray) -> np.ndarray:
-    """A storage's content; in a zip file what follows its local header, whose length zipfile does not tell."""
+    """Finds a storage's content; in a zip file what follows its local header, whose length zipfile does not tell."""
     if record.crc is None:
         return content[record.start : record.start + record.size]
     header = content[record.start : record.start + LOCAL_HEADER.size]

@@ -24,7 +24,7 @@ def save_state_dict(path: pathlib.Path, state_dict: Mapping[str, np.ndarray]) ->
 
     Args:
       path: written over if it exists.
-      state_dict: of C-contiguous arrays, float32 or int64.
+      state_dict: C-contiguous arrays, float32 or int64, by name.
 
     Raises:
       ValueError: an array is of another type or not contiguous.
@@ -46,7 +46,7 @@ def save_checkpoint(path: pathlib.Path, content: Mapping[str, Any]) -> None:
 
 
 def _arrays(content: Mapping[str, Any]) -> Iterator[np.ndarray]:
-    """All arrays of a dictionary, in order."""
+    """Lists all arrays of a dictionary, in order."""
     for name, value in content.items():
         if isinstance(value, Mapping):
             yield from _arrays(value)
@@ -67,7 +67,7 @@ def _write(archive: zipfile.ZipFile, name: str, content: bytes) -> None:
 
 
 def _pickled(content: Any, keys: Mapping[int, str]) -> bytes:
-    """The pickle, protocol 2, of an OrderedDict; of tensors in it the storages are persistent ids."""
+    """Writes the pickle, protocol 2, of an OrderedDict; of tensors in it the storages are persistent ids."""
     if isinstance(content, np.ndarray):
         return _tensor(content, keys[id(content)])
     if isinstance(content, int):
@@ -77,7 +77,7 @@ def _pickled(content: Any, keys: Mapping[int, str]) -> bytes:
 
 
 def _tensor(array: np.ndarray, key: str) -> bytes:
-    """_rebuild_tensor_v2(storage, offset 0, shape, strides, requires_grad False, no hooks)."""
+    """Writes _rebuild_tensor_v2(storage, offset 0, shape, strides, requires_grad False, no hooks)."""
     kind = _global("torch", STORAGES[array.dtype])
     storage = b"(" + _text("storage") + kind + _text(key) + _text("cpu") + _int(array.size)
     strides = [math.prod(array.shape[i + 1 :]) for i in range(array.ndim)]

@@ -1,4 +1,4 @@
-"""The state dict of WDM's networks (pfriedri/wdm-3d), as numpy arrays by name, to our parameters and back.
+"""Converts the state dict of WDM's networks (pfriedri/wdm-3d), as numpy arrays by name, to our parameters and back.
 
 PyTorch stores a convolution's kernel as [O, I, D, H, W] and a linear layer's as [O, I].
 """
@@ -14,7 +14,7 @@ from medjax.interop.wdm_names import ParamPath, Params, state_dict_paths
 
 
 def params_from_state_dict(state_dict: Mapping[str, np.ndarray], like: Params) -> dict[str, Any]:
-    """Our parameters with the state dict's numbers.
+    """Returns our parameters with the state dict's numbers.
 
     Args:
       state_dict: float arrays by their PyTorch names; those narrower than float32 become it exactly.
@@ -41,7 +41,7 @@ def params_from_state_dict(state_dict: Mapping[str, np.ndarray], like: Params) -
 
 
 def state_dict_from_params(params: Params) -> dict[str, np.ndarray]:
-    """The state dict that holds our parameters, float32, in the published model's order and layout.
+    """Returns the state dict that holds our parameters, float32, in the published model's order and layout.
 
     The two names of a shared parameter hold one array.
 
@@ -60,7 +60,7 @@ def _torch_shape(path: ParamPath, shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _from_torch(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """The array in our layout, of our shape."""
+    """Returns the array in our layout, of our shape."""
     array = array.transpose(2, 3, 4, 1, 0) if len(shape) == 5 else array.T.reshape(shape)
     return np.array(array, np.float32, order="C")
 

@@ -27,10 +27,10 @@ _LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias"}
 
 
 def state_dict_paths(params: Params) -> dict[str, ParamPath]:
-    """The parameter behind every name of the published state dict, in its order; shared ones have two names.
+    """Maps every name of the published state dict, in its order, to our parameter; shared ones have two names.
 
     Args:
-      params: of a U-Net or a wavelet U-Net (arrays or shapes).
+      params: parameters of a U-Net or a wavelet U-Net (arrays or shapes).
 
     Raises:
       ValueError: there are parameters of which the published model has no like.
@@ -47,7 +47,7 @@ def state_dict_paths(params: Params) -> dict[str, ParamPath]:
 
 
 def _modules(params: Params) -> Iterator[Module]:
-    """The modules of a network that hold arrays, in the published order."""
+    """Yields the modules of a network that hold arrays, in the published order."""
     yield ("time_embedding", "hidden"), "time_embed.0"
     yield ("time_embedding", "output"), "time_embed.2"
     yield ("input_conv",), "input_blocks.0.0"
@@ -65,7 +65,7 @@ def _modules(params: Params) -> Iterator[Module]:
 
 
 def _stages(params: Params) -> tuple[list[list[str]], list[list[str]]]:
-    """The numbered stages of the U-Net, on the way down and on the way up, each a sequence of our modules."""
+    """Returns the numbered stages of the U-Net, on the way down and on the way up, each a sequence of our modules."""
     down, up = [], []
     for level in range(_levels(params)):
         down += _plain_stages(params, f"down_{level}")
@@ -79,7 +79,7 @@ def _stages(params: Params) -> tuple[list[list[str]], list[list[str]]]:
 
 
 def _wavelet_stages(params: Params) -> tuple[list[list[str]], list[list[str]]]:
-    """The same of the wavelet U-Net: on the way up the last stage of a level comes again, with the block that resamples."""
+    """Returns the stages of the wavelet U-Net: the last of a level comes again on the way up, with the block that resamples."""
     down, up = [], []
     for level in range(_levels(params)):
         down += [*_plain_stages(params, f"down_{level}"), [f"down_{level}_resample"], [f"down_{level}_pyramid"]]
@@ -90,7 +90,7 @@ def _wavelet_stages(params: Params) -> tuple[list[list[str]], list[list[str]]]:
 
 
 def _plain_stages(params: Params, level: str) -> list[list[str]]:
-    """A level's blocks, each with its attention if it has one."""
+    """Yields a level's blocks, each with its attention if it has one."""
     pairs = [(f"{level}_block_{i}", f"{level}_attention_{i}") for i in range(_count(params, f"{level}_block_"))]
     return [[module for module in pair if module in params] for pair in pairs]
 

@@ -1,4 +1,4 @@
-"""Self-attention over all voxels of a volume."""
+"""Attends between all voxels of a volume."""
 
 import jax
 import jax.numpy as jnp
@@ -13,15 +13,15 @@ QKV_ORDERS = ("heads_first", "qkv_first")
 
 
 class SelfAttention(nn.Module):
-    """x + output(attention(qkv(norm(x)))) of a volume [B, D, H, W/fold, fold * C]: every voxel attends to every other.
+    """Computes x + output(attention(qkv(norm(x)))) of a volume [B, D, H, W/fold, fold * C]: every voxel attends to all others.
 
     Attributes:
       heads: attention heads.
-      qkv_order: how the 3C outputs of `qkv` are laid out: "heads_first", (head, q or k or v, channel), which WDM calls
+      qkv_order: layout of the 3C outputs of `qkv`: "heads_first", (head, q or k or v, channel), which WDM calls
         legacy, or "qkv_first", (q or k or v, head, channel).
-      groups: of the GroupNorm.
-      dtype: of the computation; parameters and the softmax are float32.
-      fold: of the input and the output.
+      groups: number of groups of the GroupNorm.
+      dtype: data type of the computation; parameters and the softmax are float32.
+      fold: fold of the input and the output.
 
     Raises:
       ValueError: C is not a multiple of heads, or the order is unknown.
@@ -58,7 +58,7 @@ class SelfAttention(nn.Module):
 
 
 def _attend(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
-    """Each voxel's softmax(q k / sqrt c)-weighted mean of the values.
+    """Returns each voxel's softmax(q k / sqrt c)-weighted mean of the values.
 
     Args:
       query: [B, D, H, W, heads, c].

@@ -1,4 +1,4 @@
-"""Batch normalization, whose running statistics change as it trains."""
+"""Normalizes batches, by running statistics that change as it trains."""
 
 import math
 
@@ -12,7 +12,7 @@ EPSILON, MOMENTUM = 1e-5, 0.1  # PyTorch's defaults
 
 
 class BatchNorm(nn.Module):
-    """Batch normalization (arXiv 1502.03167) of [B, ..., C]; statistics in float32, over the batch of all devices together.
+    """Normalizes batches (arXiv 1502.03167) [B, ..., C]; statistics in float32, over the batch of all devices together.
 
     The collection "batch_stats" holds `mean` and `var` [C], the latter unbiased, as PyTorch counts it (Flax's own does
     not): a tenth of each training batch's.
@@ -20,10 +20,10 @@ class BatchNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool, extent: tuple[int, ...] | None = None) -> jax.Array:
-        """x by its own statistics, which the running ones then follow, or, not training, by the running ones.
+        """Normalizes x by its own statistics, which the running ones then follow, or, not training, by the running ones.
 
         Args:
-          extent: how much of each axis of space counts, if not all of it.
+          extent: number of voxels of each axis of space that count, if not all.
         """
         channels = x.shape[-1]
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, (channels,), jnp.float32)

@@ -1,4 +1,4 @@
-"""3D convolution: one function, four ways to lower it, on plain or folded volumes."""
+"""Convolves in 3D: one function, four ways to lower it, on plain or folded volumes."""
 
 from collections.abc import Callable
 
@@ -19,18 +19,18 @@ uniform_fan_in = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
 class Conv(nn.Module):
-    """A 3D convolution of a volume [B, D, H, W/fold, fold * C].
+    """Convolves a volume [B, D, H, W/fold, fold * C] in 3D.
 
     Attributes:
       features: output channels, before folding.
-      kernel_size: of (D, H, W).
-      strides: of (D, H, W).
+      kernel_size: size of the kernel along (D, H, W).
+      strides: strides along (D, H, W).
       padding: (before, after) each of D, H, W; by default (k - 1) // 2 on both sides.
-      fill: of the padding, one of `FILLS`.
+      fill: values of the padding, one of `FILLS`.
       kernel_init: initializer of the kernel [kD, kH, kW, C, features]; the bias [features] starts at zero.
-      dtype: of the computation; parameters are float32.
+      dtype: data type of the computation; parameters are float32.
       lowering: one of `LOWERINGS`, see `conv3d`.
-      fold: of the input and the output.
+      fold: fold of the input and the output.
     """
 
     features: int
@@ -55,7 +55,7 @@ class Conv(nn.Module):
 
 
 def same_padding(kernel_size: Triple, strides: Triple) -> Padding:
-    """(before, after) of each axis that make n / s voxels of n, the odd one before: k - s in all."""
+    """Returns (before, after) of each axis that make n / s voxels of n, the odd one before: k - s in all."""
     totals = [k - s for k, s in zip(kernel_size, strides, strict=True)]
     return tuple((total - total // 2, total // 2) for total in totals)
 
@@ -69,19 +69,19 @@ def conv3d(
     fold: int = 1,
     fill: str = "zeros",
 ) -> jax.Array:
-    """3D cross-correlation, as PyTorch's Conv3d computes it.
+    """Computes a 3D cross-correlation, as PyTorch's Conv3d does.
 
     Args:
       x: [B, D, H, W/fold, fold * C].
       kernel: [kD, kH, kW, C, features] of x's dtype.
-      strides: of (D, H, W).
+      strides: strides along (D, H, W).
       padding: (before, after) each of D, H, W.
-      lowering: the same to rounding, each fastest somewhere. "direct" is XLA's own 3D convolution; "planes" the sum of
+      lowering: way to compute it, the same to rounding, each fastest somewhere. "direct" is XLA's own; "planes" the sum of
         kD 2D convolutions over depth slices; "stacked" one 2D convolution over kD depth slices stacked into channels,
         which holds kD times the input in memory, and matrix products for the kernel's gradient; "winograd" a third of the
         multiplications for the convolutions that `lowering.CPU_CONVOLUTIONS` names, and "stacked" for all others.
-      fold: of x and of the result.
-      fill: of the padding, one of `FILLS`.
+      fold: fold of x and of the result.
+      fill: values of the padding, one of `FILLS`.
 
     Returns:
       [B, D', H', W'/fold, fold * features].
@@ -99,7 +99,7 @@ def conv3d(
 
 
 def lowered(lowering: str) -> Convolve:
-    """The function (x, kernel, strides, padding) that convolves a whole volume, with zeros around it, in this way.
+    """Returns the function (x, kernel, strides, padding) that convolves a whole volume, padded with zeros, in this way.
 
     Raises:
       ValueError: the lowering is unknown.
@@ -131,7 +131,7 @@ def _planes(x: jax.Array, kernel: jax.Array, strides: Triple, padding: Padding) 
 
 
 def _folded(kernel: jax.Array, width: int, stride: int, padding: Padding, fold: int) -> tuple[jax.Array, Padding]:
-    """The kernel and the padding with which folded volumes are convolved as the given ones convolve plain volumes.
+    """Returns the kernel and the padding with which folded volumes are convolved as the given ones convolve plain volumes.
 
     Output voxel j of a folded position reads input voxel stride * j - before + k through tap k. Counted from the same
     folded position that is voxel i of folded tap t, where fold * t + i is that number; all other entries are zero.

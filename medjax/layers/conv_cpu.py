@@ -1,4 +1,4 @@
-"""Two ways to lower a 3D convolution that are fast on CPUs: depth slices stacked into channels, and Winograd's algorithm."""
+"""Lowers a 3D convolution in two ways that are fast on CPUs: depth slices stacked into channels, and Winograd's algorithm."""
 
 import functools
 import itertools
@@ -13,6 +13,7 @@ from medjax.layers.spatial import Padding, Triple
 
 
 def stacked(x: jax.Array, kernel: jax.Array, strides: Triple, padding: Padding) -> jax.Array:
+    """Convolves depth slices stacked into channels in 2D."""
     if strides != (1, 1, 1):
         return _depth_stacked(x, kernel, strides, padding)
     return _stacked_unstrided(x, kernel, padding)
@@ -48,7 +49,7 @@ def winograd_or_stacked(x: jax.Array, kernel: jax.Array, strides: Triple, paddin
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _stacked_unstrided(x: jax.Array, kernel: jax.Array, padding: Padding) -> jax.Array:
-    """With a gradient of its own for the kernel."""
+    """Computes `stacked` with strides of 1, with a gradient of its own for the kernel."""
     return _depth_stacked(x, kernel, (1, 1, 1), padding)
 
 
@@ -70,7 +71,7 @@ _stacked_unstrided.defvjp(_stacked_forward, _stacked_backward)
 
 
 def _kernel_gradient(x: jax.Array, dy: jax.Array, taps: Triple, padding: Padding) -> jax.Array:
-    """The gradient [kD, kH, kW, C, features] as matrix products, which CPUs do faster than XLA's convolution of x by dy.
+    """Computes the gradient [kD, kH, kW, C, features] as matrix products, faster on CPUs than XLA's convolution of x by dy.
 
     It is dk[i, j, l] = sum over v of x[v + (i, j, l)] dy[v]. The kW taps of dy are stacked into channels, so that every
     product is of the C channels of a shifted x with kW * features columns. Rows and columns lie in memory as such: XLA's CPU

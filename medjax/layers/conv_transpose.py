@@ -1,4 +1,4 @@
-"""Transposed convolution of kernel 4, which doubles or keeps each axis, as one ordinary convolution (arXiv 1609.05158).
+"""Computes transposed convolutions of kernel 4, which double or keep each axis, as ordinary ones (arXiv 1609.05158).
 
 Along an axis that is doubled, an even voxel of the result reads two neighbouring input voxels through two of the four
 taps, and an odd one two through the others. So a convolution of kernel 2 that gives the even and the odd side by side in
@@ -22,13 +22,13 @@ uniform_fan_in = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform", in
 
 
 class ConvTranspose(nn.Module):
-    """[B, D, H, W, C] -> [B, sD, sH, sW, features]; the input is padded with its outermost voxels.
+    """Maps [B, D, H, W, C] to [B, sD, sH, sW, features]; the input is padded with its outermost voxels.
 
     Attributes:
       features: output channels.
-      strides: of (D, H, W), 1 or 2 each.
-      dtype: of the computation; parameters are float32.
-      lowering: of the convolution, see `conv.conv3d`.
+      strides: strides along (D, H, W), 1 or 2 each.
+      dtype: data type of the computation; parameters are float32.
+      lowering: lowering of the convolution, see `conv.conv3d`.
     """
 
     features: int
@@ -45,12 +45,12 @@ class ConvTranspose(nn.Module):
 
 
 def conv_transpose3d(x: jax.Array, kernel: jax.Array, strides: Triple, lowering: str = "direct") -> jax.Array:
-    """PyTorch's ConvTranspose3d with padding 3, of a volume padded with its outermost voxels by `same_padding`.
+    """Computes PyTorch's ConvTranspose3d with padding 3, of a volume padded with its outermost voxels by `same_padding`.
 
     Args:
       x: [B, D, H, W, C].
       kernel: [4, 4, 4, C, features] of x's dtype: PyTorch's [C, features, 4, 4, 4] with its axes moved.
-      strides: of (D, H, W), 1 or 2 each.
+      strides: strides along (D, H, W), 1 or 2 each.
       lowering: see `conv.conv3d`.
 
     Returns:
@@ -72,7 +72,7 @@ def conv_transpose3d(x: jax.Array, kernel: jax.Array, strides: Triple, lowering:
 
 
 def _side_by_side(kernel: jax.Array, strides: Triple) -> jax.Array:
-    """The kernels [4 / s, 4 / s, 4 / s, C, s * s * s * features] of all ways.
+    """Returns the kernels [4 / s, 4 / s, 4 / s, C, s * s * s * features] of all ways.
 
     Along an axis the only way reads the padded input with the taps 3, 2, 1, 0; of two ways the one with 3, 1 and the other
     with 2, 0. These are slices and no indices, whose gradient would be a scatter, which GPUs add up in any order.
@@ -86,7 +86,7 @@ def _side_by_side(kernel: jax.Array, strides: Triple) -> jax.Array:
 
 
 def _shuffled(ways: jax.Array, strides: Triple, features: int) -> jax.Array:
-    """The result from [B, D', H', W', s * s * s * features], in which way 1 of an axis comes one voxel late."""
+    """Returns the result from [B, D', H', W', s * s * s * features], in which way 1 of an axis comes one voxel late."""
     b, *edges = ways.shape[:4]
     size = [edge - (stride - 1) for edge, stride in zip(edges, strides, strict=True)]
     ways = ways.reshape(b, *edges, *strides, features)

@@ -1,4 +1,4 @@
-"""Embeddings of what a network is told beside x_t: the diffusion timestep, and what is to be seen."""
+"""Embeds what a network is told beside x_t: the diffusion timestep, and what is to be seen."""
 
 from collections.abc import Callable
 
@@ -12,11 +12,11 @@ from medjax.layers.lookup import look_up
 
 
 def cos_sin_embedding(t: jax.Array, width: int, max_period: float = 10_000.0) -> jax.Array:
-    """WDM's sinusoids: [cos(t f_i), sin(t f_i)], f_i = max_period^(-i / half), half = width // 2.
+    """Computes WDM's sinusoids: [cos(t f_i), sin(t f_i)], f_i = max_period^(-i / half), half = width // 2.
 
     Args:
       t: [B], timesteps, whole or fractional.
-      width: of the embedding; if odd, its last column is zero.
+      width: width of the embedding; if odd, its last column is zero.
       max_period: the longest period is 2 pi times this.
 
     Returns:
@@ -28,7 +28,7 @@ def cos_sin_embedding(t: jax.Array, width: int, max_period: float = 10_000.0) ->
 
 
 def sin_cos_embedding(t: jax.Array, width: int, max_period: float = 10_000.0) -> jax.Array:
-    """Medical Diffusion's sinusoids: [sin(t f_i), cos(t f_i)], f_i = max_period^(-i / (half - 1)); width even.
+    """Computes Medical Diffusion's sinusoids [sin(t f_i), cos(t f_i)], f_i = max_period^(-i / (half - 1)); width even.
 
     Arguments and result as in `cos_sin_embedding`.
     """
@@ -42,14 +42,14 @@ def _frequencies(count: int, denominator: int, max_period: float) -> np.ndarray:
 
 
 class TimeEmbedding(nn.Module):
-    """A timestep [B] as a vector [B, features]: sinusoids, then a hidden layer of the same width.
+    """Embeds a timestep [B] as a vector [B, features]: sinusoids, then a hidden layer of the same width.
 
     Attributes:
       sinusoids: width of the sinusoidal embedding.
       features: width of the result.
-      dtype: of the computation; the sinusoids and the parameters are float32.
+      dtype: data type of the computation; the sinusoids and the parameters are float32.
       embed: `cos_sin_embedding` or `sin_cos_embedding`.
-      activation: of the hidden layer.
+      activation: activation of the hidden layer.
     """
 
     sinusoids: int
@@ -71,7 +71,7 @@ class LabelEmbedding(nn.Module):
     Attributes:
       classes: labels are 0 .. classes - 1; all others, such as -1, mean "unknown", which has a vector of its own.
       features: width of the result.
-      dtype: of the result; the table [classes + 1, features] is float32, its last row that of the unknown.
+      dtype: data type of the result; the table [classes + 1, features] is float32, its last row that of the unknown.
     """
 
     classes: int
@@ -86,5 +86,5 @@ class LabelEmbedding(nn.Module):
 
 
 def unknown_labels(x: jax.Array) -> jax.Array:
-    """The label -1 for each example of x [B, ...]: [B] int32."""
+    """Returns the label -1 for each example of x [B, ...]: [B] int32."""
     return jnp.full(x.shape[:1], -1, jnp.int32)

@@ -1,4 +1,4 @@
-"""Attention that takes the axes of a volume apart: within each slice (H and W), or along depth (D) at each place.
+"""Attends along some axes of a volume at a time: within each slice (H and W), or along depth (D) at each place.
 
 Each layer is x + output(attention(qkv(norm(x)))) of a volume [B, D, H, W, C], where the norm is over the channels. Where
 a mesh cuts the axis that is attended along, keys and values are gathered over it, and over nothing else.
@@ -18,14 +18,14 @@ MOST_ROTARY = 32  # features of a head that tell the position; those beyond it d
 
 
 class LinearAttention(nn.Module):
-    """Linear attention within each slice (arXiv 1812.01243): every place reads one [c, c] summary of its slice a head.
+    """Attends linearly within each slice (arXiv 1812.01243): every place reads one [c, c] summary of its slice a head.
 
     On a mesh that cuts H only the sums over a slice, its softmax's and its summary, cross devices.
 
     Attributes:
       heads: attention heads.
       head_channels: c, channels a head.
-      dtype: of the computation; parameters, the norm and both softmaxes are float32.
+      dtype: data type of the computation; parameters, the norm and both softmaxes are float32.
     """
 
     heads: int
@@ -43,7 +43,7 @@ class LinearAttention(nn.Module):
 
 
 class SliceAttention(nn.Module):
-    """Every place of a slice attends to every other of it. Attributes as in `LinearAttention`."""
+    """Lets every place of a slice attend to every other of it. Attributes as in `LinearAttention`."""
 
     heads: int
     head_channels: int = 32
@@ -61,7 +61,7 @@ class SliceAttention(nn.Module):
 
 
 class DepthAttention(nn.Module):
-    """Every place attends to the places before and behind it in all slices, told by rotation and bias how far away.
+    """Lets every place attend to those before and behind it in all slices, told by rotation and bias how far away.
 
     Attributes as in `LinearAttention`.
 
@@ -75,7 +75,7 @@ class DepthAttention(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, bias: jax.Array) -> jax.Array:
-        """x [B, D, H, W, C] and a bias [heads, D, D] of the logits, the same at every place -> like x."""
+        """Attends along depth: x [B, D, H, W, C] and a bias [heads, D, D] of the logits, the same at every place -> like x."""
         if self.head_channels % 2:
             raise ValueError(f"attention heads of {self.head_channels} channels: rotation takes an even number")
         query, key, value = _queries_keys_values(self, x)
@@ -89,7 +89,7 @@ class DepthAttention(nn.Module):
 
 
 def _queries_keys_values(layer: nn.Module, x: jax.Array) -> list[jax.Array]:
-    """Three times [B, D, H, W, heads, head_channels], of the normed x."""
+    """Returns queries, keys and values of the normed x, each [B, D, H, W, heads, head_channels]."""
     # The mean of squared differences: E[x^2] - E[x]^2 cancels where few channels vary little.
     norm = nn.LayerNorm(epsilon=1e-5, use_bias=False, use_fast_variance=False, name="norm")
     width = layer.heads * layer.head_channels
@@ -99,14 +99,14 @@ def _queries_keys_values(layer: nn.Module, x: jax.Array) -> list[jax.Array]:
 
 
 def _output(layer: nn.Module, attended: jax.Array, x: jax.Array, use_bias: bool = False) -> jax.Array:
-    """The heads of [B, D, H, W, heads, head_channels] joined into x's channels."""
+    """Joins the heads of [B, D, H, W, heads, head_channels] into x's channels."""
     joined = constrain_volume(attended).reshape(*x.shape[:4], -1)
     dense = nn.Dense(x.shape[-1], use_bias=use_bias, kernel_init=uniform_fan_in, dtype=layer.dtype, name="output")
     return constrain_volume(dense(joined))
 
 
 def _gathered(x: jax.Array, axis: str) -> jax.Array:
-    """Keys or values [B, D, H, ...] with what the mesh axis cut made whole on each of its devices; other cuts stay."""
+    """Gathers keys or values [B, D, H, ...] over one mesh axis, so that each of its devices has them whole; other cuts stay."""
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.size <= 1:  # 0: none in force
         return x

@@ -1,4 +1,4 @@
-"""Folding: `fold` neighbouring voxels of W side by side in the channel axis.
+"""Folds volumes: `fold` neighbouring voxels of W lie side by side in the channel axis.
 
 A volume [B, D, H, W, C] folded by f is [B, D, H, W/f, f * C]: the same numbers in the same order in memory, but wide
 enough to fill the lanes of a matrix unit where C alone is not. Every layer takes the fold of its activations as a
@@ -20,7 +20,7 @@ def refold(x: jax.Array, fold: int, new_fold: int) -> jax.Array:
 
 
 def per_channel(values: jax.Array, fold: int) -> jax.Array:
-    """[..., C] to [..., 1, 1, 1, fold * C], which broadcasts over folded volumes."""
+    """Reshapes [..., C] to [..., 1, 1, 1, fold * C], which broadcasts over folded volumes."""
     repeated = jnp.tile(values, (1,) * (values.ndim - 1) + (fold,))
     return repeated[..., None, None, None, :]
 

@@ -14,7 +14,7 @@ from medjax.layers.spatial import Triple
 
 @dataclasses.dataclass(frozen=True)
 class Way:
-    """How convolutions of one level of a network are computed.
+    """Says how convolutions of one level of a network are computed.
 
     Attributes:
       lowering: one of `conv.LOWERINGS`.
@@ -27,7 +27,7 @@ class Way:
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """A way, and the levels it is for: of at most so many channels and at most so many voxels an edge."""
+    """Gives a way, and the levels it is for: of at most so many channels and at most so many voxels an edge."""
 
     way: Way
     channels: float = math.inf
@@ -59,7 +59,7 @@ MACHINES = tuple(TABLE)
 
 @dataclasses.dataclass(frozen=True)
 class CPURow:
-    """A lowering, and the single convolutions it is for.
+    """Gives a lowering, and the single convolutions it is for.
 
     Attributes:
       lowering: "winograd" or "stacked".
@@ -96,14 +96,14 @@ TPU_KINDS |= {"TPU v6 lite": "v6e", "TPU v6e": "v6e"}
 
 
 def machine_of(device: jax.Device) -> str:
-    """The machine of `TABLE` that a device is, or is nearest to."""
+    """Returns the machine of `TABLE` that a device is, or is nearest to."""
     if device.platform in TABLE:
         return device.platform
     return TPU_KINDS.get(device.device_kind, "v6e") if device.platform == "tpu" else "gpu"
 
 
 def way_for(machine: str, channels: int, size: Triple) -> Way:
-    """How to compute the convolutions of a level of [B, D, H, W, channels] with this `size` (D, H, W).
+    """Returns how to compute the convolutions of a level of [B, D, H, W, channels] with this `size` (D, H, W).
 
     A width that cannot be folded is not.
     """
@@ -112,7 +112,7 @@ def way_for(machine: str, channels: int, size: Triple) -> Way:
 
 
 def lowering_for(machine: str) -> str:
-    """How to compute the convolutions of a network that has one way for all."""
+    """Returns how to compute the convolutions of a network that has one way for all."""
     return TABLE[machine][-1].way.lowering
 
 
@@ -123,7 +123,7 @@ def cpu_lowering_for(shape: tuple[int, ...], kernel_shape: tuple[int, ...], stri
       shape: [B, D, H, W] of the input.
       kernel_shape: [kD, kH, kW, C, features].
       strides: strides along (D, H, W).
-      dtype: dtype of the input and the kernel.
+      dtype: data type of the input and the kernel.
     """
     taps, (channels, features) = kernel_shape[:3], kernel_shape[3:]
     voxels, products = math.prod(shape), channels * features

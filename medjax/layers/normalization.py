@@ -1,4 +1,4 @@
-"""Group normalization of plain or folded volumes."""
+"""Normalizes plain or folded volumes by groups of channels."""
 
 import jax
 import jax.numpy as jnp
@@ -9,12 +9,12 @@ from medjax.layers.spatial import constrain_volume
 
 
 class GroupNorm(nn.Module):
-    """Group normalization (arXiv 1803.08494) of a volume [B, D, H, W/fold, fold * C]; statistics in float32.
+    """Normalizes by groups (arXiv 1803.08494) a volume [B, D, H, W/fold, fold * C]; statistics in float32.
 
     Attributes:
       groups: the C channels are split in this many groups of neighbours.
       epsilon: added to the variance; 1e-5 is PyTorch's default.
-      fold: of the input.
+      fold: fold of the input.
 
     Raises:
       ValueError: C is not a multiple of groups.
@@ -26,7 +26,7 @@ class GroupNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, statistics: tuple[jax.Array, jax.Array] | None = None) -> jax.Array:
-        """x by its own mean and variance, or by those [B, groups] of what it is a part of."""
+        """Normalizes x by its own mean and variance, or by the mean and variance [B, groups] of the volume it is a part of."""
         channels = x.shape[-1] // self.fold
         if channels % self.groups:
             raise ValueError(f"GroupNorm of {channels} channels in {self.groups} groups: choose groups that divide it")
@@ -44,7 +44,7 @@ class GroupNorm(nn.Module):
         return (y + per_channel(bias, self.fold)).astype(x.dtype)
 
     def _group_mean(self, x: jax.Array) -> jax.Array:
-        """[B, 1, 1, 1, fold * C]: each channel's entry is the mean of its group, over space and folded voxels too.
+        """Returns [B, 1, 1, 1, fold * C]: for each channel the mean of its group, over space and folded voxels too.
 
         Space goes first, so that the reduction over volumes keeps their own layout.
         """
@@ -52,5 +52,5 @@ class GroupNorm(nn.Module):
         return self._by_channel(means, x.shape[-1] // self.fold)
 
     def _by_channel(self, values: jax.Array, channels: int) -> jax.Array:
-        """[B, groups] to [B, 1, 1, 1, fold * C]."""
+        """Expands [B, groups] to [B, 1, 1, 1, fold * C]."""
         return per_channel(jnp.repeat(values, channels // self.groups, axis=-1), self.fold)

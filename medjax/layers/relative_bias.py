@@ -1,4 +1,4 @@
-"""Relative-position bias (T5, arXiv 1910.10683): what attention adds to its logits for how far apart two positions are."""
+"""Biases attention by relative position (T5, arXiv 1910.10683): a number added to its logits for each distance."""
 
 import jax
 import jax.numpy as jnp
@@ -12,23 +12,23 @@ FARTHEST = 32  # this far apart and beyond shares the last bucket
 
 
 class RelativeBias(nn.Module):
-    """A learned number for each head and each bucket of distances: float32 logits [heads, positions, positions].
+    """Learns a number for each head and each bucket of distances: float32 logits [heads, positions, positions].
 
     Attributes:
-      heads: of the attention that adds it.
+      heads: number of heads of the attention that adds it.
     """
 
     heads: int
 
     @nn.compact
     def __call__(self, positions: int) -> jax.Array:
-        """The bias of each query (the rows) towards each key."""
+        """Returns the bias of each query (the rows) towards each key."""
         table = self.param("table", nn.initializers.normal(1.0), (BUCKETS, self.heads), jnp.float32)
         return jnp.moveaxis(look_up(table, jnp.asarray(buckets(positions))), -1, 0)
 
 
 def buckets(positions: int) -> np.ndarray:
-    """The bucket of each pair [query, key]: small distances have their own, larger ones share, evenly in their logarithm."""
+    """Returns the bucket of each pair [query, key]: small distances have their own, larger ones share by their logarithm."""
     each_way = BUCKETS // 2
     exact = each_way // 2
     ahead = np.arange(positions)[None] - np.arange(positions)[:, None]

@@ -1,4 +1,4 @@
-"""Doubling and halving the resolution, by reshapes and slices so that volumes split over devices stay split.
+"""Doubles and halves the resolution, by reshapes and slices so that volumes split over devices stay split.
 
 Planes of D and rows of H lie apart in memory, neighbours of W do not: a TPU must move data about to pair them, unless a
 fold has laid them side by side. So W is folded for it, and halved last and doubled first, when there is least to move.
@@ -12,13 +12,13 @@ from medjax.layers.spatial import constrain_volume
 
 
 def average_pool_2x(x: jax.Array, keep_depth: bool = False, fold: int = 1, out_fold: int = 1) -> jax.Array:
-    """The mean of every 2 x 2 x 2 cube (1 x 2 x 2 with `keep_depth`), summed in float32.
+    """Averages every 2 x 2 x 2 cube (1 x 2 x 2 with `keep_depth`), in float32.
 
     Args:
       x: [B, D, H, W/fold, fold * C]; halved axes even.
       keep_depth: leave D alone.
-      fold: of x.
-      out_fold: of the result.
+      fold: fold of x.
+      out_fold: fold of the result.
 
     Returns:
       [B, D/2, H/2, W/2/out_fold, out_fold * C], of x's dtype.
@@ -33,7 +33,7 @@ def average_pool_2x(x: jax.Array, keep_depth: bool = False, fold: int = 1, out_f
 
 
 def nearest_2x(x: jax.Array, keep_depth: bool = False, fold: int = 1, out_fold: int = 1) -> jax.Array:
-    """Every voxel becomes a 2 x 2 x 2 cube (1 x 2 x 2 with `keep_depth`); arguments as in `average_pool_2x`.
+    """Repeats every voxel as a 2 x 2 x 2 cube (1 x 2 x 2 with `keep_depth`); arguments as in `average_pool_2x`.
 
     Returns:
       [B, 2D, 2H, 2W/out_fold, out_fold * C], of x's dtype.

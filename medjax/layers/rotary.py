@@ -1,4 +1,4 @@
-"""Rotary position embedding (RoFormer, arXiv 2104.09864): queries and keys are turned by angles that grow with position.
+"""Rotates queries and keys by angles that grow with position: rotary position embedding (RoFormer, arXiv 2104.09864).
 
 Their products then depend on how far apart two positions are and not on where they lie.
 """

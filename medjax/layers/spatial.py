@@ -1,4 +1,4 @@
-"""Volumes cut in space over a device mesh: which axes are cut where, and what neighbours exchange.
+"""Computes on volumes cut in space over a device mesh: which axes are cut where, and what neighbours exchange.
 
 Networks do not know the mesh. It is in force while a function is traced (`runtime.mesh.on_mesh`), and then every layer
 whose result is a volume keeps it cut: B over data and fsdp, D over depth and H over height, at each level where a shard
@@ -25,7 +25,7 @@ Convolve = Callable[[jax.Array, jax.Array, Triple, Padding], jax.Array]
 
 
 def volume_spec(shape: tuple[int, ...], mesh: Mapping[str, int]) -> PartitionSpec:
-    """How a volume [B, D, H, ...] lies on a mesh of these axis sizes."""
+    """Returns how a volume [B, D, H, ...] lies on a mesh of these axis sizes."""
     rows = mesh["data"] * mesh["fsdp"]
     batch = BATCH_AXES if shape[0] % rows == 0 else None
     return PartitionSpec(batch, *(_cut(n, axis, mesh) for n, axis in zip(shape[1:3], SPACE_AXES, strict=True)))
@@ -58,7 +58,7 @@ def gather_space(x: jax.Array) -> jax.Array:
 
 
 def extend_split(x: jax.Array, size: tuple[int, int]) -> jax.Array:
-    """A volume [B, D, H, ...] with zeros appended to D and H up to `size`, cut as evenly as before.
+    """Appends zeros to D and H of a volume [B, D, H, ...] up to `size`, cut as evenly as before.
 
     Shards hold more planes afterwards, so all but the first pass some on; no device fetches more than it keeps.
     """
@@ -92,7 +92,7 @@ def _extend_shards(x: jax.Array, axis: int, new: int, spec: PartitionSpec, ways:
 
 
 def zero_beyond(x: jax.Array, extent: tuple[int, ...]) -> jax.Array:
-    """[B, *space, C] with zeros beyond the first `extent` of each axis of space, whatever was there."""
+    """Replaces what lies beyond the first `extent` of each axis of space by zeros, in x [B, *space, C]."""
     for i, (n, length) in enumerate(zip(extent, x.shape[1:-1], strict=True), start=1):
         if n < length:
             x = jnp.where(lax.broadcasted_iota(jnp.int32, x.shape, i) < n, x, 0)
@@ -108,15 +108,15 @@ def convolve_split(
     fill: str = "zeros",
     taps: Triple | None = None,
 ) -> jax.Array:
-    """`convolve(x, kernel, strides, padding)`, of a volume that may be cut along D and H.
+    """Computes `convolve(x, kernel, strides, padding)` of a volume that may be cut along D and H.
 
     Each device fetches the few planes that its taps reach over the border from its two neighbours, and convolves what it
     has: two collective permutes an axis, and any way to convolve will do.
 
     Args:
       convolve: pads with zeros; it is asked for no padding where this function has seen to it.
-      fill: what lies beyond the ends of the volume, one of `FILLS`.
-      taps: how many planes of each axis an output reads, if not as many as the kernel has.
+      fill: values beyond the ends of the volume, one of `FILLS`.
+      taps: number of planes of each axis that an output reads, if not as many as the kernel has.
     """
     taps = taps or kernel.shape[:3]
     mesh = jax.sharding.get_abstract_mesh()
@@ -156,7 +156,7 @@ def convolve_split(
 def _filled(
     x: jax.Array, padding: Padding, fill: str, kernel: jax.Array, strides: Triple
 ) -> tuple[jax.Array, jax.Array, Triple, Padding]:
-    """The arguments of a convolution, which pads with zeros itself, with any other padding already in place."""
+    """Returns the arguments of a convolution, which pads with zeros itself, with any other padding already in place."""
     if fill != "zeros":
         x = jnp.pad(x, ((0, 0), *padding, (0, 0)), mode=FILLS[fill])
         padding = ((0, 0),) * 3
@@ -164,7 +164,7 @@ def _filled(
 
 
 def _with_halo(x: jax.Array, axis: int, name: str, ways: int, before: int, after: int, fill: str) -> jax.Array:
-    """A shard with the last `before` planes of the shard before it and the first `after` of the one behind it."""
+    """Joins a shard with the last `before` planes of the shard before it and the first `after` of the one behind it."""
     parts, n = [x], x.shape[axis]
     ring = ways if fill == "circular" else ways - 1
 

@@ -1,4 +1,4 @@
-"""Halving and doubling the resolution by a 3D Haar transform: what a level cannot hold goes on as subbands."""
+"""Halves and doubles the resolution by a 3D Haar transform: what a level cannot hold goes on as subbands."""
 
 import jax
 import jax.numpy as jnp
@@ -12,12 +12,12 @@ LOW_SCALE = 3.0
 
 
 def haar_bands(x: jax.Array, fold: int = 1, out_fold: int = 1) -> jax.Array:
-    """All eight subbands as channels, each divided by 3.
+    """Returns all eight subbands as channels, each divided by 3.
 
     Args:
       x: [B, D, H, W/fold, fold * C]; D, H and W even.
-      fold: of x.
-      out_fold: of the result.
+      fold: fold of x.
+      out_fold: fold of the result.
 
     Returns:
       [B, D/2, H/2, W/2/out_fold, out_fold * 8C], of x's dtype: the C channels of LLL first, those of HHH last.
@@ -26,7 +26,7 @@ def haar_bands(x: jax.Array, fold: int = 1, out_fold: int = 1) -> jax.Array:
 
 
 def haar_down(x: jax.Array, fold: int = 1, out_fold: int = 1) -> tuple[jax.Array, jax.Array]:
-    """LLL / 3 and, apart and as they are, the seven other subbands; arguments as in `haar_bands`.
+    """Returns LLL / 3 and, apart and unscaled, the seven other subbands; arguments as in `haar_bands`.
 
     Returns:
       [B, D/2, H/2, W/2/out_fold, out_fold * C] and [B, D/2, H/2, W/2/out_fold, out_fold * 7C], of x's dtype.
@@ -37,7 +37,7 @@ def haar_down(x: jax.Array, fold: int = 1, out_fold: int = 1) -> tuple[jax.Array
 
 
 def haar_up(low: jax.Array, details: jax.Array, fold: int = 1, out_fold: int = 1) -> jax.Array:
-    """The inverse of `haar_down`: [B, D, H, W/fold, fold * C] and its details to [B, 2D, 2H, 2W/out_fold, out_fold * C]."""
+    """Inverts `haar_down`: [B, D, H, W/fold, fold * C] and its details to [B, 2D, 2H, 2W/out_fold, out_fold * C]."""
     dtype = low.dtype
     low, details = (constrain_volume(refold(part, fold, 1)).astype(jnp.float32) for part in (low, details))
     bands = jnp.concatenate([low * LOW_SCALE, details], axis=-1)
@@ -50,5 +50,5 @@ def _transformed(x: jax.Array, fold: int) -> jax.Array:
 
 
 def _as_volume(bands: jax.Array, dtype: jnp.dtype, fold: int) -> jax.Array:
-    """[B, D, H, W, bands, C] to [B, D, H, W/fold, fold * bands * C]."""
+    """Reshapes [B, D, H, W, bands, C] to [B, D, H, W/fold, fold * bands * C]."""
     return constrain_volume(refold(bands.reshape(*bands.shape[:4], -1).astype(dtype), 1, fold))

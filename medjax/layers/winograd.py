@@ -1,4 +1,4 @@
-"""Convolution with 3 x 3 x 3 taps by Winograd's F(2, 3) along D, H and W: 64 products where the sum has 216.
+"""Convolves with 3 x 3 x 3 taps by Winograd's F(2, 3) along D, H and W: 64 products where the sum has 216.
 
 Two neighbouring outputs of three taps along an axis are four products and not six (Winograd 1980; Lavin and Gray, arXiv
 1509.09308). In their notation
@@ -22,8 +22,8 @@ from medjax.layers.spatial import Padding, Triple
 
 D, H, W = 1, 3, 4  # D of [B, D, H, W, C]; H and W of [4, B, D/2, H, W, C], with the four places along D in front
 
-# XLA's library for matrix products has one thread for so many of a product's results. Forward two threads are to have work;
-# backward there are other products meanwhile, and less at a time stays in the cache.
+# XLA's CPU backend gives one thread this many elements of a matrix product's result. The forward block keeps two threads busy;
+# the backward block is smaller, since other products run at the same time and more of it stays in the cache.
 BLOCK = 65536
 
 G = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]], np.float32)
@@ -34,7 +34,7 @@ Four = tuple[jax.Array, jax.Array, jax.Array, jax.Array]  # places along one axi
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def convolve(x: jax.Array, kernel: jax.Array, padding: Padding) -> jax.Array:
-    """3D cross-correlation with stride 1. In float32 its largest errors are some 4e-6 of what it gives, in standard deviations.
+    """Computes a 3D cross-correlation with stride 1; its largest errors in float32 are about 4e-6 of the result's deviation.
 
     Args:
       x: [B, D, H, W, C].
@@ -64,7 +64,7 @@ def _forward(x: jax.Array, kernel: jax.Array, padding: Padding) -> tuple[jax.Arr
 
 
 def _backward(padding: Padding, saved: tuple[jax.Array, jax.Array], dy: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The gradients B [(G g) * (A dy)] of the inputs and G^T [(B^T d) * (A dy)] of the taps, which share A dy."""
+    """Computes the gradients B [(G g) * (A dy)] of the inputs and G^T [(B^T d) * (A dy)] of the taps, which share A dy."""
     x, kernel = saved
     batch, size, (channels, features) = dy.shape[0], dy.shape[1:4], kernel.shape[3:]
     planes, count = _planes_at_a_time(batch, size, BLOCK // 4 // max(channels, features))
@@ -96,7 +96,7 @@ convolve.defvjp(_forward, _backward)
 
 
 def _planes_at_a_time(batch: int, size: Triple, rows: int) -> tuple[int, int]:
-    """An even number of output planes, about as few as have so many cubes, and how many times that is for all of them."""
+    """Returns an even number of output planes, about the fewest with that many cubes, and how many times it goes into all."""
     pairs, cubes_of_a_pair = (size[0] + 1) // 2, batch * ((size[1] + 1) // 2) * ((size[2] + 1) // 2)
     count = max(1, pairs * cubes_of_a_pair // max(1, rows))
     at_a_time = -(-pairs // min(count, pairs))
@@ -104,28 +104,28 @@ def _planes_at_a_time(batch: int, size: Triple, rows: int) -> tuple[int, int]:
 
 
 def _transformed(kernel: jax.Array) -> jax.Array:
-    """G g: [4, 4, 4, C, features], places along H, W and D."""
+    """Computes G g: [4, 4, 4, C, features], places along H, W and D."""
     return (G3 @ kernel.reshape(27, -1)).reshape(4, 4, 4, *kernel.shape[3:])
 
 
 def _edges(padding: Padding, size: Triple, depth: int) -> list[tuple[int, int]]:
-    """(before, after) each of D, H, W: the padding, and what makes the outputs `depth` planes, H and W of them even."""
+    """Returns (before, after) each of D, H, W: the padding, and what makes the outputs `depth` planes, H and W of them even."""
     more = (depth - size[0], size[1] % 2, size[2] % 2)
     return [(before, after + n) for (before, after), n in zip(padding, more, strict=True)]
 
 
 def _padded(x: jax.Array, edges: list[tuple[int, int]]) -> jax.Array:
-    """With zeros around it; negative edges cut."""
+    """Pads with zeros; negative edges cut."""
     return lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *((*edge, 0) for edge in edges), (0, 0, 0)])
 
 
 def _slab(x: jax.Array, axis: int, index: jax.Array, planes: int, overlap: int) -> jax.Array:
-    """The planes of one turn, and the first of the next one's."""
+    """Returns the planes of one turn, and the first of the next one's."""
     return lax.dynamic_slice_in_dim(x, planes * index, planes + overlap, axis=axis)
 
 
 def _joined(slabs: jax.Array) -> jax.Array:
-    """[count, B, planes, H, W, C] to [B, D, H, W, C]."""
+    """Joins [count, B, planes, H, W, C] to [B, D, H, W, C]."""
     slabs = jnp.moveaxis(slabs, 0, 1)
     return slabs.reshape(slabs.shape[0], -1, *slabs.shape[3:])
 
@@ -139,13 +139,13 @@ def _zeros(shape: tuple[int, ...], like: jax.Array) -> jax.Array:
 
 
 def _each_row(cubes: jax.Array, kernels: jax.Array) -> jax.Array:
-    """[4, B, d, h, w, C] by [4, C, features]."""
+    """Multiplies [4, B, d, h, w, C] by [4, C, features]."""
     rows = cubes.reshape(4, -1, cubes.shape[-1])
     return lax.dot_general(rows, kernels, (((2,), (1,)), ((0,), (0,)))).reshape(*cubes.shape[:-1], -1)
 
 
 def _over_rows(cubes: jax.Array, spread: jax.Array) -> jax.Array:
-    """[4, C, B, d, h, w] by [4, B, d, h, w, features]: [4, C, features]."""
+    """Multiplies [4, C, B, d, h, w] by [4, B, d, h, w, features], to [4, C, features]."""
     columns, rows = cubes.reshape(*cubes.shape[:2], -1), spread.reshape(4, -1, spread.shape[-1])
     return lax.dot_general(columns, rows, (((2,), (1,)), ((0,), (0,))))
 
@@ -155,33 +155,33 @@ def _every_second(x: jax.Array, axis: int, start: int, count: int) -> jax.Array:
 
 
 def _of_inputs(x: jax.Array, axis: int) -> Four:
-    """B^T d: of the n inputs of an axis n / 2 - 1 times four that overlap."""
+    """Computes B^T d: from the n inputs of an axis n / 2 - 1 times four that overlap."""
     count = x.shape[axis] // 2 - 1
     a, b, c, d = (_every_second(x, axis, i, count) for i in range(4))
     return a - c, b + c, c - b, b - d
 
 
 def _of_halves(x: jax.Array) -> Four:
-    """`_of_inputs` along W where its even and odd columns lie apart: [..., 2, W/2]."""
+    """Computes `_of_inputs` along W where its even and odd columns lie apart: [..., 2, W/2]."""
     even, odd = x[..., 0, :], x[..., 1, :]
     a, b, c, d = even[..., :-1], odd[..., :-1], even[..., 1:], odd[..., 1:]
     return a - c, b + c, c - b, b - d
 
 
 def _of_gradients(dy: jax.Array, axis: int) -> Four:
-    """A dy: of each two four."""
+    """Computes A dy: four from each two."""
     a, b = (_every_second(dy, axis, i, dy.shape[axis] // 2) for i in range(2))
     return a, a + b, a - b, -b
 
 
 def _outputs(products: Four | jax.Array, axis: int) -> jax.Array:
-    """A^T m: of each four two."""
+    """Computes A^T m: two from each four."""
     a, b, c, d = products
     return _interleaved(a + b + c, b - c - d, axis)
 
 
 def _gathered(products: Four | jax.Array, axis: int) -> jax.Array:
-    """B m: of n times four that overlap by half 2 n + 2."""
+    """Computes B m: 2 n + 2 from n times four that overlap by half."""
     a, b, c, d = products
     even = _overlapped(a, b + c - a, axis)
     odd = _overlapped(b - c + d, -d, axis)
@@ -189,7 +189,7 @@ def _gathered(products: Four | jax.Array, axis: int) -> jax.Array:
 
 
 def _overlapped(own: jax.Array, of_next: jax.Array, axis: int) -> jax.Array:
-    """own[i] + of_next[i - 1], one more than there are of each."""
+    """Returns own[i] + of_next[i - 1], one more than there are of each."""
     count = own.shape[axis]
     first, rest = jnp.split(own, [1], axis=axis)
     before, last = jnp.split(of_next, [count - 1], axis=axis)

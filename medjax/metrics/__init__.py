@@ -1,1 +1,1 @@
-"""How good generated volumes are: arrays in, numbers out."""
+"""Measures how good generated volumes are: arrays in, numbers out."""

@@ -1,4 +1,4 @@
-"""Volumes at low resolution, mirrored and brought into one pose: there, what remains of two copies of a volume is the same."""
+"""Brings volumes at low resolution, flipped, into one pose: there, what remains of two copies of a volume is the same."""
 
 import dataclasses
 import itertools
@@ -14,7 +14,7 @@ STEPS = 20  # of Gauss-Newton at most; it takes about ten
 SETTLED = 1e-3  # of half a side: a step that changes the map by less is the last
 RIDGE = 1e-3  # on the map, relative to what the template tells of it
 
-# All ways to turn round the order of voxels along D, H and W: as few scanners and augmentations do more as do less.
+# All eight combinations of flips along D, H and W.
 MIRRORS = tuple(
     tuple(axis for axis, turned in enumerate(which) if turned) for which in itertools.product((0, 1), repeat=3)
 )
@@ -22,12 +22,12 @@ MIRRORS = tuple(
 
 @dataclasses.dataclass(frozen=True)
 class Aligned:
-    """A volume laid over another.
+    """Holds a volume laid over another.
 
     Attributes:
       volume: [D, H, W], as the other lies.
-      mirror: the axes (0 to 2) that were turned round.
-      correlation: of the two at low resolution, then.
+      mirror: the axes (0 to 2) that were flipped.
+      correlation: correlation of the two at low resolution, once laid over each other.
     """
 
     volume: np.ndarray
@@ -36,7 +36,7 @@ class Aligned:
 
 
 def low_passed(volumes: np.ndarray, edge: int = EDGE, blur: float = BLUR) -> np.ndarray:
-    """Volumes [n, D, H, W, 1] averaged onto a grid of at most `edge` voxels a side, then blurred: [n, d, h, w] float32.
+    """Averages volumes [n, D, H, W, 1] on a grid of at most `edge` voxels a side, then blurs them: [n, d, h, w] float32.
 
     Noise goes, and so do warps of less than a voxel of that grid. Mirroring before is the same as mirroring after.
     """
@@ -46,19 +46,19 @@ def low_passed(volumes: np.ndarray, edge: int = EDGE, blur: float = BLUR) -> np.
 
 
 def mirrored(volumes: np.ndarray, mirror: Sequence[int]) -> np.ndarray:
-    """[n, d, h, w] with the order of voxels turned round along some of the axes d, h, w (0 to 2)."""
+    """Flips volumes [n, d, h, w] along some of the axes d, h, w (0 to 2)."""
     return np.flip(volumes, [axis + 1 for axis in mirror])
 
 
 def posed(volumes: np.ndarray, template: np.ndarray) -> np.ndarray:
-    """Each volume [n, d, h, w] moved, turned and stretched to lie as `template` [d, h, w] does, by `_Template`."""
+    """Moves, turns and stretches each volume [n, d, h, w] to lie as `template` [d, h, w] does, by `_Template`."""
     fit = _Template(template)
     halves = _resampled(volumes, fit.matrices)
     return np.stack([fit.pose(volume, half)[0] for volume, half in zip(volumes, halves, strict=True)])
 
 
 def aligned(volume: np.ndarray, onto: np.ndarray) -> Aligned:
-    """`volume` [D, H, W] laid over `onto`, of the same shape: the best of all mirrors and of an affine map after each."""
+    """Lays `volume` [D, H, W] over `onto`, of the same shape: the best of all flips and of an affine map after each."""
     low, low_onto = (low_passed(x[None, ..., None])[0] for x in (volume, onto))
     fit = _Template(low_onto)
     found = []
@@ -91,7 +91,7 @@ class _Template:
         self.solver = np.linalg.solve(normal, jacobian).astype(np.float32)
 
     def pose(self, volume: np.ndarray, half: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The volume [d, h, w] as the template lies, found from it at half the resolution, and the map that `_moved` takes."""
+        """Returns the volume [d, h, w] as the template lies, found from it at half the resolution, and the map `_moved` takes."""
         affine = np.eye(4)
         for _ in range(STEPS):
             moved = _moved(half, affine)
@@ -111,7 +111,7 @@ class _Template:
 
 
 def _low_pass(n: int, m: int, blur: float) -> np.ndarray:
-    """[m, n]: means over m equal parts of n voxels, then a Gaussian."""
+    """Returns the matrix [m, n] that averages over m equal parts of n voxels and then blurs with a Gaussian."""
     edges, voxels = np.arange(m + 1) * n / m, np.arange(n)
     overlap = np.minimum(edges[1:, None], voxels + 1) - np.maximum(edges[:-1, None], voxels)
     gaussian = np.exp(-((np.arange(m)[:, None] - np.arange(m)) ** 2) / (2 * blur**2))
@@ -119,7 +119,7 @@ def _low_pass(n: int, m: int, blur: float) -> np.ndarray:
 
 
 def _resampled(volumes: np.ndarray, matrices: Sequence[np.ndarray]) -> np.ndarray:
-    """[n, d, h, w] of [n, D, H, W], by a matrix an axis."""
+    """Resamples [n, D, H, W] to [n, d, h, w], by a matrix an axis."""
     for matrix in matrices:  # each takes the first axis after n and puts its own last
         volumes = np.tensordot(volumes, matrix, axes=(1, 1))
     return volumes

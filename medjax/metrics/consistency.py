@@ -1,10 +1,10 @@
-"""Do neighbouring slices belong together? Their correlation, which slice-by-slice artefacts lower and smearing raises."""
+"""Measures whether neighbouring slices belong together: their correlation falls with slice-wise artefacts, rises with blur."""
 
 import numpy as np
 
 
 def adjacent_correlations(volumes: np.ndarray, axis: int) -> np.ndarray:
-    """[n, slices - 1]: Pearson's correlation of each slice with the next one along an axis.
+    """Computes Pearson's correlation of each slice with the next one along an axis: [n, slices - 1].
 
     Args:
       volumes: [n, I, J, K] or [n, I, J, K, 1], of any range.
@@ -27,7 +27,7 @@ def adjacent_correlations(volumes: np.ndarray, axis: int) -> np.ndarray:
 
 
 def mean_by_slice(correlations: np.ndarray) -> np.ndarray:
-    """[slices - 1]: the mean over volumes that have something in both slices; NaN where none has."""
+    """Averages over volumes that have something in both slices: [slices - 1]; NaN where none has."""
     known = np.isfinite(correlations)
     total = np.where(known, correlations, 0.0).sum(axis=0)
     return np.where(known.any(axis=0), total / np.maximum(1, known.sum(axis=0)), np.nan)

@@ -1,4 +1,4 @@
-"""How far a nearest neighbour may stand out by chance: a threshold for it, and how often that is passed without any copying.
+"""Limits how far a nearest neighbour may stand out by chance, and counts how often that is passed without any copying.
 
 A score is the largest of many likenesses less the one some ranks behind. Where likenesses have tails as those of normal
 variables, it is distributed as the largest of `rank` exponential variables (Renyi 1953), up to a location and a scale. Both
@@ -25,10 +25,12 @@ FURTHEST = 2.0
 
 @dataclasses.dataclass(frozen=True)
 class Limit:
-    """Attributes:
-    threshold: of scores.
-    error: its standard error, from the fit.
-    scale: of the distribution that was fitted.
+    """Holds the threshold of scores, and how well it is known.
+
+    Attributes:
+      threshold: score above which a volume counts as a copy.
+      error: its standard error, from the fit.
+      scale: scale of the distribution that was fitted.
     """
 
     threshold: float
@@ -38,12 +40,12 @@ class Limit:
 
 @dataclasses.dataclass(frozen=True)
 class Observed:
-    """False alarms that were counted.
+    """Holds the false alarms that were counted.
 
     Attributes:
       flagged: [k], which of the volumes without copies.
-      low: of the interval that holds the rate for a volume of a new subject 95 times in 100 (Clopper and Pearson 1934).
-      high: the same.
+      low: lower end of the interval that holds a new subject's rate 95 times in 100 (Clopper and Pearson 1934).
+      high: upper end of that interval.
     """
 
     flagged: np.ndarray
@@ -52,7 +54,7 @@ class Observed:
 
     @property
     def count(self) -> int:
-        """The number of volumes without copies that are flagged all the same."""
+        """Counts the volumes without copies that are flagged all the same."""
         return int(self.flagged.sum())
 
     def chance(self, rate: float) -> float:
@@ -65,8 +67,8 @@ def limit_of(scores: np.ndarray, rank: int, rate: float) -> Limit:
 
     Args:
       scores: [k] of volumes without copies.
-      rank: how many ranks behind the nearest the likeness lies that was taken off, at least 1.
-      rate: of each volume.
+      rank: number of ranks, at least 1, between the nearest likeness and the one that was taken off.
+      rate: probability of a false alarm for each volume.
     """
     location, scale = _fitted(scores, rank)
     scale = max(float(scale), 1e-6)
@@ -85,7 +87,7 @@ def observed(scores: Sequence[np.ndarray], rank: int, rate: float) -> Observed:
 
     Args:
       scores: [k] in each space.
-      rank, rate: as for `limit_of`, in each space.
+      rank, rate: arguments of `limit_of`, in each space.
     """
     k = len(scores[0])
     passed = [[each[row] > limit_of(np.delete(each, row), rank, rate).threshold for row in range(k)] for each in scores]

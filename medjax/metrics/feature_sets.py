@@ -1,4 +1,4 @@
-"""Features of many volumes, what they are of, and the file that keeps them for the next comparison."""
+"""Keeps features of many volumes, with what they are of, in a file for the next comparison."""
 
 import dataclasses
 import os
@@ -12,11 +12,13 @@ FORMAT = 1
 
 @dataclasses.dataclass(frozen=True)
 class FeatureSet:
-    """Attributes:
-    backbone: the network's name.
-    fingerprint: of its weights; features of other weights are not comparable.
-    source: what the volumes are, in words that change when they do.
-    values: [n, f] float32.
+    """Holds the features of many volumes, and what they are of.
+
+    Attributes:
+      backbone: the network's name.
+      fingerprint: fingerprint of its weights; features of other weights are not comparable.
+      source: description of the volumes, in words that change when they do.
+      values: [n, f] float32.
     """
 
     backbone: str
@@ -61,7 +63,7 @@ def load_features(path: pathlib.Path) -> FeatureSet:
 
 
 def comparable(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Features [n, f] and [m, f] in float64.
+    """Checks features [n, f] and [m, f] and returns them in float64.
 
     Raises:
       ValueError: fewer than two rows on a side, features of different lengths, or a value that is not finite.

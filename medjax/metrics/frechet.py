@@ -1,4 +1,4 @@
-"""The Frechet distance between two sets of features, each taken for a Gaussian (FID, arXiv 1706.08500)."""
+"""Measures the Frechet distance between two sets of features, each taken for a Gaussian (FID, arXiv 1706.08500)."""
 
 import dataclasses
 
@@ -23,7 +23,7 @@ class Gaussian:
 
     @property
     def total_variance(self) -> float:
-        """The trace of the covariance."""
+        """Returns the trace of the covariance."""
         return float(np.sum(self.root**2))
 
 
@@ -36,7 +36,7 @@ def gaussian_of(features: np.ndarray) -> Gaussian:
 
 
 def distance_of_gaussians(a: Gaussian, b: Gaussian) -> float:
-    """|mean_a - mean_b|^2 + tr(S_a + S_b - 2 (S_a S_b)^(1/2)).
+    """Computes |mean_a - mean_b|^2 + tr(S_a + S_b - 2 (S_a S_b)^(1/2)).
 
     The eigenvalues of S_a S_b are the squared singular values of R_a R_b^T, so the trace of the root is their sum: no root
     of a matrix is taken, and fewer volumes than features do no harm.
@@ -47,7 +47,7 @@ def distance_of_gaussians(a: Gaussian, b: Gaussian) -> float:
 
 
 def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
-    """The distance of features [n, f] from features [m, f], n and m at least 2.
+    """Computes the Frechet distance of features [n, f] from features [m, f], n and m at least 2.
 
     Returns:
       In squared units of the features, 0 for the same set. It depends on n and m: few volumes look further apart than many,

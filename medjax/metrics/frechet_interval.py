@@ -8,9 +8,9 @@ excess of the means is known exactly, tr(S)/n.
 The interval comes from half-samples, halves of both sets drawn without replacement, again and again. Their distances
 scatter about their mean, given the data, as the distance of n volumes does about its own over new data (the delete-half
 jackknife); volumes drawn twice, as a bootstrap with replacement has them, would look like a distribution of lower rank.
-Halves are as often too near as too far, distances are not: a set that by chance looks near also looks less scattered. How
-much the ends must move up for that is told by how skewed the volumes' own shares in the distance are, and by how it curves
-in the direction in which they move it (the ABC interval, DiCiccio and Efron 1996).
+The errors of halves are symmetric, those of the estimate are not: sets that land close by chance also show less spread. So
+the interval is corrected for the skewness of the volumes' shares in the distance, and for its curvature in the direction in
+which they move it (the ABC interval, DiCiccio and Efron 1996).
 
 All of this needs volumes enough to show in how many directions the features vary. Where they are not, the line is bent in a
 way that these volumes cannot tell, and there is neither extrapolation nor interval. What holds for any features and any n is
@@ -47,10 +47,10 @@ class FrechetEstimate:
       half: the mean of those of halves of both sets; None with fewer than 4 volumes on a side.
       infinite: the extrapolation from these to sets without end; below 0 by chance where the distributions are alike. None, like
         the interval, where these volumes do not prove that it holds: see `estimate_frechet`.
-      low: of the interval that holds the distance between the two distributions at least 93 times in 100 in simulations
+      low: lower end of the interval that holds the two distributions' distance at least 93 times in 100 in simulations
         (benchmarks/coverage.py), more often where it is small.
-      high: the same.
-      p_value: how often sets of these sizes, shuffled out of all volumes, lie at least as far apart: the probability of that if
+      high: upper end of that interval.
+      p_value: share of sets of these sizes, shuffled out of all volumes, at least as far apart: the probability of that if
         both are of one distribution. At least 1 / (shuffles + 1).
       shuffled: the mean distance of such sets.
       n_real: volumes.
@@ -69,7 +69,7 @@ class FrechetEstimate:
 
     @property
     def extrapolated(self) -> bool:
-        """Whether n is large enough for the line, and for the interval around its end."""
+        """Tells whether n is large enough for the line, and for the interval around its end."""
         return self.infinite is not None
 
 
@@ -85,7 +85,7 @@ def estimate_frechet(real: np.ndarray, generated: np.ndarray, resamples: int = 2
       real: n of 2 or more.
       generated: m of 2 or more.
       resamples: half-samples. The interval's length is random by 1 / sqrt(2 * resamples), relatively.
-      seed: of their choice, and of the shuffles.
+      seed: seed of their choice, and of the shuffles.
 
     Raises:
       ValueError: too few rows, features of different lengths, or one that is not finite.
@@ -149,7 +149,7 @@ def _directions(a: np.ndarray, b: np.ndarray) -> int:
 
 
 def _lengths(a: np.ndarray, b: np.ndarray, z: float) -> tuple[float, float]:
-    """How many standard errors an interval reaches below and above the extrapolation, `z` if nothing were skewed.
+    """Returns how many standard errors an interval reaches below and above the extrapolation, `z` if nothing were skewed.
 
     Those of the ABC interval for an estimate whose bias has been taken off already: the part of it that comes of the curvature
     is put back, for the ends are those of what curves.
@@ -174,7 +174,7 @@ def _lengths(a: np.ndarray, b: np.ndarray, z: float) -> tuple[float, float]:
 
 
 def _weighted(a: np.ndarray, b: np.ndarray, weights: list[np.ndarray]) -> tuple[float, list[np.ndarray]]:
-    """The distance of weighted rows (covariances not divided by less than the sum), and its influence function at each row."""
+    """Computes the distance of weighted rows (biased covariances), and its influence function at each row."""
     means, rows, factors = [], [], []
     for x, w in zip((a, b), weights, strict=True):
         w = w / w.sum()
@@ -196,7 +196,7 @@ def _weighted(a: np.ndarray, b: np.ndarray, weights: list[np.ndarray]) -> tuple[
 
 @dataclasses.dataclass(frozen=True)
 class _Parts:
-    """A Frechet distance: `biased` is it, `unbiased` - `root` the same with what is known of its bias taken off.
+    """Holds a Frechet distance: `biased` is it, `unbiased` - `root` the same with what is known of its bias taken off.
 
     Attributes:
       biased: the distance.
@@ -214,7 +214,7 @@ def _mean(parts: list[_Parts]) -> _Parts:
 
 
 class _Pairs:
-    """The distance of any rows of one set from any of another; the products of all rows are taken once."""
+    """Computes the distance of any rows of one set from any of another; the products of all rows are taken once."""
 
     def __init__(self, a: np.ndarray, b: np.ndarray):
         # From a common origin, lest the products be large and their differences small.

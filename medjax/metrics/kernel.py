@@ -1,4 +1,4 @@
-"""The kernel distance between two sets of features (KID, arXiv 1801.01401): unbiased, so counts may differ and be small."""
+"""Measures the kernel distance between two sets of features (KID, arXiv 1801.01401), unbiased for any counts."""
 
 import dataclasses
 
@@ -17,10 +17,10 @@ class KernelDistance:
       value: the squared maximum mean discrepancy; around 0, and as often below as above it, for sets of one distribution.
       error: its standard error over new volumes on both sides (jackknife); for sets of one distribution too large, by up to 1.4
         times.
-      low: of an interval for the distance of the two distributions. It holds it about 95 times in 100 where the sets differ in
+      low: lower end of an interval that holds the two distributions' distance about 95 times in 100 where the sets differ in
         what most volumes show. A kind of volumes that only one set has counts from its second volume on: with fewer than
         about ten of them the distance is mostly seen too small, and held 6 to 9 times in 10 (benchmarks/coverage.py).
-      high: the same.
+      high: upper end of that interval.
       n_real: volumes.
       n_generated: volumes.
     """
@@ -87,6 +87,6 @@ def _kernel(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def _mean_of_others(rows: np.ndarray) -> np.ndarray:
-    """[n]: each row's mean kernel with the others."""
+    """Averages each row's kernel with the others: [n]."""
     kernel = _kernel(rows, rows)
     return (kernel.sum(axis=1) - np.diagonal(kernel)) / (len(rows) - 1)

@@ -1,4 +1,4 @@
-"""Are generated volumes copies of training volumes? By how far the nearest training volume stands out from the next ones.
+"""Tells whether generated volumes are copies of training volumes: by how far the nearest stands out from the next ones.
 
 A generated volume is compared with every training volume in two spaces: voxels (low-passed, mirrored in all eight ways,
 brought into one pose, what all volumes share taken away, correlated) and features of a network (whitened, correlated).
@@ -42,8 +42,8 @@ class Space:
       correlations: [m], with that.
       scores: [m], by how much that stands out.
       null_scores: [k], the same of volumes without copies.
-      threshold: of scores; None without enough of these.
-      scale: of the distribution that was fitted, likewise.
+      threshold: score above which a volume counts as a copy; None without enough null scores.
+      scale: scale of the distribution that was fitted; None likewise.
     """
 
     name: str
@@ -56,41 +56,43 @@ class Space:
 
     @property
     def flagged(self) -> np.ndarray:
-        """[m]: whose score is beyond the threshold; none without one."""
+        """Tells whose score is beyond the threshold, [m]; nobody's without one."""
         return np.zeros(len(self.scores), bool) if self.threshold is None else self.scores > self.threshold
 
     @property
     def excess(self) -> np.ndarray:
-        """[m]: how far beyond the threshold, which there must be, in units that compare between spaces."""
+        """Tells how far beyond the threshold, which there must be, in units that compare between spaces: [m]."""
         return (self.scores - self.threshold) / self.scale
 
 
 @dataclasses.dataclass(frozen=True)
 class Copies:
-    """Attributes:
-    copies: generated volumes flagged in any space; None, like all that follows from it, if not `calibrated`.
-    share: of the generated volumes.
-    low: of the interval that holds the model's share 95 times in 100 (Clopper and Pearson 1934), false alarms included.
-    high: the same.
-    subjects_copied: different training subjects among the flagged volumes' nearest.
-    subjects_share: of all training subjects.
-    false_alarms: the share of new subjects that the threshold was set for, shared out equally between the spaces. What it is
-      comes of a fit; `observed` tells what it came to.
-    observed: which of the volumes without copies are flagged all the same, each by the threshold that the others give, and the
-      interval for the rate.
-    null: which these are, in words.
-    calibrated: whether there are enough of them.
-    spaces: what each says.
-    closest: [m], generated volumes, the most suspicious first.
-    flagged: [m].
-    nearest: [m], each one's training volume, in the space in which it stands out most.
-    excess: [m], how far beyond the threshold there, in scales of what chance does; above 0 is flagged. If not `calibrated`, the
-      correlations of voxels.
-    n_generated: volumes.
-    n_training: volumes.
-    n_subjects: of the training volumes.
-    n_null: volumes.
-    warnings: what the numbers do not say, in sentences.
+    """Holds what the search for copies found.
+
+    Attributes:
+      copies: generated volumes flagged in any space; None, like all that follows from it, if not `calibrated`.
+      share: share of the generated volumes that are flagged.
+      low: lower end of the interval that holds the model's share 95 times in 100 (Clopper and Pearson), false alarms included.
+      high: upper end of that interval.
+      subjects_copied: different training subjects among the flagged volumes' nearest.
+      subjects_share: share of all training subjects that these are.
+      false_alarms: the share of new subjects that the threshold was set for, shared out equally between the spaces. What it is
+        comes of a fit; `observed` tells what it came to.
+      observed: count of the volumes without copies that are flagged all the same, each by the others' threshold, and the
+        interval for the rate.
+      null: description of the volumes without copies.
+      calibrated: whether there are enough of them.
+      spaces: results of each way of comparing.
+      closest: [m], generated volumes, the most suspicious first.
+      flagged: [m].
+      nearest: [m], each one's training volume, in the space in which it stands out most.
+      excess: [m], how far beyond the threshold there, in scales of what chance does; above 0 is flagged. If not `calibrated`, the
+        correlations of voxels.
+      n_generated: volumes.
+      n_training: volumes.
+      n_subjects: number of subjects of the training volumes.
+      n_null: volumes.
+      warnings: sentences on what the numbers do not say.
     """
 
     copies: int | None
@@ -117,7 +119,7 @@ class Copies:
 
 @dataclasses.dataclass(frozen=True)
 class Examined:
-    """Volumes to compare.
+    """Holds volumes to compare.
 
     Attributes:
       low: [n, d, h, w] float32, low-passed volumes (`alignment.low_passed`).
@@ -279,7 +281,7 @@ def _voxel_correlations(training: np.ndarray, others: Sequence[np.ndarray]) -> l
 
 
 def _residuals(volumes: np.ndarray, mean: np.ndarray) -> np.ndarray:
-    """[n, voxels] of unit length: what neither the mean's pattern nor a constant explains of each volume."""
+    """Returns what neither the mean's pattern nor a constant explains of each volume: [n, voxels] of unit length."""
     rows, pattern = volumes.reshape(len(volumes), -1), mean.ravel() - mean.mean()
     rows = rows - rows.mean(axis=1, keepdims=True)
     rows -= np.outer(rows @ pattern / (pattern @ pattern + 1e-12), pattern)
@@ -287,7 +289,7 @@ def _residuals(volumes: np.ndarray, mean: np.ndarray) -> np.ndarray:
 
 
 def _feature_correlations(training: np.ndarray, others: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """[k, n] for each of `others` [k, f], along the training features' first principal components, whitened."""
+    """Correlates each of `others` [k, f] with the training features on their first principal components, whitened: [k, n]."""
     training = np.asarray(training, np.float64)
     mean, deviation = training.mean(axis=0), training.std(axis=0) + 1e-9
     _, values, directions = np.linalg.svd((training - mean) / deviation, full_matrices=False)
@@ -301,7 +303,7 @@ def _feature_correlations(training: np.ndarray, others: Sequence[np.ndarray]) ->
 
 
 def margins(correlations: np.ndarray, groups: np.ndarray, rank: int, own: np.ndarray | None = None) -> np.ndarray:
-    """[k]: Fisher's z of the nearest subject less that of the subject `rank` places behind, of [k, n].
+    """Computes Fisher's z of the nearest subject less that of the subject `rank` places behind, of [k, n]: [k].
 
     Args:
       groups: [n], subjects from 0 without gaps.

@@ -1,4 +1,4 @@
-"""How alike volumes are: multi-scale structural similarity (Wang et al. 2003) in 3D.
+"""Measures how alike volumes are: multi-scale structural similarity (Wang et al. 2003) in 3D.
 
 As published for WDM: a Gaussian window of 7 voxels and deviation 1.5 that stays inside the volume, at five scales, each half
 as large as the one before. Of each scale but the last the contrast and structure count, of the last the luminance too; each
@@ -26,7 +26,7 @@ class Moments(NamedTuple):
     Attributes:
       x: [n, D, H, W] float32 in [0, 1].
       mean: [n, D - 6, H - 6, W - 6], under the window.
-      variance: the same.
+      variance: [n, D - 6, H - 6, W - 6], under the window.
     """
 
     x: jax.Array
@@ -35,7 +35,7 @@ class Moments(NamedTuple):
 
 
 def scales_of(shape: tuple[int, int, int]) -> int:
-    """How many scales volumes of (D, H, W) voxels have: the smallest must hold the window. 5 from 112 voxels an edge on.
+    """Counts the scales of volumes of (D, H, W) voxels: the smallest must hold the window. 5 from 112 voxels an edge on.
 
     Raises:
       ValueError: none.
@@ -53,7 +53,7 @@ def powers_of(scales: int) -> tuple[float, ...]:
 
 
 def moments(volumes: jax.Array) -> list[Moments]:
-    """At each scale, of volumes [n, D, H, W, 1] in [-1, 1]."""
+    """Computes the moments at each scale, of volumes [n, D, H, W, 1] in [-1, 1]."""
     x = (volumes[..., 0].astype(jnp.float32) + 1) / 2
     levels = []
     for scale in range(scales_of(x.shape[1:])):
@@ -82,14 +82,14 @@ def similarity(a: list[Moments], b: list[Moments]) -> tuple[jax.Array, jax.Array
 
 
 def ms_ssim_of_moments(a: list[Moments], b: list[Moments]) -> jax.Array:
-    """[n]: of each row of a with the same row of b; 1 for equal volumes, 0 where a scale is not alike at all."""
+    """Compares each row of a with the same row of b: [n], 1 for equal volumes, 0 where a scale is not alike at all."""
     whole, structure = similarity(a, b)
     terms = jnp.concatenate([structure[:, :-1], whole[:, -1:]], axis=1)
     return jnp.prod(jnp.maximum(terms, 0.0) ** jnp.array(powers_of(len(a))), axis=1)
 
 
 def _window(x: jax.Array) -> jax.Array:
-    """[n, D, H, W] to [n, D - 6, H - 6, W - 6]: weighted means over the voxels of a window."""
+    """Averages over the voxels of a window, weighted: [n, D, H, W] to [n, D - 6, H - 6, W - 6]."""
     for axis in (3, 2, 1):
         band = jnp.asarray(_band(x.shape[axis]))
         # In full float32: variances are small differences of these.
@@ -99,7 +99,7 @@ def _window(x: jax.Array) -> jax.Array:
 
 @functools.cache
 def _band(edge: int) -> np.ndarray:
-    """[edge, edge - 6] whose column j holds the window from row j on."""
+    """Returns the matrix [edge, edge - 6] whose column j holds the window from row j on."""
     offsets = np.arange(WINDOW) - WINDOW // 2
     window = np.exp(-(offsets**2) / (2 * DEVIATION**2))
     band = np.zeros((edge, edge - WINDOW + 1), np.float32)
@@ -109,7 +109,7 @@ def _band(edge: int) -> np.ndarray:
 
 
 def _halved(x: jax.Array) -> jax.Array:
-    """The means of 2 x 2 x 2 voxels of [n, D, H, W]; an odd voxel at the end is left out."""
+    """Averages 2 x 2 x 2 voxels of [n, D, H, W]; an odd voxel at the end is left out."""
     n, d, h, w = x.shape
     x = x[:, : d // 2 * 2, : h // 2 * 2, : w // 2 * 2]
     return x.reshape(n, d // 2, 2, h // 2, 2, w // 2, 2).mean(axis=(2, 4, 6))

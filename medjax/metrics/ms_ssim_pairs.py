@@ -1,4 +1,4 @@
-"""The mean MS-SSIM between the volumes of one set: how little they vary. Only beside that of real volumes does it say much."""
+"""Averages MS-SSIM between the volumes of one set: how little they vary. Only beside that of real volumes does it say much."""
 
 import dataclasses
 import functools
@@ -17,13 +17,15 @@ RESIDENT_VOXELS = 2**26  # on the device at once, of either side of the pairs; w
 
 @dataclasses.dataclass(frozen=True)
 class PairSimilarity:
-    """Attributes:
-    mean: over the pairs, from 0 to 1; less is more varied.
-    error: its standard error over new sets of volumes, see `standard_error`; None of a single pair.
-    pairs: how many were compared.
-    exact: whether these are all there are.
-    n: volumes.
-    scales: that they have; only means of equal scales compare.
+    """Holds the mean MS-SSIM of pairs of volumes.
+
+    Attributes:
+      mean: over the pairs, from 0 to 1; less is more varied.
+      error: its standard error over new sets of volumes, see `standard_error`; None of a single pair.
+      pairs: number of pairs that were compared.
+      exact: whether these are all there are.
+      n: volumes.
+      scales: that they have; only means of equal scales compare.
     """
 
     mean: float
@@ -37,14 +39,14 @@ class PairSimilarity:
 def mean_ms_ssim(
     volumes: np.ndarray, pairs: int | None = None, seed: int = 0, sharding: NamedSharding | None = None
 ) -> PairSimilarity:
-    """Over pairs of different volumes of [n, D, H, W, 1] float32 in [-1, 1], on the host.
+    """Averages MS-SSIM over pairs of different volumes of [n, D, H, W, 1] float32 in [-1, 1], on the host.
 
     Each volume is sent to the device once, unless there are more than fit in `RESIDENT_VOXELS`.
 
     Args:
-      pairs: how many to sample, rounded up to n times a whole number; all of them by default.
-      seed: of the sample.
-      sharding: of the pairs' axis over the devices of a mesh; one device by default. The volumes lie on all of them.
+      pairs: number of pairs to sample, rounded up to n times a whole number; all of them by default.
+      seed: seed of the sample.
+      sharding: sharding of the pairs' axis over a mesh; one device by default. The volumes lie on all devices.
 
     Raises:
       ValueError: fewer than two volumes, an edge too short for the window, or a voxel that is not finite.
@@ -62,7 +64,7 @@ def mean_ms_ssim(
 
 
 def choose_pairs(n: int, count: int | None, seed: int) -> np.ndarray:
-    """[P, 2] different pairs i < j of n volumes: all of them, or about `count`, in which each volume is equally often.
+    """Returns [P, 2] different pairs i < j of n volumes: all, or about `count`, in which each volume is equally often.
 
     The volumes are put in a circle in random order, and each is paired with those at some random distances along it.
     """
@@ -94,7 +96,7 @@ def standard_error(values: np.ndarray, pairs: np.ndarray, n: int) -> float | Non
 
 
 def similarities(volumes: np.ndarray, pairs: np.ndarray, sharding: NamedSharding | None = None) -> np.ndarray:
-    """[P] float32: the MS-SSIM of each of `pairs` [P, 2] of volumes [n, D, H, W, 1], a tile of volumes at a time."""
+    """Computes the MS-SSIM of each of `pairs` [P, 2] of volumes [n, D, H, W, 1], a tile of volumes at a time: [P] float32."""
     tile = max(2, RESIDENT_VOXELS // math.prod(volumes.shape[1:]))
     starts = range(0, len(volumes), tile)
     take, compare = _compiled(sharding)
@@ -118,7 +120,7 @@ def similarities(volumes: np.ndarray, pairs: np.ndarray, sharding: NamedSharding
 
 @functools.cache
 def _compiled(sharding: NamedSharding | None) -> tuple[Callable, Callable]:
-    """Volumes to their moments on the devices, and pairs of these to similarities."""
+    """Compiles what turns volumes into moments on the devices, and pairs of these into similarities."""
 
     def compare(left: list[Moments], right: list[Moments], pairs: jax.Array) -> jax.Array:
         def one(pair: jax.Array) -> jax.Array:

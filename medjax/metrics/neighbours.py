@@ -1,4 +1,4 @@
-"""Are generated volumes like real ones, and as varied? By nearest neighbours in feature space.
+"""Tells whether generated volumes are like real ones, and as varied, by nearest neighbours in feature space.
 
 Each set is described by balls around its members that reach to the k-th nearest other member. Precision and recall
 (arXiv 1904.06991) ask which members of one set lie in any ball of the other; density and coverage (arXiv 2002.09797) count in
@@ -20,10 +20,10 @@ class Neighbours:
     """Shares of volumes; more is better. Sets of one distribution score about 1, coverage 1 - 2^-k for large equal counts.
 
     Attributes:
-      precision: of the generated volumes, those that lie among real ones.
-      recall: of the real volumes, those that lie among generated ones: low if the model has collapsed onto a few.
-      density: of real balls a generated volume lies in, over k; above 1 where they crowd in dense places.
-      coverage: of the real volumes, those with a generated one within their own ball.
+      precision: share of the generated volumes that lie among real ones.
+      recall: share of the real volumes that lie among generated ones: low if the model has collapsed onto a few.
+      density: number of real balls a generated volume lies in, over k; above 1 where they crowd in dense places.
+      coverage: share of the real volumes with a generated one within their own ball.
       k: neighbours that a ball reaches to.
       n_real: volumes.
       n_generated: volumes.
@@ -71,7 +71,7 @@ def neighbours(real: np.ndarray, generated: np.ndarray, k: int = K) -> Neighbour
 
 
 def neighbour_distances(rows: np.ndarray, k: int) -> np.ndarray:
-    """[n]: how far the k-th nearest other row is."""
+    """Measures how far the k-th nearest other row is: [n]."""
     radii = np.empty(len(rows))
     for start in range(0, len(rows), CHUNK):
         apart = distances(rows[start : start + CHUNK], rows)
@@ -81,7 +81,7 @@ def neighbour_distances(rows: np.ndarray, k: int) -> np.ndarray:
 
 
 def distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """[n, m] Euclidean distances of rows [n, f] from rows [m, f], float64; equal rows are at 0 but for rounding."""
+    """Measures Euclidean distances of rows [n, f] from rows [m, f]: [n, m] float64; 0 for equal rows but for rounding."""
     origin = b.mean(axis=0)  # from afar all distances would look alike
     a, b = np.asarray(a, np.float64) - origin, np.asarray(b, np.float64) - origin
     squares = np.sum(a**2, axis=1)[:, None] + np.sum(b**2, axis=1) - 2 * a @ b.T

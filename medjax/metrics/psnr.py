@@ -1,4 +1,4 @@
-"""Peak signal to noise ratio: how far a reconstruction is from its volume, in dB; more is better."""
+"""Measures how far a reconstruction is from its volume: peak signal to noise ratio, in dB; more is better."""
 
 import jax
 import jax.numpy as jnp

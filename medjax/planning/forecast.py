@@ -33,26 +33,26 @@ UNITS = {"B": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 @dataclasses.dataclass(frozen=True)
 class Forecast:
-    """One step on one mesh, per device. What the compiler refused, or does not tell on this platform, is None.
+    """Describes one step on one mesh, per device. What the compiler refused, or does not tell on this platform, is None.
 
     Attributes:
       step: "train" or "denoise".
       mesh: devices along each axis.
-      batch_size: of all devices together.
+      batch_size: number of examples on all devices together.
       remat: `train.remat`.
       fits: whether every device holds it.
       reason: why it does not, in a line.
-      bytes_per_device: of memory, all in all; of a step that was refused, what the compiler says it needs.
+      bytes_per_device: bytes of memory, all in all; where a step was refused, what the compiler says it needs.
       memory: the parts of it: `parameters` (with their moving average when training), `optimizer` and `batch`, as their
         shapes say, are among the `arguments`, which the device's memory layout pads; `temporaries` are activations and
         gradients; `code`.
-      flops: as the compiler counts them, those of recomputed activations included.
-      collectives: by kind, how many a step (`count`) and their `bytes`, for each the larger of operand's and result's, and
+      flops: operations as the compiler counts them, those of recomputed activations included.
+      collectives: counts a step (`count`) and `bytes` by kind, for each the larger of operand's and result's, and
         of these how many are `parameters` that are gathered, `gradients` that are summed, and `activations`.
-      communicated_bytes: of all collectives.
+      communicated_bytes: bytes of all collectives.
       cycles, communication_cycles, communication_share, exposed_share: the compiler's estimate (compiled.Estimate).
       seconds_estimated: that estimate at the chip's clock.
-      compile_seconds: what it took to find out.
+      compile_seconds: seconds that finding out took.
     """
 
     step: str
@@ -75,7 +75,7 @@ class Forecast:
 
 
 class OutOfMemory(Exception):
-    """The compiler refuses a program; `needed` bytes of a device, `available` bytes."""
+    """Says that the compiler refuses a program; `needed` bytes of a device, `available` bytes."""
 
     def __init__(self, needed: int, available: int):
         super().__init__(needed, available)
@@ -83,19 +83,19 @@ class OutOfMemory(Exception):
 
 
 def forecast_train(config: ConfigDict, machine: Topology) -> Forecast:
-    """The training step of a configuration, its batch and its mesh."""
+    """Forecasts the training step of a configuration, its batch and its mesh."""
     return _forecast("train", config, machine, config.data.batch_size, _training)
 
 
 def forecast_denoise(config: ConfigDict, machine: Topology) -> Forecast:
-    """One evaluation of the network while sampling, for `sample.batch_size` volumes, or as many more as the mesh divides."""
+    """Forecasts one evaluation of the network in sampling, for `sample.batch_size` volumes, rounded up for the mesh."""
     ways = batch_ways(make_mesh(config.mesh, machine.devices))
     batch_size = -(-config.sample.batch_size // ways) * ways
     return _forecast("denoise", config, machine, batch_size, _denoising)
 
 
 def _training(config: ConfigDict, mesh: Mesh, batch_size: int) -> tuple[jax.stages.Lowered, dict[str, int], Any]:
-    """The lowered step, the bytes of what it is called with, and the parameters' shapes."""
+    """Returns the lowered step, the bytes of what it is called with, and the parameters' shapes."""
     check_batch_size("data.batch_size", batch_size, mesh, config.train.accumulate)
     task = task_of(config)
     _, optimizer = optimizer_of(config, task)
@@ -112,7 +112,7 @@ def _training(config: ConfigDict, mesh: Mesh, batch_size: int) -> tuple[jax.stag
 
 
 def _denoising(config: ConfigDict, mesh: Mesh, batch_size: int) -> tuple[jax.stages.Lowered, dict[str, int], Any]:
-    """The same of the denoising step."""
+    """Returns the same of the denoising step."""
     task = task_of(config)
     batch = volume_shapes(tuple(config.data.size), batch_size)
     params, variables = jax.eval_shape(task.init, jax.random.key(0), batch)
@@ -152,7 +152,7 @@ def read(
     params: Any,
     accumulate: int,
 ) -> Forecast:
-    """`blank` with what a compiled step tells.
+    """Fills `blank` with what a compiled step tells.
 
     The compiler counts the operations of a loop's body once; the only loop that matters is that over microbatches, so its
     count is multiplied by `accumulate`.
@@ -217,7 +217,7 @@ def compile_for(lowered: jax.stages.Lowered, machine: Topology) -> jax.stages.Co
 
 
 def memory_numbers(message: str) -> tuple[int, int] | None:
-    """Bytes (needed, available) in what the TPU compiler says of a program that does not fit; None if it gives none."""
+    """Reads bytes (needed, available) from what the TPU compiler says of a program that does not fit; None if it gives none."""
     number = r"([\d.]+)([BKMGT])"
     for pattern in (rf"\({number}\) exceeds available HBM \({number}\)", rf"Used {number} of {number} hbm"):
         if match := re.search(pattern, message):
@@ -226,13 +226,13 @@ def memory_numbers(message: str) -> tuple[int, int] | None:
 
 
 def bytes_of(tree: Any, shardings: Any) -> int:
-    """Bytes of a tree of arrays on one device, without padding."""
+    """Counts the bytes of a tree of arrays on one device, without padding."""
     leaves = zip(jax.tree.leaves(tree), jax.tree.leaves(shardings), strict=True)
     return sum(leaf.dtype.itemsize * math.prod(sharding.shard_shape(leaf.shape)) for leaf, sharding in leaves)
 
 
 def parameter_sizes(params: Any, fsdp: int) -> frozenset[int]:
-    """How many elements a parameter has, or its share of `fsdp`, or one depth plane of a convolution's kernel.
+    """Lists how many elements a parameter has, or its share of `fsdp`, or one depth plane of a convolution's kernel.
 
     Convolutions may run plane by plane; gathers and sums of their kernels then do too.
     """
@@ -262,7 +262,7 @@ def purpose_of(collective: Collective, size: int, mesh_shape: Mapping[str, int],
 def summarise(
     found: list[Collective], mesh_shape: Mapping[str, int], sizes: frozenset[int]
 ) -> dict[str, dict[str, int]]:
-    """Collectives by kind: count, bytes, and bytes by purpose."""
+    """Groups collectives by kind: count, bytes, and bytes by purpose."""
     summary: dict[str, dict[str, int]] = {}
     for collective in found:
         blank = {"count": 0, "bytes": 0, "parameters": 0, "gradients": 0, "activations": 0}

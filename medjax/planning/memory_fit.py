@@ -20,7 +20,7 @@ SHARE = 0.9  # of a device's memory for one program: data, other programs and ga
 
 
 def machine_here() -> Topology:
-    """The devices of this process's machine, as plans see machines."""
+    """Describes the devices of this process's machine, as plans see machines."""
     devices = jax.devices()
     stats = jax.local_devices()[0].memory_stats() or {}
     memory = stats.get("bytes_limit")
@@ -30,7 +30,7 @@ def machine_here() -> Topology:
 
 
 def with_recomputation(config: ConfigDict) -> ConfigDict:
-    """The configuration with the least recomputation that fits in place of `train.remat="auto"`; others as they are.
+    """Replaces `train.remat="auto"` by the least recomputation that fits; other configurations stay as they are.
 
     Raises:
       UserError: not even recomputing all blocks fits, or the step cannot be made at all.
@@ -53,7 +53,7 @@ def with_recomputation(config: ConfigDict) -> ConfigDict:
 
 
 def with_sampling_batch(config: ConfigDict) -> ConfigDict:
-    """The configuration with the largest batch of samples that fits in place of `sample.batch_size=0`; others as they are.
+    """Replaces `sample.batch_size=0` by the largest batch of samples that fits; other configurations stay as they are.
 
     Raises:
       UserError: not even one a device fits.
@@ -79,7 +79,7 @@ def with_sampling_batch(config: ConfigDict) -> ConfigDict:
 
 
 def most_that_fit(forecast: Callable[[int], Forecast], most: int, memory: int) -> tuple[int, Forecast] | None:
-    """A batch that fits, of `most` or nearly as many as can be, and its forecast; None if a batch of 1 does not fit.
+    """Finds a batch that fits, of `most` or nearly as many as can be, and its forecast; None if a batch of 1 does not fit.
 
     Memory is nearly linear in the batch: two forecasts give the line, the third is where it meets the memory.
     """
@@ -102,6 +102,6 @@ def most_that_fit(forecast: Callable[[int], Forecast], most: int, memory: int) -
 
 
 def described(forecast: Forecast, machine: Topology) -> str:
-    """Memory needed and there."""
+    """Says how much memory is needed and how much there is."""
     needed = "more" if forecast.bytes_per_device is None else f"{forecast.bytes_per_device / GiB:.3g}"
     return f"{needed} of {machine.memory / GiB:.3g} GiB a device"

@@ -13,7 +13,7 @@ ONE_DEVICE = dict.fromkeys(AXES, 1)
 
 
 def largest_that_fits(forecast: Callable[[int], Forecast], memory: int) -> int:
-    """The largest count for which `forecast(count)` fits, 0 if 1 does not; both it and the next were compiled.
+    """Finds the largest count for which `forecast(count)` fits, 0 if 1 does not; both it and the next were compiled.
 
     Memory is nearly linear in the batch, so a line through 1 and 2 gives the first guess. It is no more than a guess: near
     its limit the compiler finds ways to do with less.
@@ -37,7 +37,7 @@ def largest_that_fits(forecast: Callable[[int], Forecast], memory: int) -> int:
 
 
 def until_one_fits(config: ConfigDict, refused: Forecast, machine: Topology) -> Iterator[Forecast]:
-    """Forecasts of the training step in place of the `refused` one, up to the first that fits."""
+    """Yields forecasts of the training step in place of the `refused` one, up to the first that fits."""
     for alternative in alternatives(config, machine):
         config, refused = alternative, forecast_train(alternative, machine)
         yield refused
@@ -82,7 +82,7 @@ def alternatives(config: ConfigDict, machine: Topology) -> Iterator[ConfigDict]:
 
 
 def cuts_of(config: ConfigDict, most: int) -> Iterator[tuple[int, dict[str, int]]]:
-    """Ways to cut a volume into 1, 2, 4, ... parts, up to `most`: along D as far as it goes, then along H."""
+    """Lists ways to cut a volume into 1, 2, 4, ... parts, up to `most`: along D as far as it goes, then along H."""
     # A part holds four planes or a multiple of it (mesh.check_volume_size).
     depth_most, height_most = (edge // 4 & -(edge // 4) for edge in config.data.size[:2])
     parts = 1
@@ -95,7 +95,7 @@ def cuts_of(config: ConfigDict, most: int) -> Iterator[tuple[int, dict[str, int]
 def changed(
     config: ConfigDict, batch_size: int | None = None, remat: str | None = None, mesh: dict[str, int] | None = None
 ) -> ConfigDict:
-    """A copy with another batch size, remat or mesh."""
+    """Returns a copy with another batch size, remat or mesh."""
     config = config.copy_and_resolve_references()
     config.data.batch_size = batch_size or config.data.batch_size
     config.train.remat = remat or config.train.remat

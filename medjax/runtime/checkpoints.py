@@ -47,13 +47,13 @@ ADVICE = "move that folder away to go on from the checkpoint before it"
 
 
 class Checkpoints:
-    """The checkpoints of one workdir: the last `keep` and the one of lowest validation loss.
+    """Keeps the checkpoints of one workdir: the last `keep` and the one of lowest validation loss.
 
     One of these either saves and restores whole states or restores models: Orbax reads an item in one way only.
 
     Args:
       workdir: the run's folder.
-      keep: how many of the last to keep.
+      keep: number of the last checkpoints to keep.
     """
 
     def __init__(self, workdir: pathlib.Path, keep: int):
@@ -74,7 +74,7 @@ class Checkpoints:
 
     @property
     def latest_step(self) -> int | None:
-        """The step of the last whole checkpoint, as process 0 sees it; every process must ask."""
+        """Returns the step of the last whole checkpoint, as process 0 sees it; every process must ask."""
         step = self._manager.latest_step()
         agreed = int(multihost.broadcast_from_first(np.asarray(-1 if step is None else step)))
         return None if agreed < 0 else agreed
@@ -106,7 +106,7 @@ class Checkpoints:
 
     @property
     def last_good(self) -> str:
-        """A remark on which checkpoint there is to go on from, by what lies on the disk."""
+        """Says, by what lies on the disk, which checkpoint there is to go on from."""
         steps = [int(path.name) for path in self.folder.glob("*") if path.name.isdigit() and _is_committed(path)]
         return f"the last good checkpoint is step {max(steps)}" if steps else "no checkpoint was finished"
 
@@ -139,7 +139,7 @@ class Checkpoints:
             self._manager.close()
 
     def restore(self, shapes: TrainState, mesh: Mesh) -> TrainState:
-        """The last whole state, laid on `mesh` whatever mesh wrote it.
+        """Restores the last whole state, laid on `mesh` whatever mesh wrote it.
 
         Args:
           shapes: the state as `jax.ShapeDtypeStruct`s.
@@ -153,7 +153,7 @@ class Checkpoints:
 
     @property
     def best_step(self) -> int | None:
-        """The step of lowest validation loss among the checkpoints kept; None where none was measured.
+        """Returns the step of lowest validation loss among the checkpoints kept; None where none was measured.
 
         Raises:
           UserError: a loss is not the one that was written.
@@ -178,13 +178,13 @@ class Checkpoints:
         step: int | None = None,
         weights: Sequence[str] = ("params", "ema"),
     ) -> tuple[int, dict[str, Arrays]]:
-        """The step and the model of the last whole checkpoint, of the best, or of a certain step.
+        """Restores the step and the model of the last whole checkpoint, of the best, or of a certain step.
 
         Args:
-          shapes: of (params, variables).
+          shapes: shapes of (params, variables).
           best: whether to take the checkpoint of lowest validation loss; the last, and a remark, where none has one.
-          step: which to take.
-          weights: what to read besides "variables": "params", their moving average "ema", or both.
+          step: checkpoint to take.
+          weights: models to read besides "variables": "params", their moving average "ema", or both.
 
         Returns:
           The step, and a dictionary with "variables" and what `weights` names.
@@ -212,7 +212,7 @@ class Checkpoints:
         return step, self._restore(step, {"model": model}, mesh, partial=True)["model"]
 
     def _restore(self, step: int, items: dict[str, Arrays], mesh: Mesh, partial: bool = False) -> dict[str, Arrays]:
-        """The items by name; `partial`: what else there is in them is not read."""
+        """Restores the items by name; `partial`: what else there is in them is not read."""
         targets = {
             name: jax.tree.map(
                 lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
@@ -351,18 +351,18 @@ def _is_disk_full(error: BaseException | None) -> bool:
 
 
 def fingerprint(tree: Arrays) -> str:
-    """A short name that two trees share if and only if they hold the same bits, but for an accident in 2^64."""
+    """Returns a short name that two trees share if and only if they hold the same bits, but for an accident in 2^64."""
     return _digest(_fingerprints(tree))
 
 
 def digest(prints: Arrays) -> str:
-    """The same of a tree that has one number for each array, as `written_fingerprints` gives."""
+    """Returns the same name for a tree that has one number for each array, as `written_fingerprints` gives."""
     flat, _ = jax.tree_util.tree_flatten_with_path(prints)
     return _digest({jax.tree_util.keystr(path): number for path, number in flat})
 
 
 def written_fingerprints(workdir: pathlib.Path, step: int) -> dict[str, Arrays] | None:
-    """The number of each array of a checkpoint's model, in nested dictionaries, without reading the arrays.
+    """Reads the number of each array of a checkpoint's model, in nested dictionaries, without reading the arrays.
 
     None where the run has no such checkpoint.
     """
@@ -381,7 +381,7 @@ def _digest(prints: dict[str, int]) -> str:
 
 
 def _fingerprints(tree: Arrays) -> dict[str, int]:
-    """One number for each array, by its path: the sum of its bits as 32-bit words, the same under any sharding."""
+    """Computes one number for each array, by its path: the sum of its bits as 32-bit words, the same under any sharding."""
     flat, _ = jax.tree_util.tree_flatten_with_path(tree)
     sums = _bit_sums([leaf for _, leaf in flat])
     # Dictionaries and the optimiser's named tuples come back from disk alike when a path is spelled by its keys.

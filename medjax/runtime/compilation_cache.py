@@ -1,4 +1,4 @@
-"""Compiled programs are kept on disk: the second start of a run begins in seconds."""
+"""Keeps compiled programs on disk: the second start of a run begins in seconds."""
 
 import hashlib
 import pathlib
@@ -19,7 +19,7 @@ def keep_programs() -> None:
 
 
 def processor() -> str:
-    """A name for this computer's kind of CPU."""
+    """Names this computer's kind of CPU."""
     described = platform.machine() + platform.processor()
     information = pathlib.Path("/proc/cpuinfo")
     if information.exists():

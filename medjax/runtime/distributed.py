@@ -1,4 +1,4 @@
-"""Several processes as one: who they are, how they find each other, and what the loss of one means to the others.
+"""Joins several processes into one run: who they are, how they find each other, what the loss of one means to the others.
 
 Each process runs the same program on its own devices; JAX makes one machine of them. Process 0 also runs JAX's
 coordination service, through which the others learn of each other and by whose heartbeats they notice that one is gone.
@@ -37,10 +37,10 @@ class Launcher:
     """Holds what `srun` or `mpirun` says to a process it starts.
 
     Attributes:
-      name: of the launcher.
-      num_processes: of the run.
-      process_id: of this one.
-      gpus: which of the GPUs that this process sees are its own, by number; None: all of them.
+      name: name of the launcher.
+      num_processes: number of processes of the run.
+      process_id: number of this process.
+      gpus: numbers of the GPUs, of those that this process sees, that are its own; None: all of them.
       names_coordinator: whether JAX can tell from the environment where process 0 is.
     """
 
@@ -52,7 +52,7 @@ class Launcher:
 
 
 def launcher(environment: Mapping[str, str]) -> Launcher | None:
-    """The launcher that started this process, or None.
+    """Finds the launcher that started this process, or None.
 
     A step of a SLURM allocation counts and not the allocation: in a shell on a node the program is alone, however many
     tasks were allocated.
@@ -88,9 +88,9 @@ def own_gpus(environment: Mapping[str, str], processes_here: int, number_here: i
     SLURM deals GPUs out under --gpus-per-task and --gpu-bind: then a task sees fewer than its step has on the node.
 
     Args:
-      environment: of the process.
-      processes_here: of the run, on this node.
-      number_here: of this process among them, from 0.
+      environment: environment variables of the process.
+      processes_here: number of the run's processes on this node.
+      number_here: number of this process among them, from 0.
 
     Raises:
       UserError: there are fewer GPUs than processes.
@@ -126,8 +126,8 @@ def join(coordinator: str | None, num_processes: int | None, process_id: int | N
 
     Args:
       coordinator: HOST:PORT of process 0, at which it will listen.
-      num_processes: of the run.
-      process_id: of this one, 0 to num_processes - 1.
+      num_processes: number of processes of the run.
+      process_id: number of this process, 0 to num_processes - 1.
 
     Raises:
       UserError: the flags are not whole, the port is taken, or the environment tells too little.
@@ -192,7 +192,7 @@ def leave() -> None:
 
 @contextlib.contextmanager
 def one_voice() -> Iterator[None]:
-    """Only process 0 writes progress and notes to stderr inside; the others are quiet but for what they raise."""
+    """Lets only process 0 write progress and notes to stderr inside; the others are quiet but for what they raise."""
     if jax.process_index() == 0:
         yield
         return
@@ -222,12 +222,12 @@ def explain_lost_process() -> Iterator[None]:
 
 
 def lost_seconds() -> int:
-    """How long another process may be silent before it is given up."""
+    """Returns how long another process may be silent before it is given up."""
     return _seconds(LOST_SECONDS)
 
 
 def is_lost_process(error: BaseException) -> bool:
-    """Whether the cause of an error is that another process is gone."""
+    """Tells whether the cause of an error is that another process is gone."""
     if jax.process_count() == 1 or isinstance(error, UserError) or is_out_of_memory(error):
         return False
     return any(sign in str(error).lower() for sign in SIGNS_OF_LOSS)
@@ -251,7 +251,7 @@ def _check_flags(coordinator: str, num_processes: int | None, process_id: int | 
 
 
 def _cluster_known_to_jax(environment: Mapping[str, str]) -> bool:
-    """Whether this is a TPU host or a pod of an indexed Kubernetes Job, whose other processes JAX can find by itself."""
+    """Tells whether JAX can find the other processes by itself: on a TPU host or in a pod of an indexed Kubernetes Job."""
     tpu = environment.get("TPU_ML_PLATFORM") == "JAX"  # which JAX sets on import where there are TPU chips
     pod = "KUBERNETES_SERVICE_HOST" in environment and "JOB_COMPLETION_INDEX" in environment
     return tpu or pod or "JAX_COORDINATOR_ADDRESS" in environment

@@ -1,4 +1,4 @@
-"""Stopping a run from outside without losing a step: SIGTERM (a scheduler) and Ctrl-C."""
+"""Stops a run from outside without losing a step, at SIGTERM (a scheduler) and Ctrl-C."""
 
 import _thread
 import os
@@ -10,13 +10,15 @@ from types import FrameType
 
 
 class NothingToSave(BaseException):
-    """The run was asked to stop before its first step."""
+    """Tells that the run was asked to stop before its first step."""
 
 
 class Interrupt:
-    """Inside this context the first SIGTERM or Ctrl-C raises NothingToSave, or, once `defer` was called, only sets `requested`,
-    for the loop to save and leave. A second one does what it does by default; but SIGTERMs that follow the first request
-    within `REPEATS` seconds are passed over, for some launchers and schedulers send several, and the save must not die of them.
+    """Turns SIGTERM and Ctrl-C, inside this context, into a request to save and leave.
+
+    The first signal raises NothingToSave, or, once `defer` was called, only sets `requested`, for the loop to save and leave.
+    A second one does what it does by default; but SIGTERMs that follow the first request within `REPEATS` seconds are passed
+    over, for some launchers and schedulers send several, and the save must not die of them.
 
     What is raised inside a finalizer or a callback of the garbage collector (JAX has one) goes no further: Python reports it
     and carries on. Here it is not reported but raised once more, a moment later or when the main thread is back in Python.
@@ -40,7 +42,7 @@ class Interrupt:
 
     def __exit__(self, *_: object) -> None:
         self._listen_no_more()
-        # Whoever took the hook since then, to keep it (checkpoints.hush_relayed_failures), hands on to this one.
+        # If checkpoints.hush_relayed_failures wrapped the hook meanwhile, it still calls this one: leave it then.
         if sys.unraisablehook == self._when_swallowed:
             sys.unraisablehook = self._previous_hook
 

@@ -1,4 +1,4 @@
-"""The device mesh `data` x `fsdp` x `depth` x `height`, and how a batch is laid on it.
+"""Makes the device mesh `data` x `fsdp` x `depth` x `height`, and lays batches on it.
 
 A batch [B, D, H, W, C] is split over data x fsdp along B, over depth along D and over height along H, where these divide
 it. Every other axis is whole on every device. A mesh axis of size 1 costs nothing, so one device is the same code as a pod.
@@ -23,11 +23,11 @@ AXES = ("data", "fsdp", "depth", "height")
 
 
 def make_mesh(sizes: Mapping[str, int], devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """A mesh over the first devices, axes in the order of `AXES`.
+    """Makes a mesh over the first devices, axes in the order of `AXES`.
 
     Args:
       sizes: devices along each axis; `data` may be -1 for "what the others leave".
-      devices: to choose from, all there are by default; those of a machine that is not there are as good.
+      devices: devices to choose from, all there are by default; described ones, which cannot run anything, do as well.
 
     Raises:
       UserError: a size is not positive, there are too few devices, or a volume would be cut between TPU slices.
@@ -52,7 +52,7 @@ def make_mesh(sizes: Mapping[str, int], devices: Sequence[jax.Device] | None = N
 
 
 def on_mesh(function: Callable, mesh: Mesh) -> Callable:
-    """`function` with the mesh in force while it is traced, so that layers know how volumes are cut (layers/spatial)."""
+    """Puts the mesh in force while `function` is traced, so that layers know how volumes are cut (layers/spatial)."""
 
     @functools.wraps(function)
     def traced(*arguments: Any) -> Any:
@@ -63,7 +63,7 @@ def on_mesh(function: Callable, mesh: Mesh) -> Callable:
 
 
 def batch_ways(mesh: Mesh) -> int:
-    """Into how many parts the batch axis is cut."""
+    """Counts the parts into which the batch axis is cut."""
     return mesh.shape["data"] * mesh.shape["fsdp"]
 
 
@@ -97,12 +97,12 @@ def check_volume_size(size: tuple[int, int, int], mesh: Mesh, multiples: tuple[i
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """The whole array on every device."""
+    """Returns the sharding of a whole array on every device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def batch_sharding(mesh: Mesh, array: jax.ShapeDtypeStruct | np.ndarray | jax.Array) -> NamedSharding:
-    """How one array of a batch lies on the mesh: a volume [B, D, H, W, C] over all four axes, anything else along B.
+    """Returns how one array of a batch lies on the mesh: a volume [B, D, H, W, C] over all axes, anything else along B.
 
     A volume with too few planes for an axis of the mesh, as latents may have, is whole along it, as it is inside networks.
     """
@@ -112,7 +112,7 @@ def batch_sharding(mesh: Mesh, array: jax.ShapeDtypeStruct | np.ndarray | jax.Ar
 
 @functools.cache
 def process_rows(mesh: Mesh, batch_size: int, process: int | None = None) -> tuple[int, ...]:
-    """The rows of the global batch that a process's devices hold, and so the only ones it must read, in order.
+    """Returns the rows of the global batch that a process's devices hold, in order: the only ones it must read.
 
     They need not be neighbours: on a TPU the mesh follows the wires between the chips and not the hosts. Processes whose
     devices share a row, cut over depth or height, each name it.
@@ -127,7 +127,7 @@ def process_rows(mesh: Mesh, batch_size: int, process: int | None = None) -> tup
 
 
 def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh, batch_size: int) -> dict[str, jax.Array]:
-    """This process's rows of a batch, those of `process_rows` in that order, as global arrays of `batch_size` rows."""
+    """Puts this process's rows of a batch, those of `process_rows` in order, into global arrays of `batch_size` rows."""
     place = {row: n for n, row in enumerate(process_rows(mesh, batch_size))}
 
     def put(rows: np.ndarray) -> jax.Array:
@@ -166,7 +166,7 @@ def take_rows(batch: jax.Array, mesh: Mesh) -> Iterator[tuple[int, np.ndarray]]:
 
 
 def row_everywhere(batch: jax.Array, row: int, mesh: Mesh) -> np.ndarray:
-    """One row of a batch on the mesh, on every process; every process must ask for it."""
+    """Fetches one row of a batch on the mesh to every process; every process must ask for it."""
     return np.asarray(_whole_row(mesh)(batch, row))
 
 

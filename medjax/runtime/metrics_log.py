@@ -1,4 +1,4 @@
-"""Numbers of a run over time: `metrics.jsonl`, one JSON object a line, and the same as TensorBoard events."""
+"""Logs numbers of a run over time: `metrics.jsonl`, one JSON object a line, and the same as TensorBoard events."""
 
 import json
 import math
@@ -49,7 +49,7 @@ class MetricsLog:
         self._events.flush()
 
     def write_picture(self, step: int, name: str, pixels: np.ndarray) -> None:
-        """A grey picture, [H, W] uint8, for TensorBoard alone."""
+        """Writes a grey picture, [H, W] uint8, for TensorBoard alone."""
         if self._rows is None:
             return
         self._add_event(Event(step=step, summary=summary.image(name, pixels[None], dataformats="CHW")))
@@ -79,7 +79,7 @@ def drop_rows_from(path: pathlib.Path, step: int) -> None:
 
 
 def last_values(path: pathlib.Path) -> dict[str, float]:
-    """The latest value of every metric in a `metrics.jsonl`; empty where there is none."""
+    """Reads the latest value of every metric in a `metrics.jsonl`; empty where there is none."""
     values: dict[str, float] = {}
     for row in read_rows(path):
         values |= row

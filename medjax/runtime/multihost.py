@@ -77,7 +77,7 @@ def check_same(told: Any) -> None:
 
 
 class AnyOf:
-    """Whether any process said yes, the same answer on all at the same call.
+    """Tells whether any process said yes, the same answer on all at the same call.
 
     Every process must call it equally often. With several processes the answer is that to the call before, so that the
     host never waits for the devices: one step too late is early enough to save and leave.

@@ -1,4 +1,4 @@
-"""The optimiser: AdamW with a learning-rate schedule and clipping, as one optax chain."""
+"""Makes the optimiser: AdamW with a learning-rate schedule and clipping, as one optax chain."""
 
 from collections.abc import Callable
 
@@ -11,7 +11,7 @@ Schedule = Callable[[int], float]
 
 
 def learning_rate_schedule(learning_rate: float, *, warmup_steps: int, decay: str, steps: int) -> Schedule:
-    """Linear warm-up, then constant or half a cosine down to a hundredth at `steps`.
+    """Makes a linear warm-up, then a constant rate or half a cosine down to a hundredth at `steps`.
 
     The first update, step 0, has a `warmup_steps`-th of the rate: at rate 0 it would change nothing.
 
@@ -39,7 +39,7 @@ def make_optimizer(
     clip_norm: float,
     parts: tuple[str, ...] = (),
 ) -> optax.GradientTransformation:
-    """AdamW behind a clip of the global gradient norm; `clip_norm` 0 means no clipping.
+    """Makes AdamW behind a clip of the global gradient norm; `clip_norm` 0 means no clipping.
 
     Args:
       parts: top-level keys of the parameters that are clipped each by its own norm, such as the two sides of a GAN.

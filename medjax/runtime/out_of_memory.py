@@ -13,7 +13,7 @@ OTHERWISE = "use a smaller data.batch_size, or a machine with more memory"
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out, the devices' or the computer's."""
+    """Tells whether memory ran out, the devices' or the computer's."""
     return isinstance(error, MemoryError) or DEVICES in str(error)
 
 

@@ -39,7 +39,7 @@ def arrange(sizes: Mapping[str, int], devices: Sequence[jax.Device], whole: bool
 
     Args:
       sizes: devices along `data`, `fsdp`, `depth` and `height`, in this order.
-      devices: as many as the mesh has.
+      devices: devices, as many as the mesh has.
       whole: they are all of the machine's. Some of a TPU's follow no wires and are taken in their order.
 
     Raises:

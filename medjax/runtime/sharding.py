@@ -1,4 +1,4 @@
-"""How parameters, their moving average and the optimiser's moments lie on the mesh: a short list of rules.
+"""Lays parameters, their moving average and the optimiser's moments on the mesh, by a short list of rules.
 
 The rules look at the end of an array's path and at its shape, so a parameter, its average and its moments, which share
 both, always lie alike.
@@ -21,12 +21,12 @@ SMALLEST_CUT = 2**14  # elements; gathering a smaller array costs more time than
 
 
 def whole(shape: tuple[int, ...], mesh: Mapping[str, int]) -> PartitionSpec:
-    """On every device."""
+    """Replicates an array on every device."""
     return PartitionSpec()
 
 
 def like_volumes(shape: tuple[int, ...], mesh: Mapping[str, int]) -> PartitionSpec:
-    """[D, H, ...] beside the voxels that it belongs to."""
+    """Cuts [D, H, ...] as the voxels are that it belongs to."""
     return PartitionSpec(*volume_spec((1, *shape), mesh)[1:])
 
 
@@ -51,7 +51,7 @@ RULES: tuple[tuple[str, Rule], ...] = (
 
 
 def state_shardings(shapes: Tree, mesh: Mesh) -> Tree:
-    """A NamedSharding for every array of a tree of `jax.ShapeDtypeStruct` (from `jax.eval_shape`)."""
+    """Returns a NamedSharding for every array of a tree of `jax.ShapeDtypeStruct` (from `jax.eval_shape`)."""
 
     def sharding(path: tuple, leaf: jax.ShapeDtypeStruct) -> NamedSharding:
         name = jax.tree_util.keystr(path, simple=True, separator="/")

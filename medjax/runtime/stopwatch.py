@@ -1,4 +1,4 @@
-"""How fast a loop runs when nothing interrupts it."""
+"""Measures how fast a loop runs when nothing interrupts it."""
 
 import time
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ class Stopwatch:
 
     @property
     def rate(self) -> float | None:
-        """Steps a second since the start; None before the first step."""
+        """Returns steps a second since the start; None before the first step."""
         if not self.steps:
             return None
         return self.steps / (time.perf_counter() - self._start - self._paused_seconds)

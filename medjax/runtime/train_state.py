@@ -15,12 +15,12 @@ from medjax.task import Arrays, Batch, Metrics, Task
 
 @flax.struct.dataclass
 class TrainState:
-    """Everything a checkpoint holds.
+    """Holds everything that a checkpoint holds.
 
     Attributes:
       step: updates made so far, int32.
-      params: what gradients train, float32.
-      variables: what is not trained by gradient but changes (a codebook, batch statistics).
+      params: parameters that gradients train, float32.
+      variables: state that changes but is not trained by gradient (a codebook, batch statistics).
       opt_state: the optimiser's.
       ema: exponential moving average of `params`, which samples are drawn with; `params` itself at decay 0.
     """
@@ -33,7 +33,7 @@ class TrainState:
 
 
 def state_builder(task: Task, optimizer: optax.GradientTransformation) -> Callable[..., TrainState]:
-    """A pure function (key, batch) -> TrainState at step 0; of the batch only shapes matter for most tasks."""
+    """Makes a pure function (key, batch) -> TrainState at step 0; of the batch only shapes matter for most tasks."""
 
     def build(key: jax.Array, batch: Batch) -> TrainState:
         params, variables = task.init(key, batch)
@@ -60,12 +60,12 @@ def make_train_step(
     ema_start: int = 0,
     ema_every: int = 1,
 ) -> Callable[[TrainState, Arrays, Batch], tuple[TrainState, Metrics]]:
-    """The pure step: state k+1 is a function of state k, batch k and fold_in(seed, k) only.
+    """Makes the pure step: state k+1 is a function of state k, batch k and fold_in(seed, k) only.
 
     Args:
-      task, optimizer: whose gradients, and what becomes of them.
-      seed: of all randomness.
-      ema_decay: of the moving average of the parameters.
+      task, optimizer: source of the gradients, and what turns them into updates.
+      seed: seed of all randomness.
+      ema_decay: decay of the moving average of the parameters.
       accumulate: microbatches a step.
       ema_start: up to this step the average is the parameters themselves.
       ema_every: after it, the average moves at every so many steps.
@@ -96,7 +96,7 @@ def make_train_step(
 
 
 def batch_length(batch: Batch) -> int:
-    """How many examples a batch holds."""
+    """Counts the examples a batch holds."""
     return next(iter(batch.values())).shape[0]
 
 
@@ -106,7 +106,7 @@ def accumulated(
     batch: Batch,
     accumulate: int,
 ) -> tuple[Arrays, Arrays, Metrics]:
-    """Mean gradients and metrics over `accumulate` microbatches, `variables` passing through them in order.
+    """Averages gradients and metrics over `accumulate` microbatches, `variables` passing through them in order.
 
     Microbatch m takes rows m, m + accumulate, ...: with the batch cut over devices in contiguous parts, each device then
     finds its share of every microbatch at home.
@@ -134,7 +134,7 @@ def accumulated(
 
 
 def jit_train_step(step: Callable, state: TrainState, batch: Batch, mesh: Mesh) -> Callable:
-    """`step` compiled for the mesh: the state's memory is reused in place, metrics are whole on every device."""
+    """Compiles `step` for the mesh: the state's memory is reused in place, metrics are whole on every device."""
     shardings = state_shardings(state, mesh)
     batch_shardings = {name: batch_sharding(mesh, array) for name, array in batch.items()}
     return jax.jit(

@@ -1,4 +1,4 @@
-"""A run's folder: it belongs to one model of one dataset.
+"""Keeps a run's folder, which belongs to one model of one dataset.
 
 `config.json` is the configuration in force, `data.json` says which data the model learned and how its samples become files.
 """
@@ -95,7 +95,7 @@ def check_same_model(workdir: pathlib.Path, known: Mapping[str, Any], config: Ma
 
 
 def first_difference(there: Any, here: Any, key: str) -> str | None:
-    """The first key, depth first, at which two trees of plain data differ, with both values; None where none does."""
+    """Finds the first key, depth first, at which two trees of plain data differ, with both values; None where none does."""
     if isinstance(there, dict) and isinstance(here, dict):
         for name in sorted(there.keys() | here.keys()):
             difference = first_difference(there.get(name), here.get(name), f"{key}.{name}")
@@ -111,7 +111,7 @@ def _said(value: Any) -> str:
 
 
 def as_json(tree: Any) -> Any:
-    """The tree as it comes back from a JSON file: tuples are lists."""
+    """Returns the tree as it comes back from a JSON file: tuples are lists."""
     return json.loads(json.dumps(tree))
 
 
@@ -133,7 +133,7 @@ def read_config(path: pathlib.Path, like: Mapping[str, Any]) -> dict[str, Any]:
     """Reads a run's config.json, as far as `like` goes.
 
     Args:
-      path: of the file.
+      path: file to write.
       like: plain data of the same keys and kinds of values. What the file lacks, an older one say, is taken from here.
 
     Raises:
@@ -176,7 +176,7 @@ def write_json(path: pathlib.Path, content: Mapping[str, Any]) -> None:
 
 @contextlib.contextmanager
 def written_aside(path: pathlib.Path) -> Iterator[pathlib.Path]:
-    """A temporary path beside `path`, with its suffix, that takes its name when the block ends well and is removed if not."""
+    """Gives a temporary path beside `path`, which takes its name when the block ends well and is removed if not."""
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix="".join(path.suffixes[-2:]), dir=path.parent)
     os.close(handle)
     aside = pathlib.Path(name)
@@ -195,5 +195,5 @@ def _umask() -> int:
 
 
 def free_name(path: pathlib.Path) -> pathlib.Path:
-    """The first of path.1, path.2, ... that does not exist."""
+    """Returns the first of path.1, path.2, ... that does not exist."""
     return next(name for n in itertools.count(1) if not (name := path.with_name(f"{path.name}.{n}")).exists())

@@ -23,13 +23,13 @@ CONTEXT = (Array("u32", ()), Array("s32", ()))  # what `-start` returns besides 
 
 @dataclasses.dataclass(frozen=True)
 class Memory:
-    """Bytes on one device.
+    """Counts bytes on one device.
 
     Attributes:
-      arguments: what the program is called with.
-      outputs: what it returns, `aliased` of which takes the place of arguments.
-      temporaries: what it needs meanwhile: activations and gradients, above all.
-      code: of the program itself.
+      arguments: bytes of what the program is called with.
+      outputs: bytes of what it returns, `aliased` of which takes the place of arguments.
+      temporaries: bytes of what it needs meanwhile: activations and gradients, above all.
+      code: bytes of the program itself.
     """
 
     arguments: int
@@ -46,15 +46,15 @@ class Memory:
 
 @dataclasses.dataclass(frozen=True)
 class Collective:
-    """A communication between devices.
+    """Describes a communication between devices.
 
     Attributes:
       kind: one of `KINDS`; the TPU's fusion of an all-reduce with the slicing of its result is a reduce-scatter.
       arrays: its operands on one device, or its results if those are larger.
-      times: how often it runs in one run of the program.
+      times: number of times it runs in one run of the program.
       groups: the places in the mesh, counted row by row, of devices that exchange; None if the text cannot be read.
-      op_name: where in the model it comes from.
-      overlapped_cycles: of computation that is scheduled between its start and its end; 0 if the devices wait for it.
+      op_name: place in the model that it comes from.
+      overlapped_cycles: cycles of computation scheduled between its start and its end; 0 if the devices wait for it.
     """
 
     kind: str
@@ -70,7 +70,7 @@ class Collective:
         return sum(array.bytes for array in self.arrays)
 
     def crosses(self, mesh_shape: Mapping[str, int]) -> frozenset[str]:
-        """The axes of a mesh, sizes in order, along which devices that exchange lie apart; all of them if unknown."""
+        """Returns the axes of a mesh, sizes in order, along which devices that exchange lie apart; all of them if unknown."""
         axes, sizes = tuple(mesh_shape), tuple(mesh_shape.values())
         if self.groups is None or max(itertools.chain(*self.groups), default=0) >= math.prod(sizes):
             return frozenset(axis for axis in axes if mesh_shape[axis] > 1)
@@ -85,12 +85,12 @@ class Collective:
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
-    """The compiler's estimate of one run, in cycles of a device.
+    """Holds the compiler's estimate of one run, in cycles of a device.
 
     Attributes:
       computation: cycles of everything but communication.
       communication: cycles of all communication, were none of it hidden behind computation.
-      exposed: of `communication`, what the schedule does not hide.
+      exposed: cycles of `communication` that the schedule does not hide.
     """
 
     computation: int
@@ -114,7 +114,7 @@ class Estimate:
 
 
 def memory(compiled: jax.stages.Compiled) -> Memory:
-    """The compiler's account of a program's memory."""
+    """Returns the compiler's account of a program's memory."""
     stats = compiled.memory_analysis()
     return Memory(
         arguments=stats.argument_size_in_bytes,
@@ -126,7 +126,7 @@ def memory(compiled: jax.stages.Compiled) -> Memory:
 
 
 def flops(compiled: jax.stages.Compiled) -> float | None:
-    """Floating-point operations on one device as the compiler counts them: a loop's body once, however often it runs.
+    """Counts floating-point operations on one device as the compiler does: a loop's body once, however often it runs.
 
     None where it does not count, as for a GPU that is not there.
     """
@@ -135,7 +135,7 @@ def flops(compiled: jax.stages.Compiled) -> float | None:
 
 
 def estimate(program: Program, link_bytes_per_cycle: float) -> Estimate | None:
-    """The compiler's estimate of the cycles of a run; None where it gives none (CPU, GPU).
+    """Returns the compiler's estimate of the cycles of a run; None where it gives none (CPU, GPU).
 
     Computation: the sum of the `estimated_cycles` that the TPU compiler notes on its instructions, times the rounds of the
     loops they are in; a fusion carries those of all that is in it. Prefetches into vector memory have none.
@@ -159,7 +159,7 @@ def estimate(program: Program, link_bytes_per_cycle: float) -> Estimate | None:
 
 
 def collectives(program: Program) -> list[Collective]:
-    """Every communication of a run, in the order of the schedule; an asynchronous one stands where it starts."""
+    """Lists every communication of a run, in the order of the schedule; an asynchronous one stands where it starts."""
     found, clocks = [], {}
     for execution in executions(program):
         computation = program.computations[execution.computation]
@@ -210,7 +210,7 @@ def _cycles(instruction: Instruction) -> int:
 
 
 def _clock(program: Program, computation: Computation) -> dict[str, tuple[int, int]]:
-    """When each instruction of a computation begins and ends, in cycles of computation since the computation began."""
+    """Tells when each instruction of a computation begins and ends, in cycles since the computation began."""
 
     def length(instruction: Instruction, within: Computation) -> int:
         rounds = trip_count(program, within, instruction) or 1 if instruction.opcode == "while" else 1
@@ -230,7 +230,7 @@ def _clock(program: Program, computation: Computation) -> dict[str, tuple[int, i
 def _started_by(
     program: Program, computation: Computation, instruction: Instruction
 ) -> list[tuple[Computation, Instruction]]:
-    """The collectives that an instruction runs or starts, with the computations that hold them.
+    """Yields the collectives that an instruction runs or starts, with the computations that hold them.
 
     On TPU an asynchronous collective is a chain of fusions, of which each repeats it: the first hands it to a custom call
     AsyncCollectiveStart, some carry it on beside a computation, the last waits for it. It is the first that counts.
@@ -289,7 +289,7 @@ def _overlap(
 
 
 def _finishes(program: Program, instruction: Instruction, collective: Instruction) -> bool:
-    """Whether a fusion is the last of the chain of an asynchronous collective on TPU."""
+    """Tells whether a fusion is the last of the chain of an asynchronous collective on TPU."""
     if instruction.opcode != "fusion":
         return False
     identity = re.findall(r'channel_id=\d+|chain_id="\d+"', collective.attributes)

@@ -1,4 +1,4 @@
-"""How many floating-point operations a function asks for, counted in its jaxpr: what the mathematics needs, not the machine.
+"""Counts the floating-point operations of a function in its jaxpr: what the mathematics needs, not the machine.
 
 Convolutions and matrix products only, two operations a multiplication: in these networks all else is less than one in a
 hundred. Zeros that padding or dilation puts between the numbers of a convolution count, or do not, as said at `_convolution`.
@@ -13,7 +13,7 @@ from jax.extend import core
 
 
 def count(function: Callable, *arguments: Any) -> float:
-    """Operations of one call; of the arguments only shapes matter.
+    """Counts the operations of one call; of the arguments only shapes matter.
 
     A loop counts as often as it goes round where that is known (`scan`), else once; of branches the largest counts, of ways
     to do the same on several platforms (`lax.platform_dependent`) the one for all others.
@@ -42,7 +42,7 @@ def _in_equation(equation: core.JaxprEqn) -> float:
 
 
 def _inner(equation: core.JaxprEqn) -> Iterator[core.Jaxpr]:
-    """The jaxprs that an equation calls."""
+    """Yields the jaxprs that an equation calls."""
     for leaf in jax.tree.leaves(list(equation.params.values()), is_leaf=_is_jaxpr):
         if _is_jaxpr(leaf):
             yield getattr(leaf, "jaxpr", leaf)
@@ -53,7 +53,7 @@ def _is_jaxpr(leaf: Any) -> bool:
 
 
 def _convolution(equation: core.JaxprEqn) -> float:
-    """Every output number is a sum over the kernel's taps and input channels, those over padding included.
+    """Counts every output number as a sum over the kernel's taps and input channels, those over padding included.
 
     Where the input is dilated (the gradient of a strided convolution) only one tap in so many meets a number.
     """

@@ -1,4 +1,4 @@
-"""The text of a compiled program, read: computations, instructions, loops and how often each instruction runs.
+"""Reads the text of a compiled program: computations, instructions, loops and how often each instruction runs.
 
 A computation that another one calls runs in its place; the body of a `while` runs as often as the loop goes round. Only
 what the text itself says is used, so programs for machines that are not there are read like any other.
@@ -20,7 +20,7 @@ NAME = re.compile(r"%([\w.\-]+)")
 
 @dataclasses.dataclass(frozen=True)
 class Array:
-    """One array of an instruction's result: its dtype in XLA's spelling and its shape on one device."""
+    """Describes one array of an instruction's result: its dtype in XLA's spelling and its shape on one device."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -31,13 +31,13 @@ class Array:
 
     @property
     def bytes(self) -> int:
-        """Without the padding of a device's memory layout. Types that are no arrays (tokens) count nothing."""
+        """Counts bytes without the padding of a device's memory layout. Types that are no arrays (tokens) count nothing."""
         return self.size * (1 if self.dtype.startswith("f8") else DTYPE_BYTES.get(self.dtype, 0))
 
 
 @dataclasses.dataclass(frozen=True)
 class Instruction:
-    """One line of a computation: `name = result opcode(operands), attributes`."""
+    """Holds one line of a computation: `name = result opcode(operands), attributes`."""
 
     name: str
     result: tuple[Array, ...]
@@ -48,7 +48,7 @@ class Instruction:
     is_root: bool = False
 
     def called(self, *kinds: str) -> tuple[str, ...]:
-        """Names of the computations that attributes of these kinds (`calls`, `body`, ...) name."""
+        """Returns the names of the computations that attributes of these kinds (`calls`, `body`, ...) name."""
         names = []
         for match in CALLEES.finditer(self.attributes):
             if match[1] in kinds:
@@ -62,7 +62,7 @@ Computation = dict[str, Instruction]  # by name, in the order of the schedule
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """The computations of a compiled module by name, and which one is run."""
+    """Holds the computations of a compiled module by name, and which one is run."""
 
     computations: dict[str, Computation]
     entry: str
@@ -70,7 +70,7 @@ class Program:
 
 @dataclasses.dataclass(frozen=True)
 class Execution:
-    """An instruction that runs: where it stands and how often it runs in one run of the program."""
+    """Holds an instruction that runs: where it stands and how often it runs in one run of the program."""
 
     instruction: Instruction
     computation: str
@@ -101,7 +101,7 @@ def parse(text: str) -> Program:
 
 
 def parse_instruction(line: str) -> Instruction | None:
-    """One line of a computation; None if it is something else."""
+    """Parses one line of a computation; None if it is something else."""
     head = re.match(r"\s*(ROOT )?%?([\w.\-]+) = ", line)
     if not head:
         return None
@@ -126,7 +126,7 @@ def parse_instruction(line: str) -> Instruction | None:
 
 
 def arrays(shape: str) -> tuple[Array, ...]:
-    """The arrays in the text of a shape; a tuple has several."""
+    """Parses the arrays in the text of a shape; a tuple has several."""
     return tuple(Array(dtype, tuple(map(int, filter(None, dims.split(","))))) for dtype, dims in ARRAY.findall(shape))
 
 
@@ -141,7 +141,7 @@ def _closing(line: str, opening: int) -> int:
 
 
 def executions(program: Program) -> Iterator[Execution]:
-    """Every instruction that runs, in the order of the schedule; a fusion or an `async-start` is one, with what is in it.
+    """Yields every instruction that runs, in the schedule's order; a fusion or `async-start` is one, with what is in it.
 
     A branch of a conditional counts as taken. A loop whose length the text does not tell counts once.
     """
@@ -158,7 +158,7 @@ def _executions(program: Program, name: str, times: int) -> Iterator[Execution]:
 
 
 def run_in_place(instruction: Instruction) -> tuple[str, ...]:
-    """The computations whose instructions run, each for itself, where this one stands."""
+    """Names the computations whose instructions run, each for itself, where this one stands."""
     if instruction.opcode == "while":
         return instruction.called("condition", "body")
     if instruction.opcode == "call":
@@ -169,7 +169,7 @@ def run_in_place(instruction: Instruction) -> tuple[str, ...]:
 
 
 def trip_count(program: Program, computation: Computation, loop: Instruction) -> int | None:
-    """How often a `while` goes round, None if the text does not tell.
+    """Tells how often a `while` goes round, None if the text does not.
 
     The compilers for CPU and GPU note it. That for TPU does not: there a loop `for i in range(start, bound)` is recognised
     by its condition, `i < bound`, with both ends constants, in the condition or among what the loop starts from.
@@ -187,7 +187,7 @@ def trip_count(program: Program, computation: Computation, loop: Instruction) ->
         return None
 
     def value(name: str, scope: Computation) -> int | None:
-        """A constant of the condition, or the constant that the loop starts from at the same place."""
+        """Finds a constant of the condition, or the constant that the loop starts from at the same place."""
         instruction = scope.get(name)
         if instruction is None:
             return None

@@ -15,14 +15,14 @@ WRAPPERS = ("while", "call", "conditional")  # whose time is that of the operati
 
 @dataclasses.dataclass(frozen=True)
 class Operation:
-    """One instruction of the program, over the whole trace and all devices of a host.
+    """Holds one instruction of the program, over the whole trace and all devices of a host.
 
     Attributes:
-      name: in the compiled text, and in the trace when it is opened in a viewer.
-      opcode: what it is; "fusion" is many in one.
-      place: where in the model it comes from; empty if the compiler lost it.
-      seconds: in all, of one host's devices.
-      times: how often it ran.
+      name: name in the compiled text, and in the trace when it is opened in a viewer.
+      opcode: kind of instruction; "fusion" is many in one.
+      place: place in the model that it comes from; empty if the compiler lost it.
+      seconds: total time on one host's devices.
+      times: number of times it ran.
     """
 
     name: str
@@ -33,7 +33,7 @@ class Operation:
 
 
 def operations(folder: pathlib.Path, program: Program) -> list[Operation]:
-    """The instructions of `program` that ran while the newest trace in a folder was taken, the longest first.
+    """Lists the instructions of `program` that ran while the newest trace in a folder was taken, the longest first.
 
     On a CPU one operation's time holds its share of waiting for others on the same cores.
     """
@@ -66,7 +66,7 @@ def place_of(attributes: str) -> str:
 
 
 def _events(folder: pathlib.Path) -> Iterator[tuple[str, float]]:
-    """(instruction's name, nanoseconds) of all that devices did."""
+    """Yields (instruction's name, nanoseconds) of all that devices did."""
     traces = sorted(folder.rglob("*.xplane.pb"), key=lambda path: path.stat().st_mtime)
     if not traces:
         return

@@ -33,14 +33,14 @@ LIBTPU_ENVIRONMENT = {
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-    """A generation of TPU; a device is a chip.
+    """Describes a generation of TPU; a device is a chip.
 
     Attributes:
-      memory: bytes that the compiler lets a program have, as it says when it refuses one: less than is sold.
+      memory: usable HBM in bytes, as the compiler reports it when a program does not fit; less than the nominal size.
       clock: Hz, derived from the published peak of bfloat16 FLOP/s, which is two a multiplier and cycle.
-      link_bytes_per_cycle: what the compiler's scheduler (libtpu 0.0.51) reckons a transfer to the next chip to carry: read
+      link_bytes_per_cycle: bytes that the compiler's scheduler (libtpu 0.0.51) reckons a transfer to the next chip to carry: read
         from its log for transfers of 4 and 64 MiB, which agree.
-      options: of the topology, where a device would not be a whole chip otherwise.
+      options: options of the topology, needed where a device would not be a whole chip otherwise.
     """
 
     memory: int
@@ -59,14 +59,14 @@ CHIPS = {
 
 @dataclasses.dataclass(frozen=True)
 class Topology:
-    """A machine to compile for.
+    """Describes a machine to compile for.
 
     Attributes:
-      name: as it was asked for.
+      name: name as it was asked for.
       platform: "tpu" or "cpu".
-      devices: to make a mesh of; nothing can be run on those of a TPU.
+      devices: devices to make a mesh of; nothing can be run on those of a TPU.
       memory: bytes a program may have on each device.
-      chip: of a TPU.
+      chip: generation of a TPU's chips.
     """
 
     name: str
@@ -77,7 +77,7 @@ class Topology:
 
 
 def open_topology(name: str) -> Topology:
-    """The machine that a name like "v5e:4x4" or "cpu:8" describes; JAX itself runs on the CPU of this computer from then on.
+    """Returns the machine that a name like "v5e:4x4" or "cpu:8" describes; JAX runs on this computer's CPU from then on.
 
     Raises:
       UserError: there is no such machine, libtpu is missing, or JAX runs on another platform or on fewer devices already.

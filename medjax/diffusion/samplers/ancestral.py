@@ -1,4 +1,4 @@
-"""The ancestral sampler of the diffusion's own reverse process (arXiv 2006.11239), variances fixed or learned."""
+"""Samples by the diffusion's own reverse process (arXiv 2006.11239), variances fixed or learned."""
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ from medjax.diffusion.schedules import Schedule
 
 
 def ancestral_steps(schedule: Schedule, variance: np.ndarray | None = None) -> Step:
-    """Each step by `ancestral_step`."""
+    """Makes each step by `ancestral_step`."""
 
     def step(denoise: Denoise, noise_at: NoiseAt, state: State, i: jax.Array) -> State:
         x_0, t = denoise(state.x_t, training_time(schedule, state.x_t, i)), for_batch(state.x_t, i)
@@ -20,7 +20,7 @@ def ancestral_steps(schedule: Schedule, variance: np.ndarray | None = None) -> S
 
 
 def learned_ancestral_steps(schedule: Schedule) -> Step:
-    """Each step by `ancestral_step` with the network's own variance: `denoise` gives (x_0, v) as learned_variance.py says."""
+    """Makes each step by `ancestral_step` with the network's own variance: `denoise` gives (x_0, v), see learned_variance.py."""
 
     def step(denoise: Denoise, noise_at: NoiseAt, state: State, i: jax.Array) -> State:
         (x_0, v), t = denoise(state.x_t, training_time(schedule, state.x_t, i)), for_batch(state.x_t, i)
@@ -39,7 +39,7 @@ def ancestral_step(
     noise: jax.Array,
     variance: np.ndarray | None = None,
 ) -> jax.Array:
-    """x_{t-1} drawn from q(x_{t-1} | x_t, x_0) (arXiv 2006.11239, algorithm 2).
+    """Draws x_{t-1} from q(x_{t-1} | x_t, x_0) (arXiv 2006.11239, algorithm 2).
 
     Args:
       schedule: its steps are those of the sampler.

@@ -1,4 +1,4 @@
-"""DDIM: steps that keep the noise they estimate, with as much new noise as wanted (arXiv 2010.02502)."""
+"""Samples by DDIM: steps keep the noise they estimate, with as much new noise as wanted (arXiv 2010.02502)."""
 
 import jax
 import numpy as np
@@ -9,7 +9,7 @@ from medjax.diffusion.schedules import Schedule
 
 
 def ddim_steps(schedule: Schedule, eta: float = 0.0) -> Step:
-    """Each step by `ddim_step`."""
+    """Makes each step by `ddim_step`."""
 
     def step(denoise: Denoise, noise_at: NoiseAt, state: State, i: jax.Array) -> State:
         x_0, t = denoise(state.x_t, training_time(schedule, state.x_t, i)), for_batch(state.x_t, i)
@@ -21,7 +21,7 @@ def ddim_steps(schedule: Schedule, eta: float = 0.0) -> Step:
 def ddim_step(
     schedule: Schedule, x_t: jax.Array, t: jax.Array, x_0: jax.Array, noise: jax.Array, eta: float = 0.0
 ) -> jax.Array:
-    """x_{t-1} of the DDIM with stochasticity eta (arXiv 2010.02502, eq. 12); step 0 gives x_0 itself.
+    """Takes one step of DDIM with stochasticity eta to x_{t-1} (arXiv 2010.02502, eq. 12); step 0 gives x_0 itself.
 
     Arguments as in `ancestral_step`; eta 0 is deterministic, 1 has the variance of the ancestral sampler's posterior.
     """

@@ -1,4 +1,4 @@
-"""DPM-Solver++(2M): a multistep solver of second order, one estimate a step (arXiv 2211.01095, algorithm 2 and app. D.3)."""
+"""Samples by DPM-Solver++(2M), multistep, of second order, one estimate a step (arXiv 2211.01095, algorithm 2, app. D.3)."""
 
 import jax
 import numpy as np
@@ -9,7 +9,7 @@ from medjax.diffusion.schedules import Schedule
 
 
 def dpm_solver_steps(schedule: Schedule, stochastic: bool = False) -> Step:
-    """Steps of the probability-flow equation, or of the reverse stochastic one, exact but for how x_0's estimate changes.
+    """Solves the probability-flow equation, or the reverse stochastic one, exactly but for how x_0's estimate changes.
 
     Between two steps the estimate is taken to go on as it did between the two before. The first step has none before it,
     and for the last one, to no noise at all, the estimate is the result: both are of first order.
@@ -40,7 +40,7 @@ def dpm_solver_steps(schedule: Schedule, stochastic: bool = False) -> Step:
 
 
 def _trend(shrink: np.ndarray) -> np.ndarray:
-    """h_i / (2 h_{i+1}), how far to extrapolate at each step; 0 at the first and the last."""
+    """Computes h_i / (2 h_{i+1}), how far to extrapolate at each step; 0 at the first and the last."""
     trend = np.zeros_like(shrink)
     if len(shrink) > 2:
         # At the noisy end h may be infinite (no signal at all), and then nothing is extrapolated from it.

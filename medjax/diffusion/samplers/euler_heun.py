@@ -1,4 +1,4 @@
-"""Euler and Heun: solvers of dy/du = velocity, y the point of a straight line from x_0 (u = 0) to noise (u = 1).
+"""Solves dy/du = velocity by Euler and Heun, y the point of a straight line from x_0 (u = 0) to noise (u = 1).
 
 That is how flows are sampled (arXiv 2209.03003), and the probability flow of any variance-preserving process divided by
 signal + noise. In y there is no noise level without end, as in arXiv 2206.00364, and the velocity is bounded everywhere.
@@ -13,7 +13,7 @@ from medjax.diffusion.schedules import Schedule
 
 
 def euler_steps(schedule: Schedule) -> Step:
-    """One estimate a step, of first order; DDIM without noise, to rounding."""
+    """Takes one estimate a step, of first order; DDIM without noise, to rounding."""
     length, u, next_u, next_length = _line(schedule)
 
     def step(denoise: Denoise, noise_at: NoiseAt, state: State, i: jax.Array) -> State:
@@ -27,7 +27,7 @@ def euler_steps(schedule: Schedule) -> Step:
 
 
 def heun_steps(schedule: Schedule) -> Step:
-    """Two estimates a step, of second order: the velocities at both ends, averaged (arXiv 2206.00364, algorithm 1).
+    """Takes two estimates a step, of second order: the velocities at both ends, averaged (arXiv 2206.00364, algorithm 1).
 
     The last step, to no noise at all, is Euler's, so n steps take 2n - 1 estimates.
     """
@@ -54,12 +54,12 @@ def heun_steps(schedule: Schedule) -> Step:
 
 
 def _towards(x_0: jax.Array, y: jax.Array, share: jax.Array) -> jax.Array:
-    """y after an Euler step that leaves this share of its noise; x_0 itself, exactly, where none is left."""
+    """Returns y after an Euler step that leaves this share of its noise; x_0 itself, exactly, where none is left."""
     return x_0 + share * (y - x_0)
 
 
 def _line(schedule: Schedule) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """At each step: signal + noise, the flow time, and both one step further."""
+    """Returns, for each step: signal + noise, the flow time, and both one step further."""
     length = np.sqrt(schedule.alphas_cumprod) + np.sqrt(1 - schedule.alphas_cumprod)
     u = schedule.flow_times
     return length, u, np.append(0.0, u[:-1]), np.append(1.0, length[:-1])

@@ -50,12 +50,12 @@ def run(
 
 
 def sample(step: Step, denoise: Denoise, x_T: jax.Array, noise_at: NoiseAt, steps: int) -> jax.Array:
-    """All steps in one loop, from x_T [B, ...] to x_0."""
+    """Takes all steps in one loop, from x_T [B, ...] to x_0."""
     return run(step, denoise, noise_at, first_state(x_T), steps - 1, -1).x_t
 
 
 def for_batch(x_t: jax.Array, i: jax.Array) -> jax.Array:
-    """Step i for every example: [B]."""
+    """Repeats step i for every example: [B]."""
     return jnp.full(x_t.shape[:1], i)
 
 

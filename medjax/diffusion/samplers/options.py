@@ -1,4 +1,4 @@
-"""How samples are drawn from a trained denoiser: none of this is learned, so any model takes any of it."""
+"""Chooses how samples are drawn from a trained denoiser: none of this is learned, so any model takes any of it."""
 
 import dataclasses
 
@@ -16,15 +16,15 @@ SAMPLERS = ("ancestral", "ddim", "dpm_solver", "dpm_solver_sde", "euler", "heun"
 
 @dataclasses.dataclass(frozen=True)
 class Sampling:
-    """The choices of a sampling run.
+    """Holds the choices of a sampling run.
 
     Attributes:
       sampler: one of SAMPLERS.
-      steps: of the training schedule, evenly spaced, first and last among them; None for all.
+      steps: number of steps of the training schedule to take, evenly spaced, first and last among them; None for all.
       levels: another schedule whose noise levels are sampled, each of its steps; None: the training schedule's `steps`.
-      eta: of DDIM; 0 makes it deterministic given its first noise, 1 gives it the posterior variance (arXiv 2010.02502, eq. 16).
-      variance: of the ancestral sampler where it is not learned: "large", beta_t, or "small", the posterior variance.
-      strength: how much of the way is gone, (0, 1]: the steps at the first such share of the training's times, one at least.
+      eta: stochasticity of DDIM; 0 is deterministic given the first noise, 1 has the posterior variance (arXiv 2010.02502, 16)
+      variance: variance of the ancestral sampler where not learned: "large", beta_t, or "small", the posterior variance.
+      strength: share of the way that is gone, (0, 1]: the steps at the first such share of the training's times, one at least.
     """
 
     sampler: str = "ddim"
@@ -35,14 +35,14 @@ class Sampling:
     strength: float = 1.0
 
     def schedule(self, trained: Schedule) -> Schedule:
-        """The steps that are taken with a network of the schedule `trained`."""
+        """Returns the steps that are taken with a network of the schedule `trained`."""
         whole = follow(trained, self.levels) if self.levels else respace(trained, self.steps or trained.steps)
         # By time and not by number, so that a strength means the same noise whatever the levels.
         taken = max(1, np.count_nonzero(whole.timesteps <= self.strength * (trained.steps - 1)))
         return whole if taken == whole.steps else respace_to(whole, np.arange(taken))
 
     def step(self, schedule: Schedule, learned_variance: bool = False) -> Step:
-        """The sampler's step on these levels; with learned variances the ancestral one expects them of `denoise`."""
+        """Returns the sampler's step on these levels; with learned variances the ancestral one expects them of `denoise`."""
         match self.sampler:
             case "ancestral" if learned_variance:
                 return learned_ancestral_steps(schedule)

@@ -1,1 +1,1 @@
-"""Networks, one a file: Linen modules of plain attributes."""
+"""Holds networks, one a file: Linen modules of plain attributes."""

@@ -11,7 +11,7 @@ from medjax.layers.resample import average_pool_2x, nearest_2x
 
 
 class ResidualBlock(nn.Module):
-    """WDM's residual block: two 3x3x3 convolutions, each after GroupNorm and SiLU, told the time in between.
+    """Applies WDM's residual block: two 3x3x3 convolutions, each after GroupNorm and SiLU, told the time in between.
 
     Attributes:
       features: output channels.
@@ -19,11 +19,11 @@ class ResidualBlock(nn.Module):
       keep_depth: resampling leaves D alone.
       scale_shift_norm: the time scales and shifts the second norm's output instead of being added before it.
       dropout: rate, before the second convolution.
-      groups: of the GroupNorms.
-      dtype: of the computation.
-      lowering: of the convolutions.
-      fold: of the input.
-      out_fold: of the output; differs from fold only where the block resamples.
+      groups: number of groups of the GroupNorms.
+      dtype: data type of the computation.
+      lowering: lowering of the convolutions.
+      fold: fold of the input.
+      out_fold: fold of the output; differs from fold only where the block resamples.
     """
 
     features: int
@@ -39,7 +39,7 @@ class ResidualBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, embedding: jax.Array, train: bool = False) -> jax.Array:
-        """x [B, D, H, W/fold, fold * C], the time embedding [B, E] -> [B, D', H', W'/out_fold, out_fold * features]."""
+        """Maps x [B, D, H, W/fold, fold * C] and the time [B, E] to [B, D', H', W'/out_fold, out_fold * features]."""
         h, x = self._resampled(self._activated(x)), self._resampled(x)
         h = self._conv("conv_1", self.out_fold)(h)
         h = self._second_half(h, embedding, train)
@@ -51,7 +51,7 @@ class ResidualBlock(nn.Module):
         return nn.silu(GroupNorm(self.groups, fold=self.fold, name="norm_1")(x))
 
     def _second_half(self, h: jax.Array, embedding: jax.Array, train: bool) -> jax.Array:
-        """The time, and all that follows the first convolution on the path that learns."""
+        """Computes the time, and all that follows the first convolution on the path that learns."""
         time_features = self.features * (2 if self.scale_shift_norm else 1)
         time_projection = nn.Dense(time_features, kernel_init=uniform_fan_in, dtype=self.dtype, name="time_projection")
         time = time_projection(nn.silu(embedding))

@@ -1,4 +1,4 @@
-"""The codebook of a VQ-GAN (arXiv 1711.00937), learned by moving averages and not by gradient: pure functions of arrays.
+"""Learns the codebook of a VQ-GAN (arXiv 1711.00937) by moving averages and not by gradient: pure functions of arrays.
 
 A codebook is a dictionary, all float32 but the last: "embeddings" [K, c], the codes; "counts" [K], the moving average of
 how many latents a batch each is nearest to, and "sums" [K, c], that of these latents' sums; "initialized", whether the
@@ -44,7 +44,7 @@ class Learned(NamedTuple):
       distance: the mean squared distance of the latents from their codes; gradients reach the latents alone.
       codebook: after the batch.
       used: [K], how many latents each code stood for.
-      restarted: how many codes started again.
+      restarted: number of codes that started again.
     """
 
     quantized: jax.Array
@@ -58,7 +58,7 @@ class Shard(NamedTuple):
     """Says where a device's part of an array [B, d, h, w, ...] lies.
 
     Attributes:
-      axes: of the mesh, over which the array is cut.
+      axes: mesh axes over which the array is cut.
       first: [4], the place of the part's first element.
     """
 
@@ -66,12 +66,12 @@ class Shard(NamedTuple):
     first: jax.Array
 
     def sum(self, values: jax.Array) -> jax.Array:
-        """The sum over all devices."""
+        """Sums over all devices."""
         return lax.psum(values, self.axes) if self.axes else values
 
 
 def empty(key: jax.Array, codes: int, channels: int) -> Codebook:
-    """Random codes, which the first batch will replace."""
+    """Makes random codes, which the first batch will replace."""
     embeddings = jax.random.normal(key, (codes, channels))
     return {
         "embeddings": embeddings,
@@ -91,7 +91,7 @@ def draw(key: jax.Array, latents: int, codes: int, channels: int) -> Draw:
 
 
 def gather_latents(latents: jax.Array, draw: Draw) -> jax.Array:
-    """The latents [B, d, h, w, c] that a draw names, [K, c], with its noise."""
+    """Gathers the latents [B, d, h, w, c] that a draw names, [K, c], and adds its noise."""
     places = jnp.stack(jnp.unravel_index(draw.rows, latents.shape[:-1]), axis=-1)
 
     def take(shard: Shard, own: jax.Array) -> jax.Array:
@@ -103,7 +103,7 @@ def gather_latents(latents: jax.Array, draw: Draw) -> jax.Array:
 
 
 def initialize(codebook: Codebook, latents: jax.Array, draw: Draw) -> Codebook:
-    """A codebook that is not initialized, with latents for codes; one that is, as it is."""
+    """Fills a codebook that is not initialized with latents for codes; one that is stays as it is."""
     embeddings = gather_latents(latents, draw)
     new = {
         "embeddings": embeddings,
@@ -115,7 +115,7 @@ def initialize(codebook: Codebook, latents: jax.Array, draw: Draw) -> Codebook:
 
 
 def nearest(embeddings: jax.Array, latents: jax.Array) -> jax.Array:
-    """The number [B, d, h, w] int32 of the code nearest to each latent [B, d, h, w, c] float32, the first of equals."""
+    """Finds the number [B, d, h, w] int32 of the code nearest to each latent [B, d, h, w, c] float32, the first of equals."""
     lengths = jnp.sum(embeddings**2, axis=-1)
 
     def compare(latent: jax.Array) -> jax.Array:
@@ -132,12 +132,12 @@ def nearest(embeddings: jax.Array, latents: jax.Array) -> jax.Array:
 
 
 def quantize(codebook: Codebook, latents: jax.Array) -> jax.Array:
-    """The code [B, d, h, w, c] nearest to each latent."""
+    """Looks up the code [B, d, h, w, c] nearest to each latent."""
     return codebook["embeddings"][nearest(codebook["embeddings"], latents)]
 
 
 def usage(codes: jax.Array, latents: jax.Array, count: int) -> tuple[jax.Array, jax.Array]:
-    """How many latents each of `count` codes stands for, [count], and the sums of these, [count, c].
+    """Counts how many latents each of `count` codes stands for, [count], and sums these, [count, c].
 
     Args:
       codes: [B, d, h, w], of `latents` [B, d, h, w, c].
@@ -195,12 +195,12 @@ def update(
     restart_threshold: float,
     restart_statistics: bool,
 ) -> tuple[Codebook, jax.Array]:
-    """The codebook after a batch: each code the mean of its latents (exponential moving averages, arXiv 1711.00937, A.1).
+    """Moves the codebook after a batch: each code the mean of its latents (moving averages, arXiv 1711.00937, A.1).
 
     Args:
-      used, sums: what `usage` found.
+      used, sums: results of `usage`.
       fresh: [K, c], what restarted codes become.
-      decay: of the averages.
+      decay: decay of the averages.
       restart_threshold: codes whose count is below it start again; 0: none do.
       restart_statistics: their counts and sums start again too. In the published code they do not, so that the next
         update takes such a code back to where it was.
@@ -224,13 +224,13 @@ def update(
 
 
 def perplexity(counts: jax.Array) -> jax.Array:
-    """exp of the entropy of how often each code was used: K if all are alike, 1 if one is alone."""
+    """Computes exp of the entropy of how often each code was used: K if all are alike, 1 if one is alone."""
     shares = counts / jnp.sum(counts)
     return jnp.exp(-jnp.sum(shares * jnp.log(shares + 1e-10)))
 
 
 def _on_shards(function: Callable, *arrays: jax.Array, cut: bool):
-    """`function(shard, *arrays)` of each device's part of arrays [B, d, h, w, ...].
+    """Computes `function(shard, *arrays)` of each device's part of arrays [B, d, h, w, ...].
 
     Args:
       cut: the result lies like the arrays; if not, every device gives all of it.

@@ -1,4 +1,4 @@
-"""PatchGAN (arXiv 1611.07004) of slices and of volumes: a judgement of every patch, and the features that led to it.
+"""Defines PatchGAN (arXiv 1611.07004) of slices and of volumes: it judges every patch, and gives the features that led to it.
 
 Each layer makes n // stride + 1 voxels of n along an axis, which devices that share the axis could not share evenly. So
 where a mesh cuts volumes they are first made longer, by zeros, such that each layer's voxels fit into evenly cut ones.
@@ -28,7 +28,7 @@ class Features(NamedTuple):
 
     Attributes:
       values: [B, *size, channels] float32, with zeros appended where a mesh cuts them.
-      share: of the values that are not appended.
+      share: share of the values that are not appended.
     """
 
     values: jax.Array
@@ -39,10 +39,10 @@ class PatchDiscriminator(nn.Module):
     """Judges slices [B, H, W, C] or volumes [B, D, H, W, C].
 
     Attributes:
-      channels: of the first layer; the next have twice as many each, 512 at most.
+      channels: number of channels of the first layer; the next have twice as many each, 512 at most.
       layers: that halve the resolution.
-      dtype: of the computation; parameters, statistics, features and logits are float32.
-      lowering: of the convolutions of volumes.
+      dtype: data type of the computation; parameters, statistics, features and logits are float32.
+      lowering: lowering of the convolutions of volumes.
     """
 
     channels: int = 64
@@ -69,7 +69,7 @@ class PatchDiscriminator(nn.Module):
         return PatchConv(width, stride, longer, self.dtype, self.lowering, name=name)(x)
 
     def _extended(self, x: jax.Array) -> tuple[jax.Array, tuple[bool, ...]]:
-        """x with zeros appended along the axes that the mesh in force cuts, and which axes these are."""
+        """Appends zeros to x along the axes that the mesh in force cuts, and says which axes these are."""
         mesh = jax.sharding.get_abstract_mesh()
         if x.ndim == 4 or mesh.size <= 1:
             return x, (False,) * (x.ndim - 2)
@@ -86,14 +86,14 @@ class PatchDiscriminator(nn.Module):
 
 
 class PatchConv(nn.Module):
-    """A convolution of kernel 4 with two zeros before and after slices or volumes.
+    """Convolves slices or volumes with a kernel of 4 and two zeros before and after.
 
     Attributes:
       features: output channels.
-      stride: of every axis.
-      longer: which axes have zeros appended; of n there, n // stride are made.
-      dtype: of the computation; parameters are float32.
-      lowering: of a convolution of volumes.
+      stride: stride of every axis.
+      longer: axes with zeros appended; of n there, n // stride are made.
+      dtype: data type of the computation; parameters are float32.
+      lowering: lowering of a convolution of volumes.
     """
 
     features: int

@@ -14,13 +14,13 @@ SLICE_KERNEL = (1, 3, 3)
 
 
 class SliceResidualBlock(nn.Module):
-    """Two 1x3x3 convolutions, each followed by GroupNorm and SiLU; the time scales and shifts the first norm's output.
+    """Applies two 1x3x3 convolutions, each followed by GroupNorm and SiLU; the time scales and shifts the first norm's output.
 
     Attributes:
       features: output channels.
-      groups: of the GroupNorms.
-      dtype: of the computation.
-      lowering: of the convolutions.
+      groups: number of groups of the GroupNorms.
+      dtype: data type of the computation.
+      lowering: lowering of the convolutions.
     """
 
     features: int
@@ -30,7 +30,7 @@ class SliceResidualBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, embedding: jax.Array | None = None) -> jax.Array:
-        """x [B, D, H, W, C] and what it is conditioned on, [B, E], if on anything -> [B, D, H, W, features]."""
+        """Maps x [B, D, H, W, C] and what it is conditioned on, [B, E] or None, to [B, D, H, W, features]."""
         h = GroupNorm(self.groups, name="norm_1")(self._conv("conv_1")(x))
         if embedding is not None:
             projection = nn.Dense(
@@ -71,7 +71,7 @@ class SliceUpsample(nn.Module):
 
 
 def sub_pixel_kernel(kernel: jax.Array) -> jax.Array:
-    """[1, 4, 4, C, F] of a transposed convolution to [1, 3, 3, C, 4 * F], the voxels (0, 0), (0, 1), (1, 0), (1, 1) in turn.
+    """Turns [1, 4, 4, C, F] of a transposed convolution into [1, 3, 3, C, 4 * F], voxels (0, 0), (0, 1), (1, 0), (1, 1) in turn.
 
     Tap k carries input voxel m to output voxel 2 m + k - 1, so output 2 j + r reads m = j + i - 1 through k = 3 + r - 2 i.
     """

@@ -1,4 +1,4 @@
-"""Medical Diffusion's U-Net on latents (arXiv 2211.03364), after Video Diffusion Models (arXiv 2204.03458).
+"""Defines Medical Diffusion's U-Net on latents (arXiv 2211.03364), after Video Diffusion Models (arXiv 2204.03458).
 
 Convolutions stay within slices and attention along depth joins them, so only H and W are halved from level to level.
 """
@@ -19,25 +19,25 @@ SLICE_HEAD_CHANNELS = 32  # of the attention within slices, whatever that along 
 
 
 class FactorizedUNet(nn.Module):
-    """Two residual blocks a level and direction, each pair followed by attention within slices, then along depth.
+    """Applies two residual blocks a level and direction, each pair followed by attention within slices, then along depth.
 
     The defaults are the published model for latents of 32 voxels an edge (9,981,512 parameters).
 
     Attributes:
-      out_channels: of the prediction.
+      out_channels: number of channels of the prediction.
       base_channels: width before the first level; even.
       channel_multipliers: each level's width is this times base_channels.
-      groups: of every GroupNorm; divides every level's width.
-      attention_heads: of every attention.
+      groups: number of groups of every GroupNorm; divides every level's width.
+      attention_heads: number of heads of every attention.
       attention_head_channels: channels a head along depth; within slices there are 32.
       first_kernel: edge of the first convolution in H and W; odd.
       spatial_attention: "linear" attention within the slices of every level, or "none"; the middle has full attention.
       depth_attention: without it slices know nothing of each other.
-      conditions: what the network is told besides x_t and t, each by a vector beside the time's.
+      conditions: all that the network is told besides x_t and t, each by a vector beside the time's.
       label_channels: width of such a vector; the time's by default.
-      dtype: of the computation; parameters, norms, softmaxes and the result are float32.
+      dtype: data type of the computation; parameters, norms, softmaxes and the result are float32.
       remat: recompute the activations of blocks and attention in the backward pass, at every level or one a level.
-      lowering: of every convolution, see `layers.conv.conv3d`.
+      lowering: lowering of every convolution, see `layers.conv.conv3d`.
     """
 
     out_channels: int
@@ -62,7 +62,7 @@ class FactorizedUNet(nn.Module):
 
     @nn.compact
     def __call__(self, x_t: jax.Array, t: jax.Array, told: Told | None = None, train: bool = False) -> jax.Array:
-        """The prediction for noised latents.
+        """Predicts for noised latents.
 
         Args:
           x_t: [B, D, H, W, C]; H and W multiples of `size_multiple`.
@@ -120,7 +120,7 @@ class FactorizedUNet(nn.Module):
     def _level(
         self, way: str, level: int, width: int, h: jax.Array, embedding: jax.Array, bias: jax.Array | None
     ) -> jax.Array:
-        """The blocks and the attention of a level, on the way "down" or "up"."""
+        """Makes the blocks and the attention of a level, on the way "down" or "up"."""
         for i in (0, 1):
             h = self._block(f"{way}_{level}_block_{i}", level, width)(h, embedding)
         if self.spatial_attention == "linear":

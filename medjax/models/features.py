@@ -1,4 +1,4 @@
-"""Backbones: what turns volumes into the features that two sets of volumes are compared in."""
+"""Defines backbones, which turn volumes into the features that two sets of volumes are compared in."""
 
 import dataclasses
 import functools
@@ -19,9 +19,8 @@ from medjax.models.medicalnet import ResNet
 from medjax.models.random_features import SEED, SIZE, random_features, random_params
 from medjax.models.resnet2d import ResNet2D, three_planes
 
-# What was taken from, and what divided, the intensities [0, 1] of red, green and blue.
-# Of what is made of a volume here and in the networks; with another one, features that were kept are taken again.
-VERSION = 1
+VERSION = 1  # bump when features change, here or in the networks: features that were kept are then taken again
+# (mean, standard deviation) of each RGB channel, intensities in [0, 1], that a network was trained with.
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 RADIMAGENET = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
 RADIMAGENET_OF_KERAS = (0.406, 0.456, 0.485), (1.0, 1.0, 1.0)
@@ -29,13 +28,13 @@ RADIMAGENET_OF_KERAS = (0.406, 0.456, 0.485), (1.0, 1.0, 1.0)
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Backbone:
-    """A network with its weights.
+    """Holds a network with its weights.
 
     Attributes:
-      name: for people.
-      fingerprint: of the weights; features of different ones are not comparable.
+      name: name for people to read.
+      fingerprint: fingerprint of the weights; features of different ones are not comparable.
       size: f, how many features it gives.
-      params: of the network.
+      params: parameters of the network.
       apply: (params, volumes [B, D, H, W, 1] float32 in [-1, 1]) to features [B, f] float32.
     """
 
@@ -46,17 +45,17 @@ class Backbone:
     apply: Callable[[Any, jax.Array], jax.Array]
 
     def features(self, volumes: np.ndarray, batch_size: int = 8, sharding: NamedSharding | None = None) -> np.ndarray:
-        """[n, f] float32 of volumes [n, D, H, W, 1] in [-1, 1] on the host, each sent to the device once.
+        """Computes [n, f] float32 of volumes [n, D, H, W, 1] in [-1, 1] on the host, each sent to the device once.
 
         Args:
           batch_size: volumes at a time; raised to a multiple of the devices.
-          sharding: of a batch over the devices of a mesh; one device by default.
+          sharding: sharding of a batch over the devices of a mesh; one device by default.
         """
         return features_of(self.apply, self.params, volumes, batch_size, sharding)
 
 
 def load_backbone(weights: str | pathlib.Path | None = None) -> Backbone:
-    """The backbone of a file, whose network is found from its tensors, or, without one, random convolutions.
+    """Makes the backbone of a file, whose network is found from its tensors, or, without one, random convolutions.
 
     Files: MedicalNet's `resnet_*.pth`; ResNet-50 of ImageNet with torchvision's names; ResNet-50 of RadImageNet as its
     authors published it for PyTorch (`backbone.0.weight` ...), or as converted from Keras (its convolutions have biases).
@@ -76,7 +75,7 @@ def load_backbone(weights: str | pathlib.Path | None = None) -> Backbone:
 
 
 def random_backbone() -> Backbone:
-    """The fixed network of random convolutions that needs no file."""
+    """Makes the fixed network of random convolutions that needs no file."""
     params = random_params()
     name = f"random 3D convolutions, not trained (seed {SEED}, {SIZE} features)"
     return Backbone(name, fingerprint(params), SIZE, params, random_features)
@@ -122,7 +121,7 @@ def _filled(network: ResNet | ResNet2D, state_dict: dict[str, np.ndarray], shape
 
 
 def fingerprint(params: Any) -> str:
-    """Twelve hexadecimal digits that other weights would not have."""
+    """Returns twelve hexadecimal digits that other weights would not have."""
     digest = hashlib.sha256()
     for leaf in jax.tree.leaves(params):
         digest.update(f"{np.shape(leaf)} {leaf.dtype}".encode())
@@ -137,14 +136,14 @@ def features_of(
     batch_size: int = 8,
     sharding: NamedSharding | None = None,
 ) -> np.ndarray:
-    """The features of many volumes, a batch at a time.
+    """Computes the features of many volumes, a batch at a time.
 
     Args:
       apply: maps parameters and volumes [B, D, H, W, C] to features [B, k]; compiled once.
       params: its first argument.
       volumes: [n, D, H, W, C] on the host.
       batch_size: B; the last batch is filled up with repeats that are dropped.
-      sharding: as for `Backbone.features`.
+      sharding: sharding of a batch over the devices of a mesh; one device by default.
 
     Returns:
       [n, k] float32.

@@ -1,4 +1,4 @@
-"""MedicalNet's 3D ResNets (arXiv 1904.00625), whose features the published Frechet distances are taken in.
+"""Defines MedicalNet's 3D ResNets (arXiv 1904.00625), whose features the published Frechet distances are taken in.
 
 The last two stages dilate their convolutions instead of striding, so that features stay at an eighth of the resolution.
 """
@@ -14,10 +14,10 @@ STAGES = ((64, 1, 1), (128, 2, 1), (256, 1, 2), (512, 1, 4))
 
 
 class ResNet(nn.Module):
-    """ResNet-50 unless told otherwise.
+    """Maps volumes to features: a ResNet-50 unless told otherwise.
 
     Attributes:
-      blocks: of each stage; (1, 1, 1, 1) is ResNet-10, (2, 2, 2, 2) 18, (3, 4, 6, 3) 34 and 50.
+      blocks: number of blocks of each stage; (1, 1, 1, 1) is ResNet-10, (2, 2, 2, 2) 18, (3, 4, 6, 3) 34 and 50.
       bottleneck: blocks of three convolutions, from ResNet-50 on, and 2048 features; otherwise of two, and 512.
       projection: a convolution where a block changes the shape; the published 18 and 34 have none.
     """
@@ -28,7 +28,7 @@ class ResNet(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Volumes [B, D, H, W, 1], intensities in [0, 1], to [B, features], the mean over the last stage's voxels."""
+        """Maps volumes [B, D, H, W, 1], intensities in [0, 1], to [B, features], the mean over the last stage's voxels."""
         block = Bottleneck if self.bottleneck else BasicBlock
         x = stem(x.astype(jnp.float32))
         self.sow("intermediates", "maxpool", x)

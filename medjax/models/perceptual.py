@@ -1,4 +1,4 @@
-"""LPIPS (arXiv 1801.03924): how different two slices look to VGG16 (arXiv 1409.1556). Its weights are read, never trained."""
+"""Measures how different two slices look to VGG16: LPIPS (arXiv 1801.03924, 1409.1556). Its weights are never trained."""
 
 import jax
 import jax.numpy as jnp
@@ -11,11 +11,11 @@ SHIFT, SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
 
 
 class LPIPS(nn.Module):
-    """The learned distance of slices, in float32, its products as exact as `train.precision` has them."""
+    """Measures the learned distance of slices, in float32, its products as exact as `train.precision` has them."""
 
     @nn.compact
     def __call__(self, a: jax.Array, b: jax.Array) -> jax.Array:
-        """[B]: the distance of a from b, both [B, H, W, 1] in [-1, 1], averaged over voxels.
+        """Measures the distance of a from b, both [B, H, W, 1] in [-1, 1], averaged over voxels: [B].
 
         H and W are `SMALLEST_SLICE` or more.
         """
@@ -28,11 +28,11 @@ class LPIPS(nn.Module):
 
 
 class VGGFeatures(nn.Module):
-    """VGG16 without its classifier: the last activations of each block."""
+    """Computes the last activations of each block of VGG16, which has no classifier here."""
 
     @nn.compact
     def __call__(self, slices: jax.Array) -> list[jax.Array]:
-        """[B, H, W, 1] in [-1, 1] -> [B, H / 2**i, W / 2**i, width] for each block i; grey counts as all three colours."""
+        """Maps [B, H, W, 1] in [-1, 1] to [B, H / 2**i, W / 2**i, width] for each block i; grey counts as all three colours."""
         h = (slices.astype(jnp.float32) - jnp.array(SHIFT)) / jnp.array(SCALE)
         blocks = []
         for block, (width, convolutions) in enumerate(zip(WIDTHS, CONVOLUTIONS, strict=True)):
@@ -45,7 +45,7 @@ class VGGFeatures(nn.Module):
 
 
 def max_pool(x: jax.Array) -> jax.Array:
-    """[B, H, W, C] -> [B, H // 2, W // 2, C]: the largest of each 2 x 2, whose gradient goes to the first of equals.
+    """Takes the largest of each 2 x 2, whose gradient goes to the first of equals: [B, H, W, C] -> [B, H // 2, W // 2, C].
 
     As `nn.max_pool`, whose gradient GPUs cannot compute in one order, and XLA therefore not at all where it is asked for
     deterministic operations (select-and-scatter). An odd last row or column is left out.
@@ -57,7 +57,7 @@ def max_pool(x: jax.Array) -> jax.Array:
 
 
 def _larger(first: jax.Array, second: jax.Array) -> jax.Array:
-    """The larger of two, the first where they are equal, and not a number where either is none."""
+    """Takes the larger of two, the first where they are equal, and NaN where either is."""
     return jnp.where((second > first) | jnp.isnan(second), second, first)
 
 

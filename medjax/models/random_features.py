@@ -1,4 +1,4 @@
-"""Features without any weights: a fixed network of random 3D convolutions.
+"""Computes features without any weights, by a fixed network of random 3D convolutions.
 
 It has learned nothing, so its distances compare models on the same data and find gross defects (blur, noise, missing
 contrast); they say nothing of anatomy and compare with no published number. Half of its kernels add up to zero and see only
@@ -21,7 +21,7 @@ FLOOR = 0.01  # what is added before the logarithm: less than what an image has 
 
 
 def random_params(seed: int = SEED) -> list[np.ndarray]:
-    """The kernels [3, 3, 3, C, features] of each level, float32, uniform with He's variance; every second is centred."""
+    """Draws the kernels [3, 3, 3, C, features] of each level, float32, uniform, He's variance; every second is centred."""
     bits, params, channels = np.random.PCG64(seed), [], 1
     for features in CHANNELS:
         shape = (3, 3, 3, channels, features)
@@ -34,7 +34,7 @@ def random_params(seed: int = SEED) -> list[np.ndarray]:
 
 
 def random_features(params: list[jax.Array], volumes: jax.Array) -> jax.Array:
-    """[B, SIZE] of volumes [B, D, H, W, 1] in [-1, 1]: each level's channels' mean and deviation over voxels, as logarithms."""
+    """Computes [B, SIZE] of volumes [B, D, H, W, 1] in [-1, 1]: each level's channels' logarithmic mean and deviation."""
     x, features = (volumes.astype(jnp.float32) + 1) / 2, []
     for kernel in params:
         x = jax.nn.relu(conv3d(x, kernel, (2, 2, 2), ((1, 1),) * 3, lowering_for(machine_of(jax.devices()[0]))))

@@ -1,4 +1,4 @@
-"""A 2D ResNet-50, of ImageNet or RadImageNet, shown a volume's slices: features of three planes ("2.5D")."""
+"""Defines a 2D ResNet-50, of ImageNet or RadImageNet, which is shown a volume's slices: features of three planes ("2.5D")."""
 
 import jax
 import jax.numpy as jnp
@@ -12,9 +12,11 @@ SLICES = 16  # of each plane
 
 
 class ResNet2D(nn.Module):
-    """Attributes:
-    blocks: of each stage; (3, 4, 6, 3) is ResNet-50.
-    stride_first: see `Bottleneck`.
+    """Maps pictures to features; torchvision's and Keras's ResNet-50, without the head.
+
+    Attributes:
+      blocks: number of blocks of each stage; (3, 4, 6, 3) is ResNet-50.
+      stride_first: see `Bottleneck`.
     """
 
     blocks: tuple[int, ...] = (3, 4, 6, 3)
@@ -22,7 +24,7 @@ class ResNet2D(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Images [B, H, W, 3] to [B, 2048], the mean over the last stage's pixels."""
+        """Maps images [B, H, W, 3] to [B, 2048], the mean over the last stage's pixels."""
         x = stem(x.astype(jnp.float32))
         for stage, (count, (width, stride)) in enumerate(zip(self.blocks, STAGES, strict=True), start=1):
             for i in range(count):

@@ -1,4 +1,4 @@
-"""The blocks of residual networks (arXiv 1512.03385) that are read and never trained, in 2D and 3D alike.
+"""Defines the blocks of residual networks (arXiv 1512.03385) that are read and never trained, in 2D and 3D alike.
 
 Batch norms use the statistics of training, which are parameters like any other here.
 """
@@ -11,13 +11,13 @@ EXPANSION = 4  # of a bottleneck's output, over its width
 
 
 class BasicBlock(nn.Module):
-    """Two convolutions of 3 voxels an edge beside the identity.
+    """Applies two convolutions of 3 voxels an edge beside the identity.
 
     Attributes:
-      width: of both, and of the output.
-      stride: of the first.
-      dilation: of both.
-      projection: where the shape changes, a convolution stands in for the identity; otherwise it is cut to every
+      width: number of channels of both, and of the output.
+      stride: stride of the first.
+      dilation: dilation of both.
+      projection: whether, where the shape changes, a convolution stands in for the identity; otherwise it is cut to every
         `stride`-th voxel and filled up with channels of zeros.
     """
 
@@ -35,14 +35,14 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """Convolutions of 1, 3 and 1 voxels an edge beside the identity.
+    """Applies convolutions of 1, 3 and 1 voxels an edge beside the identity.
 
     Attributes:
-      width: of the middle one; the output is four times as wide.
-      stride: of the middle one, or of the first.
-      dilation: of the middle one.
-      projection: as for `BasicBlock`.
-      stride_first: as Keras has it; torchvision strides in the middle.
+      width: number of channels of the middle one; the output is four times as wide.
+      stride: stride of the middle one, or of the first.
+      dilation: dilation of the middle one.
+      projection: see `BasicBlock`.
+      stride_first: whether the first convolution strides, as in Keras; torchvision strides in the middle.
     """
 
     width: int
@@ -62,7 +62,7 @@ class Bottleneck(nn.Module):
 
 
 class FrozenBatchNorm(nn.Module):
-    """(x - mean) / sqrt(var + 1e-5) * scale + bias, each [C]."""
+    """Computes (x - mean) / sqrt(var + 1e-5) * scale + bias, each [C]."""
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -75,7 +75,7 @@ class FrozenBatchNorm(nn.Module):
 
 
 def shortcut(x: jax.Array, features: int, stride: int, projection: bool) -> jax.Array:
-    """x, in the shape of the block's output; for the body of a compact module."""
+    """Shortcuts x to the shape of the block's output; for the body of a compact module."""
     if x.shape[-1] == features and stride == 1:
         return x
     if projection:
@@ -85,7 +85,7 @@ def shortcut(x: jax.Array, features: int, stride: int, projection: bool) -> jax.
 
 
 def stem(x: jax.Array) -> jax.Array:
-    """A quarter of the resolution and 64 channels; for the body of a compact module."""
+    """Reduces x to a quarter of the resolution and 64 channels; for the body of a compact module."""
     x = nn.relu(FrozenBatchNorm(name="bn1")(convolution(x, 64, 7, stride=2, name="conv1")))
     axes = x.ndim - 2
     return nn.max_pool(x, (3,) * axes, (2,) * axes, [(1, 1)] * axes)
@@ -94,7 +94,7 @@ def stem(x: jax.Array) -> jax.Array:
 def convolution(
     x: jax.Array, features: int, kernel: int, stride: int = 1, dilation: int = 1, name: str | None = None
 ) -> jax.Array:
-    """Over all of space, without bias, padded as PyTorch does, starting from He's distribution."""
+    """Convolves over all of space, without bias, padded as PyTorch does, starting from He's distribution."""
     return nn.Conv(
         features,
         (kernel,) * (x.ndim - 2),

@@ -1,4 +1,4 @@
-"""Volumes too large to go through a network at once: in overlapping tiles, one after the other, blended where they overlap.
+"""Takes volumes too large for a network at once through it in overlapping tiles, blended where they overlap.
 
 Convolutions look a few voxels far, but a group norm looks at the whole volume: normalized tile by tile, tiles would not
 fit each other. So the volume's own means and variances are found first, over all tiles. Those of the first norm are right
@@ -29,17 +29,16 @@ def in_tiles(
     overlap: Sequence[int],
     scale: Sequence[int | Fraction],
 ) -> jax.Array:
-    """`function(x)`, computed by tiles: the same but for what it would see beyond a tile's border.
+    """Computes `function(x)` by tiles: the same but for what it would see beyond a tile's border.
 
-    A quarter of the overlap, next to a tile's border, is for it to look at and does not count; from there on it counts
-    more, linearly over half the overlap. All tiles that cover a voxel sum to one.
-    The function is compiled once, or twice if it has group norms.
+    The outer quarter of the overlap is context only, with weight 0; the weight then rises linearly over half of the overlap.
+    The weights of all tiles that cover a voxel sum to one. The function is compiled once, or twice if it has group norms.
 
     Args:
       function: maps [B, D, H, W, C] to [B, sD, sH, sW, C']; it may apply modules with group norms, without rematerialization.
       x: [B, D, H, W, C].
       tile: (D, H, W) of a tile; an axis of x that is no longer is taken whole.
-      overlap: of neighbouring tiles along each axis, less than the tile; the last two of an axis may share more.
+      overlap: overlap of neighbouring tiles along each axis, less than the tile; the last two of an axis may share more.
       scale: s of each axis, a Fraction where the result has fewer; the tile and the overlap times s are whole.
 
     Returns:
@@ -58,7 +57,7 @@ def in_tiles(
     places = _places(size, tile, overlap, scale)
 
     def run(place: Places, statistics: Statistics) -> tuple[jax.Array, Statistics]:
-        """A tile's result, and what it adds to the sums of values and of their squares, each less the mean."""
+        """Returns a tile's result, and what it adds to the sums of values and of their squares, each less the mean."""
         piece = lax.dynamic_slice(x, (0, *place[0], 0), (len(x), *tile, x.shape[-1]))
         return _with_statistics(function, piece, statistics, place[2:], size, tile)
 
@@ -94,7 +93,7 @@ def _with_statistics(
     size: Sequence[int],
     tile: Sequence[int],
 ) -> tuple[jax.Array, Statistics]:
-    """`function(piece)` with group norms by these statistics, or by the piece's own beyond them, and what they see."""
+    """Computes `function(piece)` with group norms by these statistics, or by the piece's own beyond them, and what they see."""
     seen: Statistics = []
 
     def normalize(norm: Callable, arguments: tuple, options: dict, context: nn.module.InterceptorContext):
@@ -114,7 +113,7 @@ def _with_statistics(
 
 
 def _share(shares: Places, size: Sequence[int]) -> jax.Array:
-    """[D, H, W, 1]: what a tile counts, at the resolution at which it has this size."""
+    """Returns what a tile counts, at the resolution at which it has this size: [D, H, W, 1]."""
     depth, height, width = (share.reshape(edge, -1).mean(axis=1) for share, edge in zip(shares, size, strict=True))
     return depth[:, None, None, None] * height[:, None, None] * width[:, None]
 

@@ -1,4 +1,4 @@
-"""WDM's U-Net (arXiv 2402.19043), on the wavelet coefficients of a volume or on any other channels-last volume."""
+"""Defines WDM's U-Net (arXiv 2402.19043), on the wavelet coefficients of a volume or on any channels-last volume."""
 
 import math
 from typing import TypeVar
@@ -23,9 +23,9 @@ def size_multiple(levels: int, keep_depth: bool = False, fold: int | tuple[int, 
     """Returns what D, H and W of a U-Net's input must be multiples of: each level but the last halves them.
 
     Args:
-      levels: of the U-Net, the length of its channel_multipliers.
+      levels: number of levels of the U-Net, the length of its channel_multipliers.
       keep_depth: D is left alone.
-      fold: of W, at every level or one a level.
+      fold: fold of W, at every level or one a level.
     """
     folds = one_a_level(fold, levels)
     halvings = 2 ** (levels - 1)
@@ -33,19 +33,19 @@ def size_multiple(levels: int, keep_depth: bool = False, fold: int | tuple[int, 
 
 
 class UNet(nn.Module):
-    """The network of WDM: residual blocks on levels of halved resolution, and skips from the way down to the way up.
+    """Predicts as WDM does: residual blocks on levels of halved resolution, and skips from the way down to the way up.
 
     The defaults are the published model for 128^3 volumes (64^3 wavelet coefficients, 57,914,824 parameters).
 
     Attributes:
-      out_channels: of the prediction.
+      out_channels: number of channels of the prediction.
       base_channels: width of the first level.
       channel_multipliers: each level's width is this times base_channels.
       blocks_per_level: residual blocks a level on the way down; the way up has one more.
       attention_factors: self-attention follows each block of the levels downsampled by these factors (1, 2, 4, ...).
       middle_attention: self-attention between the two middle blocks.
       attention_heads: heads of each attention.
-      up_attention_heads: the same on the way up, if it differs.
+      up_attention_heads: number of heads on the way up, if it differs.
       attention_head_channels: channels a head, instead of a number of heads.
       qkv_order: "heads_first" or "qkv_first", see `SelfAttention`.
       scale_shift_norm: the time scales and shifts the second norm of each block instead of being added before it.
@@ -56,12 +56,12 @@ class UNet(nn.Module):
       position_channels: learned channels, a number a voxel, that the first convolution sees beside x_t: 0 in the published
         models. Where all volumes share a space, as brains in an atlas do, they spare the network learning its place from
         the borders; the network is then bound to one size.
-      conditions: what the network is told besides x_t and t, each by a vector added to the time's.
+      conditions: all that the network is told besides x_t and t, each by a vector added to the time's.
       dropout: rate in the residual blocks.
-      groups: of every GroupNorm; divides every level's width.
-      dtype: of the computation; parameters, norms and the result are float32.
+      groups: number of groups of every GroupNorm; divides every level's width.
+      dtype: data type of the computation; parameters, norms and the result are float32.
       remat: recompute each block's activations in the backward pass instead of keeping them, at every level or one a level.
-      lowering: of the convolutions, one of `conv.LOWERINGS`, at every level or one a level.
+      lowering: lowering of the convolutions, one of `conv.LOWERINGS`, at every level or one a level.
       fold: W voxels folded into channels, at every level or one a level; input and output are plain.
     """
 
@@ -95,7 +95,7 @@ class UNet(nn.Module):
 
     @nn.compact
     def __call__(self, x_t: jax.Array, t: jax.Array, told: Told | None = None, train: bool = False) -> jax.Array:
-        """The prediction for noised volumes.
+        """Predicts for noised volumes.
 
         Args:
           x_t: [B, D, H, W, C]; D, H and W multiples of `size_multiple`.
@@ -222,7 +222,7 @@ class UNet(nn.Module):
 
 
 def one_a_level(value: T | tuple[T, ...], levels: int) -> tuple[T, ...]:
-    """An attribute given once for every level, or one a level.
+    """Expands an attribute given once for every level, or one a level, to one a level.
 
     Raises:
       ValueError: it is a tuple of another length.

@@ -1,4 +1,4 @@
-"""The autoencoder of Medical Diffusion's 3D VQ-GAN (arXiv 2211.03364): a volume to a few latent channels and back."""
+"""Defines the autoencoder of Medical Diffusion's 3D VQ-GAN (arXiv 2211.03364): a volume to a few latent channels and back."""
 
 import math
 
@@ -14,7 +14,7 @@ from medjax.layers.spatial import Triple
 
 
 def strides_by_level(downsample: Triple) -> tuple[Triple, ...]:
-    """How each resampling level strides (D, H, W); an axis that needs fewer halvings than others has them first.
+    """Returns how each resampling level strides (D, H, W); an axis that needs fewer halvings than others has them first.
 
     Raises:
       ValueError: a factor is not a power of two, or none exceeds 1.
@@ -26,13 +26,13 @@ def strides_by_level(downsample: Triple) -> tuple[Triple, ...]:
 
 
 class VQGANBlock(nn.Module):
-    """Two convolutions of kernel 3, each after a norm and SiLU, around which the input goes too.
+    """Applies two convolutions of kernel 3, each after a norm and SiLU, around which the input goes too.
 
     Attributes:
       norm: "group" or "batch".
-      groups: of the group norms.
-      dtype: of the computation.
-      lowering: of the convolutions.
+      groups: number of groups of the group norms.
+      dtype: data type of the computation.
+      lowering: lowering of the convolutions.
     """
 
     norm: str = "group"
@@ -42,7 +42,7 @@ class VQGANBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-        """[B, D, H, W, C] to the same shape."""
+        """Maps [B, D, H, W, C] to the same shape."""
         h = x
         for i in ("1", "2"):
             h = activated(h, self.norm, self.groups, train, f"norm_{i}")
@@ -51,18 +51,18 @@ class VQGANBlock(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Volumes to latents, before quantisation.
+    """Encodes volumes as latents, before quantisation.
 
     Attributes:
-      latent_channels: of a latent, and of a code.
+      latent_channels: number of channels of a latent, and of a code.
       base_channels: width of the first convolution; each level doubles it.
-      downsample: of (D, H, W), powers of two.
+      downsample: factors along (D, H, W), powers of two.
       norm: "group" or "batch".
-      groups: of the group norms; divides every level's width.
-      padding: what surrounds volumes where they are resampled: one of `spatial.FILLS`.
-      dtype: of the computation; parameters and the result are float32.
+      groups: number of groups of the group norms; divides every level's width.
+      padding: values around volumes where they are resampled: one of `spatial.FILLS`.
+      dtype: data type of the computation; parameters and the result are float32.
       remat: recompute the blocks' activations in the backward pass, one flag a level.
-      lowering: of the convolutions.
+      lowering: lowering of the convolutions.
     """
 
     latent_channels: int = 8
@@ -77,7 +77,7 @@ class Encoder(nn.Module):
 
     @nn.compact
     def __call__(self, volumes: jax.Array, train: bool = False) -> jax.Array:
-        """[B, D, H, W, C] -> [B, d, h, w, latent_channels], float32; D, H and W multiples of `downsample`."""
+        """Encodes [B, D, H, W, C] as [B, d, h, w, latent_channels], float32; D, H and W multiples of `downsample`."""
         conv = {"fill": self.padding, "dtype": self.dtype, "lowering": self.lowering}
         h = Conv(self.base_channels, **conv, name="input_conv")(volumes.astype(self.dtype))
         for level, strides in enumerate(strides_by_level(self.downsample)):
@@ -91,10 +91,10 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Quantised latents to volumes; attributes as of `Encoder`.
+    """Decodes quantised latents to volumes; attributes as in `Encoder`.
 
     Attributes:
-      out_channels: of a volume.
+      out_channels: number of channels of a volume.
     """
 
     out_channels: int = 1
@@ -108,7 +108,7 @@ class Decoder(nn.Module):
 
     @nn.compact
     def __call__(self, latents: jax.Array, train: bool = False) -> jax.Array:
-        """[B, d, h, w, c] -> [B, D, H, W, out_channels], float32, not clipped."""
+        """Decodes [B, d, h, w, c] to [B, D, H, W, out_channels], float32, not clipped."""
         levels = strides_by_level(self.downsample)
         conv = {"dtype": self.dtype, "lowering": self.lowering}
         width = self.base_channels * 2 ** len(levels)
@@ -124,7 +124,7 @@ class Decoder(nn.Module):
 
 
 def activated(x: jax.Array, norm: str, groups: int, train: bool, name: str) -> jax.Array:
-    """A norm and SiLU; to be called inside a module's `__call__`, whose submodule `name` becomes.
+    """Applies a norm and SiLU; to be called inside a module's `__call__`, whose submodule `name` becomes.
 
     Raises:
       ValueError: the norm is neither "group" nor "batch".
@@ -138,6 +138,6 @@ def activated(x: jax.Array, norm: str, groups: int, train: bool, name: str) -> j
 
 
 def block_class(remat: tuple[bool, ...], level: int) -> type[VQGANBlock]:
-    """`VQGANBlock`, recomputed in the backward pass if this level's flag says so."""
+    """Makes a `VQGANBlock`, recomputed in the backward pass if this level's flag says so."""
     # `train` is an ordinary Python value: argument 2, counting the module itself.
     return nn.remat(VQGANBlock, static_argnums=(2,)) if remat and remat[level] else VQGANBlock

@@ -1,4 +1,4 @@
-"""Residual blocks that resample by a Haar transform, after their first convolution: those of WDM's wavelet U-Net."""
+"""Defines residual blocks that resample by a Haar transform after their first convolution: those of WDM's wavelet U-Net."""
 
 import jax
 from flax import linen as nn
@@ -8,7 +8,7 @@ from medjax.models.blocks import ResidualBlock
 
 
 class WaveletDownBlock(ResidualBlock):
-    """A residual block of as many features as its input has that halves the resolution; what LLL lacks is kept apart.
+    """Halves the resolution in a residual block of as many features as its input has; what LLL lacks is kept apart.
 
     Attributes:
       resample, keep_depth: not used.
@@ -16,7 +16,7 @@ class WaveletDownBlock(ResidualBlock):
 
     @nn.compact
     def __call__(self, x: jax.Array, embedding: jax.Array, train: bool = False) -> tuple[jax.Array, jax.Array]:
-        """x [B, D, H, W/fold, fold * C], the time embedding [B, E] -> the volume at half the resolution, and its details.
+        """Maps x [B, D, H, W/fold, fold * C] and the time [B, E] to the volume at half the resolution, and its details.
 
         Returns:
           [B, D/2, H/2, W/2/out_fold, out_fold * C] and, for the `WaveletUpBlock` of the level, the seven high subbands of
@@ -29,7 +29,7 @@ class WaveletDownBlock(ResidualBlock):
 
 
 class WaveletUpBlock(ResidualBlock):
-    """A residual block of as many features as its input has that doubles the resolution, given the details.
+    """Doubles the resolution in a residual block of as many features as its input has, given the details.
 
     Attributes:
       resample, keep_depth: not used.
@@ -37,7 +37,7 @@ class WaveletUpBlock(ResidualBlock):
 
     @nn.compact
     def __call__(self, x: jax.Array, embedding: jax.Array, train: bool, details: jax.Array) -> jax.Array:
-        """x [B, D, H, W/fold, fold * C], [B, E], `haar_down`'s details -> [B, 2D, 2H, 2W/out_fold, out_fold * C].
+        """Maps x [B, D, H, W/fold, fold * C], [B, E], `haar_down`'s details to [B, 2D, 2H, 2W/out_fold, out_fold * C].
 
         Both paths take the same details.
         """

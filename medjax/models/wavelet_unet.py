@@ -1,4 +1,4 @@
-"""WDM's wavelet U-Net (arXiv 2402.19043): a U-Net whose levels are joined by Haar transforms."""
+"""Defines WDM's wavelet U-Net (arXiv 2402.19043): a U-Net whose levels are joined by Haar transforms."""
 
 import math
 from collections.abc import Callable
@@ -20,7 +20,7 @@ from medjax.models.wavelet_blocks import WaveletDownBlock, WaveletUpBlock
 
 
 class WaveletUNet(nn.Module):
-    """The second network of WDM: what a level loses on the way down is what its counterpart gets back on the way up.
+    """Predicts as WDM's second network does: what a level loses on the way down is what its counterpart gets back going up.
 
     Every level, the last too, ends in a block that halves the resolution: LLL goes on and the seven other subbands wait
     for the way up, where an inverse transform takes them in place of a skip connection. A pyramid brings all subbands of
@@ -30,7 +30,7 @@ class WaveletUNet(nn.Module):
     where the published code makes room for it; that code cannot run it.
 
     Attributes:
-      out_channels: of the prediction.
+      out_channels: number of channels of the prediction.
       base_channels: width of the first level.
       channel_multipliers: each level's width is this times base_channels.
       blocks_per_level: residual blocks a level, on the way down, on the way up, and before the head; 2 or more where
@@ -38,17 +38,17 @@ class WaveletUNet(nn.Module):
       attention_factors: self-attention follows each plain block of the levels downsampled by these factors (1, 2, 4, ...).
       middle_attention: self-attention between the two middle blocks.
       attention_heads: heads of each attention.
-      up_attention_heads: the same on the way up, if it differs.
+      up_attention_heads: number of heads on the way up, if it differs.
       attention_head_channels: channels a head, instead of a number of heads.
       qkv_order: "heads_first" or "qkv_first", see `SelfAttention`.
       scale_shift_norm: the time scales and shifts the second norm of each block instead of being added before it.
-      conditions: what the network is told besides x_t and t, each by a vector added to the time's.
+      conditions: all that the network is told besides x_t and t, each by a vector added to the time's.
       dropout: rate in the residual blocks.
-      groups: of every GroupNorm; divides every level's width.
-      dtype: of the computation; parameters, norms, Haar transforms and the result are float32.
+      groups: number of groups of every GroupNorm; divides every level's width.
+      dtype: data type of the computation; parameters, norms, Haar transforms and the result are float32.
       remat: recompute each block's activations in the backward pass instead of keeping them, at every resolution or one a
         resolution; there is one more of them than there are levels.
-      lowering: of every convolution, one of `conv.LOWERINGS`.
+      lowering: lowering of every convolution, one of `conv.LOWERINGS`.
       fold: W voxels folded into channels, at every resolution or one a resolution; input and output are plain.
     """
 
@@ -73,7 +73,7 @@ class WaveletUNet(nn.Module):
 
     @property
     def resolutions(self) -> int:
-        """How many there are, the bottom's included, which is no level's."""
+        """Counts the resolutions, the bottom's included, which is no level's."""
         return len(self.channel_multipliers) + 1
 
     @property
@@ -85,7 +85,7 @@ class WaveletUNet(nn.Module):
 
     @nn.compact
     def __call__(self, x_t: jax.Array, t: jax.Array, told: Told | None = None, train: bool = False) -> jax.Array:
-        """The prediction for noised volumes.
+        """Predicts for noised volumes.
 
         Args:
           x_t: [B, D, H, W, C]; D, H and W multiples of `size_multiple`.
@@ -178,7 +178,7 @@ class WaveletUNet(nn.Module):
     def _stage(
         self, path: str, i: int, width: int, resolution: int
     ) -> Callable[[jax.Array, jax.Array, bool], jax.Array]:
-        """A plain block, and attention where it is due."""
+        """Makes a plain block, and attention where it is due."""
         block = self._block(ResidualBlock, f"{path}_block_{i}", width, resolution)
         if 2**resolution not in self.attention_factors:
             return block

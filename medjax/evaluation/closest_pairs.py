@@ -1,4 +1,4 @@
-"""The page of closest pairs: generated volumes beside the training volumes they may be copies of."""
+"""Draws generated volumes beside the training volumes they may be copies of."""
 
 from collections.abc import Callable, Sequence
 
@@ -25,7 +25,7 @@ def closest_pairs(
     most: int = MOST_PAIRS,
     height: int = 128,
 ) -> Image.Image:
-    """A row for each of the most suspicious generated volumes: it, its nearest training volume, and their difference.
+    """Draws a row for each of the most suspicious generated volumes: it, its nearest training volume, their difference.
 
     The training volume is mirrored and moved to lie as the generated one does. In the difference, mid-grey is none; white and
     black are half of the range of intensities. Flagged pairs have a red caption.

@@ -41,7 +41,7 @@ class Found:
 
 
 def evaluate_sets(sets: Sets, backbones: list[Backbone], evaluate: ConfigDict, mesh: Mesh) -> Found:
-    """Every metric of two sets of volumes."""
+    """Computes every metric of two sets of volumes."""
     sharding = NamedSharding(mesh, PartitionSpec(mesh.axis_names)) if mesh.size > 1 else None
     scores, notes = [], [*sets.notes, *scoring.counted_notes(sets)]
     for n, backbone in enumerate(backbones):
@@ -91,7 +91,7 @@ def evaluate_sets(sets: Sets, backbones: list[Backbone], evaluate: ConfigDict, m
 def kept_features(
     backbone: Backbone, batch_size: int, sharding: NamedSharding | None
 ) -> Callable[[VolumeSet], np.ndarray]:
-    """A function to a set's features, which are taken once and kept in the user's cache folder."""
+    """Returns a function from a set to its features, which are taken once and kept in the user's cache folder."""
 
     def features(volumes: VolumeSet) -> np.ndarray:
         digest = hashlib.sha256(f"{VERSION} {backbone.fingerprint} {volumes.digest}".encode()).hexdigest()[:24]
@@ -121,5 +121,5 @@ def check(evaluate: ConfigDict) -> None:
 
 
 def weights_of(evaluate: ConfigDict) -> list[str | None]:
-    """The files of backbones that are named, or None for the one that needs none."""
+    """Lists the files of backbones that are named, or None for the one that needs none."""
     return [name.strip() for name in evaluate.weights.split(",")] if evaluate.weights else [None]

@@ -37,7 +37,7 @@ def histograms(sets: Sets) -> dict[str, tuple[np.ndarray, np.ndarray]]:
 
 
 def consistency(sets: Sets) -> dict[str, dict[str, np.ndarray]]:
-    """The mean correlation of neighbouring slices along each axis."""
+    """Computes the mean correlation of neighbouring slices along each axis."""
     both = {"real": sets.real, "generated": sets.generated}
     return {
         name: {of: mean_by_slice(adjacent_correlations(each.volumes, axis)) for of, each in both.items()}
@@ -46,7 +46,7 @@ def consistency(sets: Sets) -> dict[str, dict[str, np.ndarray]]:
 
 
 def training_curves(workdir: pathlib.Path) -> tuple[Curve, ...]:
-    """The losses of metrics.jsonl."""
+    """Reads the losses of metrics.jsonl."""
     rows = read_rows(workdir / "metrics.jsonl")
     curves = []
     for name in TRAINING_CURVES:

@@ -1,4 +1,4 @@
-"""A blinded reader study: real and generated volumes, shuffled, for people to judge, and what tabulates their judgement.
+"""Prepares a blinded reader study: volumes, shuffled, for people to judge, and the script that tabulates their judgement.
 
 The questions and their four answers are those that two radiologists were asked for Medical Diffusion (arXiv 2211.03364, table
 1). They saw generated volumes alone; here real ones are mixed in, without which "cannot tell" says little.
@@ -136,21 +136,21 @@ def write_reader_study(
 
 
 def as_case(array: np.ndarray) -> np.ndarray:
-    """Any intensities as int16 from 0 to BRIGHTEST, by the array's own quantiles."""
+    """Scales any intensities to int16 from 0 to BRIGHTEST, by the array's own quantiles."""
     low, high = np.quantile(array, QUANTILES)
     scaled = (array.astype(np.float64) - low) / max(high - low, 1e-9)
     return np.rint(np.clip(scaled, 0, 1) * BRIGHTEST).astype(np.int16)
 
 
 def common_affine(volume: Volume) -> np.ndarray:
-    """[4, 4]: the voxel size of a volume in RAS, without its position or obliqueness."""
+    """Returns [4, 4]: the voxel size of a volume in RAS, without its position or obliqueness."""
     affine = np.diag([*volume.spacing, 1.0])
     affine[:3, 3] = -volume.spacing * (np.array(volume.array.shape) - 1) / 2
     return affine
 
 
 def slices_picture(case: np.ndarray, affine: np.ndarray) -> Image.Image:
-    """Axial, coronal and sagittal slices at equal distances, a row a plane, of a case in RAS; upright, left on the left."""
+    """Draws axial, coronal and sagittal slices at equal distances, a row a plane, of a case in RAS; upright, left on the left."""
     spacing = np.diag(affine)[:3]
     rows = []
     for axis in (2, 1, 0):

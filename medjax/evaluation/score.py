@@ -1,11 +1,11 @@
-"""One number of an evaluation, with all that it takes to be read rightly."""
+"""Defines one number of an evaluation, with all that it takes to be read rightly."""
 
 import dataclasses
 
 
 @dataclasses.dataclass(frozen=True)
 class Score:
-    """A number means little without its direction, its n and what real volumes score among themselves.
+    """Holds a number with its direction, its n and what real volumes score among themselves.
 
     Attributes:
       name: key in metrics.json: "fid", "kid", "ms_ssim", "precision", ...

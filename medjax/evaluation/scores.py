@@ -1,4 +1,4 @@
-"""The numbers of an evaluation: every metric with its direction, its n and the same between real and real."""
+"""Computes the numbers of an evaluation: every metric with its direction, its n and the same between real and real."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -69,7 +69,7 @@ def featured(sets: Sets, features: Callable[[VolumeSet], np.ndarray], backbone: 
 
 
 def feature_scores(found: Featured, k: int) -> list[Score]:
-    """Frechet distance, kernel distance, precision, recall, density and coverage in one feature space.
+    """Computes Frechet and kernel distance, precision, recall, density and coverage in one feature space.
 
     Raises:
       UserError: a set has fewer than two volumes.
@@ -168,7 +168,7 @@ def feature_scores(found: Featured, k: int) -> list[Score]:
 def similarity_scores(
     sets: Sets, pairs: int, seed: int, sharding: NamedSharding | None
 ) -> tuple[list[Score], list[str]]:
-    """MS-SSIM between pairs of generated and between pairs of real volumes, and what is to be noted of it.
+    """Computes MS-SSIM between pairs of generated and between pairs of real volumes, and notes what is to be noted.
 
     Args:
       pairs: of each set, at random; 0: all there are.
@@ -279,7 +279,7 @@ def flat_score(sets: Sets) -> list[Score]:
 
 
 def copies_told(found: Copies, generated: VolumeSet, training: VolumeSet) -> list[dict]:
-    """For metrics.json: every generated volume with its nearest, the most suspicious first."""
+    """Lists, for metrics.json, every generated volume with its nearest, the most suspicious first."""
     return [
         {
             "generated": generated.names[row],

@@ -73,7 +73,7 @@ def read_scores(paths: Sequence[pathlib.Path], cases: Mapping[str, Mapping[str, 
 
 
 def table(scores: Scores, cases: Mapping[str, Mapping[str, str]]) -> str:
-    """Per question and reader: mean and standard deviation, the share of the highest score, and agreement."""
+    """Summarises each question and reader: mean and standard deviation, the share of the highest score, and agreement."""
     readers = sorted({reader for _, reader, _ in scores})
     lines = [
         f"{'question':<12} {'reader':<16} "
@@ -108,7 +108,7 @@ def table(scores: Scores, cases: Mapping[str, Mapping[str, str]]) -> str:
 
 
 def krippendorff_alpha(scores: np.ndarray) -> float | None:
-    """Krippendorff's alpha for ordered scores: any number of readers, cells may be missing, chance is taken off.
+    """Computes Krippendorff's alpha for ordered scores: any number of readers, missing cells, chance taken off.
 
     Unlike Fleiss' kappa it counts a 3 against a 4 as less of a difference than a 1 against a 4 and needs no complete sheets;
     unlike the intraclass correlation it takes the steps between scores for no equal lengths.

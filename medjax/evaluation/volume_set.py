@@ -1,4 +1,4 @@
-"""Volumes of one kind, however many: low-passed copies of all, the first few as they are, and a way to read any again."""
+"""Holds volumes of one kind, however many: low-passed copies of all, the first few whole, and a way to read any again."""
 
 import dataclasses
 import hashlib
@@ -18,11 +18,11 @@ NAMED = 5  # volumes named in a message
 
 @dataclasses.dataclass(frozen=True)
 class VolumeSet:
-    """Volumes of one kind, voxels in the order of the files.
+    """Holds volumes of one kind, voxels in the order of the files.
 
     Attributes:
       names: of all n, for people.
-      subjects: of all; volumes of one subject are no strangers to each other.
+      subjects: subject of each volume; volumes of one subject count as one.
       low: [n, i, j, k] float32, low-passed copies of all.
       volumes: [m, I, J, K, 1] float32 in [-1, 1], the first m of n, which are compared with other sets.
       flat: the rows, of n, whose volumes are of one value everywhere.
@@ -42,12 +42,12 @@ class VolumeSet:
 
     @property
     def compared(self) -> int:
-        """The number of volumes in memory, m."""
+        """Counts the volumes in memory, m."""
         return len(self.volumes)
 
     @property
     def total(self) -> int:
-        """The number of all volumes, n."""
+        """Counts all volumes, n."""
         return len(self.names)
 
     def volume(self, row: int) -> np.ndarray:

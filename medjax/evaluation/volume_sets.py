@@ -1,4 +1,4 @@
-"""The sets of volumes that are compared: of a run, or of two folders of anybody's NIfTI files."""
+"""Reads the sets of volumes that are compared: of a run, or of two folders of anybody's NIfTI files."""
 
 import dataclasses
 import pathlib

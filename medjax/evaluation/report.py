@@ -11,7 +11,6 @@ import numpy as np
 from PIL import Image
 
 from medjax.evaluation.plots import Curve, histogram_plot, is_finite, line_plot, number, score_plot
-from medjax.evaluation.report_style import STYLE
 from medjax.evaluation.score import Score
 from medjax.runtime.workdir import written_aside
 
@@ -19,6 +18,7 @@ DIRECTIONS = {"less": "↓ less is better", "more": "↑ more is better", "like 
 PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA")
 # What is not in the file is refused by the browser itself.
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+STYLE = pathlib.Path(__file__).parent / "templates" / "report.css"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +76,7 @@ def page(evaluation: Evaluation) -> str:
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <link rel="icon" href="data:,">
 <title>{title}</title>
-<style>{STYLE}</style>
+<style>{STYLE.read_text(encoding="utf-8")}</style>
 </head>
 <body>
 <main>

@@ -131,6 +131,12 @@ def test_every_text_is_escaped():
     assert parsed.of("img")[0]["alt"] == f"caption {AWKWARD}"
 
 
+def test_the_page_is_made_from_any_folder(tmp_path, monkeypatch):
+    expected = page(evaluation())
+    monkeypatch.chdir(tmp_path)
+    assert page(evaluation()) == expected
+
+
 def test_pictures_are_in_the_page_and_nothing_is_fetched():
     given = evaluation()
     written = page(given)

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import filelock
 
+from data_pipelines.cases import Case, Example
 from data_pipelines.decoding import MAX_WORKERS, Preprocessing, decode_each, refuse_failures
 from data_pipelines.formats import nifti
 from data_pipelines.formats.nifti import Volume
 from data_pipelines.progress import progress
-from data_pipelines.scans import Example, Scan
 
 VERSION = 1  # of what preprocessing does with the same parameters
 
@@ -28,7 +28,7 @@ def default_folder() -> Path:
 
 
 def decode(
-    scans: Sequence[Scan], preprocessing: Preprocessing, folder: Path, skip_bad_files: bool = False
+    scans: Sequence[Case], preprocessing: Preprocessing, folder: Path, skip_bad_files: bool = False
 ) -> dict[str, Example]:
     """Preprocesses the scans that are not in the cache yet, or are damaged there, in parallel.
 
@@ -100,12 +100,12 @@ def _checksum_file(path: Path) -> Path:
     return path.with_name(f"{path.name}.crc32")
 
 
-def _example(scan: Scan, path: Path) -> Example:
+def _example(scan: Case, path: Path) -> Example:
     affine, description = nifti.read_header(path)
     return Example(scan.name, scan.subject, path, scan.path, affine, scan.label_map, description, scan.label)
 
 
-def _state_of(scan: Scan) -> str:
+def _state_of(scan: Case) -> str:
     """Path, size and time of change of a file, or of all files of a DICOM series, and its digest where it has one."""
     path = scan.path
     files = sorted(path.iterdir()) if path.is_dir() else [path]

@@ -15,8 +15,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from data_pipelines.cases import Case
 from data_pipelines.errors import DataError
-from data_pipelines.scans import Scan
 
 BLOCK = 2**15  # bytes
 BLOCKS = 5
@@ -52,12 +52,12 @@ def digest(path: Path) -> str:
     return state.hexdigest()[:16]
 
 
-def digests_by_name(scans: Iterable[Scan]) -> dict[str, str]:
+def digests_by_name(scans: Iterable[Case]) -> dict[str, str]:
     """The digests of scans by their names, without those that were made up."""
     return {scan.name: scan.digest for scan in scans if scan.digest}
 
 
-def fingerprint(scans: Iterable[Scan]) -> str:
+def fingerprint(scans: Iterable[Case]) -> str:
     """A hash of the names, subjects and contents of scans, whatever their order."""
     lines = sorted(f"{scan.name}\t{scan.subject}\t{scan.digest}" for scan in scans)
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from data_pipelines import cache, contents, records, splits, subjects, transforms
+from data_pipelines.cases import Case, Example
 from data_pipelines.decoding import Preprocessing
 from data_pipelines.errors import DataError
 from data_pipelines.readers import duke
 from data_pipelines.records import Latents, Records
-from data_pipelines.scans import Example, Scan
 from data_pipelines.sources import (
     LABEL_NAMES,
     SERIES,
@@ -162,7 +162,7 @@ def _dataset(
     )
 
 
-def sides_of_subjects(data: Any, scans: Sequence[Scan]) -> dict[str, str]:
+def sides_of_subjects(data: Any, scans: Sequence[Case]) -> dict[str, str]:
     """The side of the split of each subject of these scans, by data.split and data.split_seed."""
     return {scan.subject: splits.side(scan.subject, tuple(data.split), data.split_seed) for scan in scans}
 

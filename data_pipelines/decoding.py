@@ -5,10 +5,10 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
+from data_pipelines.cases import Case
 from data_pipelines.errors import DataError
 from data_pipelines.formats.nifti import Volume
 from data_pipelines.progress import progress
-from data_pipelines.scans import Scan
 
 MAX_WORKERS = 16  # a CT on its way to 1 mm takes about a gigabyte
 
@@ -16,7 +16,7 @@ Preprocessing = Callable[[Path], Volume]
 
 
 def decode_each(
-    scans: Sequence[Scan], preprocessing: Preprocessing, keep: Callable[[Scan, Volume], None]
+    scans: Sequence[Case], preprocessing: Preprocessing, keep: Callable[[Case, Volume], None]
 ) -> dict[str, DataError]:
     """Preprocesses every scan and hands each volume to `keep`, from several threads, in no order.
 
@@ -29,7 +29,7 @@ def decode_each(
       By scan name, in that order, what is wrong with the scans that cannot be used.
     """
 
-    def decode(scan: Scan) -> DataError | None:
+    def decode(scan: Case) -> DataError | None:
         try:
             volume = preprocessing(scan.path)
         except DataError as error:

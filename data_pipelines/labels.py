@@ -4,8 +4,8 @@ import csv
 import dataclasses
 from pathlib import Path
 
+from data_pipelines.cases import Case
 from data_pipelines.errors import DataError
-from data_pipelines.scans import Scan
 
 
 def read_table(path: Path) -> dict[str, int]:
@@ -34,7 +34,7 @@ def read_table(path: Path) -> dict[str, int]:
     return labels
 
 
-def attach(scans: tuple[Scan, ...], path: Path) -> tuple[Scan, ...]:
+def attach(scans: tuple[Case, ...], path: Path) -> tuple[Case, ...]:
     """The scans with the table's labels, by their names, else by their subjects'; those in neither way have none.
 
     Raises:

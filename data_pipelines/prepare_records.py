@@ -24,13 +24,13 @@ import numpy as np
 from etils import epath
 
 from data_pipelines import contents, records, splits, transforms
+from data_pipelines.cases import Case
 from data_pipelines.datasets import check, sides_of_subjects, tell_of_empty_sides
 from data_pipelines.decoding import Preprocessing, decode_each, refuse_failures
 from data_pipelines.errors import DataError
 from data_pipelines.formats.nifti import Volume, cannot_write
 from data_pipelines.lazy_tensorflow import import_tensorflow
 from data_pipelines.records import Latents, Records, Shard
-from data_pipelines.scans import Scan
 from data_pipelines.sources import find_sources, settings
 
 LOCK = ".lock"
@@ -51,7 +51,7 @@ class Preparation:
     """
 
     folder: epath.Path
-    scans: tuple[Scan, ...]
+    scans: tuple[Case, ...]
     preprocessing: Preprocessing
     settings: dict[str, Any]
     parameters: dict[str, Any]
@@ -174,7 +174,7 @@ def decode(preparation: Preparation, numbers: Sequence[int], encode: Encoder | N
     content = "latents" if "latents" in preparation.settings else "image"
     turn = threading.Lock()
 
-    def keep(scan: Scan, volume: Volume) -> None:
+    def keep(scan: Case, volume: Volume) -> None:
         n = number_of[scan.name]
         array = transforms.to_network(volume.array, preparation.settings["axes"])
         affine = np.asarray(volume.affine, np.float64).tolist()

@@ -26,10 +26,10 @@ import numpy as np
 from etils import epath
 from google.protobuf.message import DecodeError
 
+from data_pipelines.cases import Example
 from data_pipelines.crc32c import crc32c, masked
 from data_pipelines.errors import DataError
 from data_pipelines.lazy_tensorflow import import_tensorflow
-from data_pipelines.scans import Example
 from data_pipelines.splits import SPLITS
 from data_pipelines.subjects import subject_of
 from data_pipelines.transforms import Shape

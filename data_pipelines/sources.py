@@ -9,11 +9,11 @@ from typing import Any
 
 from data_pipelines import contents, labels, subjects, transforms
 from data_pipelines.cache import default_folder
+from data_pipelines.cases import Case
 from data_pipelines.decoding import Preprocessing
 from data_pipelines.errors import DataError
 from data_pipelines.readers import adni, atlas_layouts, brats, duke, folder, lidc, mrnet
 from data_pipelines.readers.atlas_layouts import Atlas
-from data_pipelines.scans import Scan
 from data_pipelines.transforms import Shape
 
 LABEL_NAMES = {"brats": ("grade",), "mrnet": mrnet.LABELS}  # what readers know of whole scans
@@ -31,7 +31,7 @@ class Sources:
       parameters: of the dataset they make, the number of usable scans aside.
     """
 
-    scans: tuple[Scan, ...]
+    scans: tuple[Case, ...]
     preprocessing: Preprocessing
     parameters: dict[str, Any]
 
@@ -111,7 +111,7 @@ def cache_folder(data: Any) -> Path:
     return Path(data.cache).expanduser() if data.cache else default_folder()
 
 
-def _describe_labels(data: Any, found: tuple[Scan, ...]) -> dict[str, Any]:
+def _describe_labels(data: Any, found: tuple[Case, ...]) -> dict[str, Any]:
     """How many labels there are, and a fingerprint of whose they are."""
     known = sorted((scan.name, scan.label) for scan in found if scan.label is not None)
     if not known:
@@ -119,7 +119,7 @@ def _describe_labels(data: Any, found: tuple[Scan, ...]) -> dict[str, Any]:
     return {"classes": max(2, 1 + max(label for _, label in known)), "fingerprint": _sha256(f"{known}")}
 
 
-def _find(data: Any, shape: Shape, atlas_count: int) -> tuple[tuple[Scan, ...], str]:
+def _find(data: Any, shape: Shape, atlas_count: int) -> tuple[tuple[Case, ...], str]:
     """The scans of a dataset, `atlas_count` if they are made up, and a fingerprint of their sources."""
     if is_made_up(data):
         if atlas_count < 1:
@@ -146,27 +146,27 @@ def _find(data: Any, shape: Shape, atlas_count: int) -> tuple[tuple[Scan, ...], 
     return found, contents.fingerprint(found)
 
 
-def _find_in(data: Any, root: Path) -> tuple[Scan, ...]:
+def _find_in(data: Any, root: Path) -> tuple[Case, ...]:
     """The scans of a folder that is laid out as `data.name` says."""
     match data.name:
         case "adni":
-            return adni.find_scans(root)
+            return adni.find_cases(root)
         case "brats":
-            return brats.find_scans(root, data.series or "t1n")
+            return brats.find_cases(root, data.series or "t1n")
         case "duke":
-            return duke.find_scans(root, data.series or "Dyn_0")
+            return duke.find_cases(root, data.series or "Dyn_0")
         case "lidc":
-            return lidc.find_scans(root)
+            return lidc.find_cases(root)
         case "mrnet":
             label_name = data.label_name if data.label_name in mrnet.LABELS else None
-            return mrnet.find_scans(root, data.series or "sagittal", label_name)
-    found = folder.find_scans(root)
+            return mrnet.find_cases(root, data.series or "sagittal", label_name)
+    found = folder.find_cases(root)
     if not data.voxel_size and any(scan.path.suffix == ".npy" for scan in found):
         print(f"{root}: .npy files do not say how large voxels are, so 1 mm; else set data.voxel_size", file=sys.stderr)
     return found
 
 
-def _find_made_up(data: Any, made_up: Atlas, cache: Path, count: int) -> tuple[Scan, ...]:
+def _find_made_up(data: Any, made_up: Atlas, cache: Path, count: int) -> tuple[Case, ...]:
     """The scans of made-up subjects, from files laid out as `data.name` says."""
     match data.name:
         case "adni":

@@ -13,8 +13,8 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import PurePosixPath
 
+from data_pipelines.cases import Case
 from data_pipelines.errors import DataError
-from data_pipelines.scans import Scan
 
 LARGE_SHARE = 0.2  # of the scans, above which one subject is remarkable
 HANDFUL = 5  # scans, up to which it is not
@@ -96,7 +96,7 @@ def compiled(pattern: str) -> re.Pattern[str]:
     return found
 
 
-def regrouped(scans: Iterable[Scan], paths: Iterable[str], pattern: str) -> tuple[Scan, ...]:
+def regrouped(scans: Iterable[Case], paths: Iterable[str], pattern: str) -> tuple[Case, ...]:
     """The scans with the subjects that data.subject_pattern finds in their paths below the root."""
     expression = compiled(pattern)
     return tuple(

@@ -6,17 +6,17 @@ The published Medical Diffusion (arXiv 2211.03364) crops to the brain, which tak
 import re
 from pathlib import Path
 
+from data_pipelines.cases import Case
 from data_pipelines.errors import DataError
 from data_pipelines.formats.nifti import is_nifti
 from data_pipelines.readers.folder import list_files
-from data_pipelines.scans import Scan
 
 SUBJECT = re.compile(r"\d{3}_S_\d{4,5}")  # the site, then the person
 T1 = re.compile(r"MP-?RAGE|MPR(?![a-z])|SPGR|T1w?", re.IGNORECASE)  # what scanners and processing call the series
 NO_SCAN = re.compile(r"mask|seg(?![a-z])|label", re.IGNORECASE)  # what else lies beside brains
 
 
-def find_scans(root: Path) -> tuple[Scan, ...]:
+def find_cases(root: Path) -> tuple[Case, ...]:
     """The T1 scans (MPRAGE, or SPGR of older scanners) of all subjects, at any depth.
 
     Raises:
@@ -27,7 +27,7 @@ def find_scans(root: Path) -> tuple[Scan, ...]:
     for path in files:
         subject = SUBJECT.search(str(path))
         if subject and T1.search(str(path)) and not NO_SCAN.search(path.name):
-            scans.append(Scan(str(path), subject.group(), root / path))
+            scans.append(Case(str(path), subject.group(), root / path))
     if not scans:
         raise DataError(
             f"data.root={root}: {len(files)} NIfTI files, none with a subject like 002_S_0295 and MPRAGE in its path; "

@@ -9,11 +9,11 @@ from pathlib import Path
 import filelock
 import numpy as np
 
+from data_pipelines.cases import Case
 from data_pipelines.formats import nifti
 from data_pipelines.formats.nifti import Volume
 from data_pipelines.progress import progress
 from data_pipelines.readers import atlas, mrnet
-from data_pipelines.scans import Scan
 from data_pipelines.transforms import Shape, to_orientation
 
 VERSION = 1  # of the files' contents; raise it when atlas.subject draws differently
@@ -43,7 +43,7 @@ class Atlas:
         return cache / f"{layout}-v{VERSION}-{size}-seed{self.seed}-lesions{self.lesion_share:g}"
 
 
-def write_plain(cache: Path, subjects: Atlas, count: int) -> tuple[Scan, ...]:
+def write_plain(cache: Path, subjects: Atlas, count: int) -> tuple[Case, ...]:
     """Writes subjects 0 .. count - 1 as images/sub-00000.nii.gz and labels/sub-00000.nii.gz, those not there yet.
 
     Returns:
@@ -51,9 +51,9 @@ def write_plain(cache: Path, subjects: Atlas, count: int) -> tuple[Scan, ...]:
     """
     folder = subjects.folder(cache, "atlas")
 
-    def scan(n: int) -> Scan:
+    def scan(n: int) -> Case:
         name = f"sub-{n:05d}"
-        return Scan(name, name, folder / f"images/{name}.nii.gz", folder / f"labels/{name}.nii.gz")
+        return Case(name, name, folder / f"images/{name}.nii.gz", folder / f"labels/{name}.nii.gz")
 
     return _write(folder, subjects, [scan(n) for n in range(count)], lambda image: image)
 
@@ -66,9 +66,9 @@ def write_as_adni(cache: Path, subjects: Atlas, count: int) -> Path:
     """
     root = subjects.folder(cache, "atlas-as-adni")
 
-    def scan(n: int) -> Scan:
+    def scan(n: int) -> Case:
         name = f"{n // 1000:03d}_S_{n:04d}"
-        return Scan(name, name, root / name / "MPRAGE" / f"I{n}" / f"ADNI_{name}_MR_MPRAGE_brain_I{n}.nii")
+        return Case(name, name, root / name / "MPRAGE" / f"I{n}" / f"ADNI_{name}_MR_MPRAGE_brain_I{n}.nii")
 
     _write(root, subjects, [scan(n) for n in range(count)], lambda image: to_orientation(image, "LAS"))
     return root
@@ -82,9 +82,9 @@ def write_as_brats(cache: Path, subjects: Atlas, count: int, series: str = "t1n"
     """
     root = subjects.folder(cache, "atlas-as-brats")
 
-    def scan(n: int) -> Scan:
+    def scan(n: int) -> Case:
         name = f"BraTS-GLI-{n:05d}-000"
-        return Scan(name, name, root / name / f"{name}-{series}.nii.gz", root / name / f"{name}-seg.nii.gz")
+        return Case(name, name, root / name / f"{name}-{series}.nii.gz", root / name / f"{name}-seg.nii.gz")
 
     _write(root, subjects, [scan(n) for n in range(count)], lambda image: to_orientation(image, "LPS"))
     return root
@@ -98,9 +98,9 @@ def write_as_duke(cache: Path, subjects: Atlas, count: int, series: str = "Dyn_0
     """
     root = subjects.folder(cache, "atlas-as-duke")
 
-    def scan(n: int) -> Scan:
+    def scan(n: int) -> Case:
         name = f"Breast_MRI_{n + 1:05d}"
-        return Scan(name, name, root / name / f"{series}.nii.gz")
+        return Case(name, name, root / name / f"{series}.nii.gz")
 
     _write(root, subjects, [scan(n) for n in range(count)], lambda image: to_orientation(image, "LPS"))
     return root
@@ -117,9 +117,9 @@ def write_as_lidc(cache: Path, subjects: Atlas, count: int) -> Path:
     def hounsfield(image: Volume) -> Volume:
         return to_orientation(dataclasses.replace(image, array=image.array - 1000), "LPS")
 
-    def scan(n: int) -> Scan:
+    def scan(n: int) -> Case:
         name = f"LIDC-IDRI-{n + 1:04d}"
-        return Scan(name, name, root / name / f"{name}.nii.gz")
+        return Case(name, name, root / name / f"{name}.nii.gz")
 
     _write(root, subjects, [scan(n) for n in range(count)], hounsfield)
     return root
@@ -133,9 +133,9 @@ def write_as_mrnet(cache: Path, subjects: Atlas, count: int, plane: str = "sagit
     """
     root = subjects.folder(cache, "atlas-as-mrnet")
 
-    def scan(n: int) -> Scan:
+    def scan(n: int) -> Case:
         name = f"{n:04d}"
-        return Scan(name, name, root / "train" / plane / f"{name}.npy")
+        return Case(name, name, root / "train" / plane / f"{name}.npy")
 
     _write(
         root, subjects, [scan(n) for n in range(count)], lambda image: to_orientation(image, mrnet.DIRECTIONS[plane])
@@ -149,7 +149,7 @@ def write_as_mrnet(cache: Path, subjects: Atlas, count: int, plane: str = "sagit
     return root
 
 
-def _write(folder: Path, subjects: Atlas, scans: list[Scan], change: Callable[[Volume], Volume]) -> tuple[Scan, ...]:
+def _write(folder: Path, subjects: Atlas, scans: list[Case], change: Callable[[Volume], Volume]) -> tuple[Case, ...]:
     """Writes scan n from subject n unless it is there; several processes may call this at the same time."""
 
     def write(n: int) -> None:

@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 
 from data_pipelines import transforms
+from data_pipelines.cases import Case
 from data_pipelines.errors import DataError
 from data_pipelines.formats import nifti
 from data_pipelines.formats.nifti import Volume
 from data_pipelines.readers.folder import list_files
-from data_pipelines.scans import Scan
 from data_pipelines.subjects import subject_of
 from data_pipelines.transforms import Shape
 
@@ -30,7 +30,7 @@ GRADES = {"LGG": 0, "HGG": 1}  # gliomas of low and of high grade
 QUANTILES = (0.001, 0.999)
 
 
-def find_scans(root: Path, series: str = "t1n") -> tuple[Scan, ...]:
+def find_cases(root: Path, series: str = "t1n") -> tuple[Case, ...]:
     """The scans BraTS-GLI-00000-000/BraTS-GLI-00000-000-t1n.nii.gz ..., at any depth, with their label maps.
 
     Their labels are `GRADES`, of years that tell: by a folder HGG or LGG above the scan, or by name_mapping.csv.
@@ -53,7 +53,7 @@ def find_scans(root: Path, series: str = "t1n") -> tuple[Scan, ...]:
             label_map = path.with_name(f"{path.name[:start]}seg{path.name[end:]}")
             above = [GRADES[part] for part in path.relative_to(root).parts if part in GRADES]
             grade = above[0] if above else grades.get(name)
-            scans.append(Scan(name, subject, path, label_map if label_map.exists() else None, grade))
+            scans.append(Case(name, subject, path, label_map if label_map.exists() else None, grade))
     if not scans:
         raise DataError(
             f"data.root={root}: {len(files)} files, none named like BraTS-GLI-00000-000-{series}.nii.gz; "

@@ -6,17 +6,17 @@ The published Medical Diffusion (arXiv 2211.03364) is of `Dyn_0`. The download i
 import re
 from pathlib import Path
 
+from data_pipelines.cases import Case
 from data_pipelines.errors import DataError
 from data_pipelines.formats.nifti import is_nifti, stem
 from data_pipelines.readers.folder import list_files
-from data_pipelines.scans import Scan
 from data_pipelines.subjects import person_in, subject_of
 
 NAME = re.compile(r"Dyn_\d+")
 PATIENT = re.compile(r"Breast_MRI_\d+")
 
 
-def find_scans(root: Path, series: str = "Dyn_0") -> tuple[Scan, ...]:
+def find_cases(root: Path, series: str = "Dyn_0") -> tuple[Case, ...]:
     """The scans PATIENT/Dyn_0.nii.gz ..., at any depth; the patient is the folder the file is in, less a visit.
 
     Args:
@@ -33,7 +33,7 @@ def find_scans(root: Path, series: str = "Dyn_0") -> tuple[Scan, ...]:
             f"data.root={root}: {len(files)} NIfTI files, none PATIENT/{series}.nii.gz; give the folder of the patients"
         )
     folders = [path.parent.relative_to(root) for path in scans]
-    return tuple(Scan(str(folder), _patient(folder), path) for folder, path in zip(folders, scans, strict=True))
+    return tuple(Case(str(folder), _patient(folder), path) for folder, path in zip(folders, scans, strict=True))
 
 
 def _patient(folder: Path) -> str:

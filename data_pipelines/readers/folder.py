@@ -7,17 +7,17 @@ from pathlib import Path
 import numpy as np
 
 from data_pipelines import transforms
+from data_pipelines.cases import Case
 from data_pipelines.errors import DataError
 from data_pipelines.formats import nifti, npy
 from data_pipelines.formats.nifti import Volume
-from data_pipelines.scans import Scan
 from data_pipelines.subjects import subject_of
 from data_pipelines.transforms import Shape
 
 VOXEL_SIZE = (1.0, 1.0, 1.0)  # mm, of files that do not say
 
 
-def find_scans(root: Path) -> tuple[Scan, ...]:
+def find_cases(root: Path) -> tuple[Case, ...]:
     """Every .nii, .nii.gz and .npy under a folder, at any depth.
 
     Whose each is, its path says, as subjects.py reads it.
@@ -31,7 +31,7 @@ def find_scans(root: Path) -> tuple[Scan, ...]:
         found = ", ".join(sorted({"".join(path.suffixes[-2:]) or path.name for path in files})[:5])
         raise DataError(f"data.root={root}: {len(files)} files ({found}), none .nii, .nii.gz or .npy; convert to NIfTI")
     names = [path.relative_to(root).as_posix() for path in scans]
-    return tuple(Scan(name, subject_of(name), path) for name, path in zip(names, scans, strict=True))
+    return tuple(Case(name, subject_of(name), path) for name, path in zip(names, scans, strict=True))
 
 
 def list_files(root: Path) -> list[Path]:

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 
 from data_pipelines import transforms
+from data_pipelines.cases import Case
 from data_pipelines.errors import DataError
 from data_pipelines.formats import dicom, nifti
 from data_pipelines.formats.nifti import Volume
 from data_pipelines.readers.folder import list_files
-from data_pipelines.scans import Scan
 from data_pipelines.subjects import subject_of
 from data_pipelines.transforms import Shape
 
@@ -21,7 +21,7 @@ AIR = -1000.0  # HU
 QUANTILE = 0.999
 
 
-def find_scans(root: Path) -> tuple[Scan, ...]:
+def find_cases(root: Path) -> tuple[Case, ...]:
     """The CT series of a TCIA download (LIDC-IDRI-0001/STUDY/SERIES/*.dcm), or NIfTI files of them, at any depth.
 
     Radiographs (DX, CR), which some patients have beside their CT, and DICOM files that are no images are left out.
@@ -39,7 +39,7 @@ def find_scans(root: Path) -> tuple[Scan, ...]:
             f"data.root={root}: {len(files)} files, neither NIfTI nor a CT series of .dcm files; "
             "give the folder of the LIDC-IDRI download"
         )
-    return tuple(Scan(str(path.relative_to(root)), _patient(path.relative_to(root)), path) for path in paths)
+    return tuple(Case(str(path.relative_to(root)), _patient(path.relative_to(root)), path) for path in paths)
 
 
 @dataclasses.dataclass(frozen=True)

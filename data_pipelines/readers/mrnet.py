@@ -5,13 +5,13 @@ from pathlib import Path
 
 import numpy as np
 
+from data_pipelines.cases import Case
 from data_pipelines.errors import DataError
 from data_pipelines.formats import npy
 from data_pipelines.formats.nifti import Volume
 from data_pipelines.labels import read_table
 from data_pipelines.readers.folder import Preprocessing as FolderPreprocessing
 from data_pipelines.readers.folder import list_files
-from data_pipelines.scans import Scan
 
 LABELS = ("abnormal", "acl", "meniscus")
 SIDES = ("train", "valid")
@@ -24,7 +24,7 @@ DIRECTIONS = {"sagittal": "IPR", "coronal": "ILP", "axial": "PLS"}
 UNIT = {"R": (1, 0, 0), "L": (-1, 0, 0), "A": (0, 1, 0), "P": (0, -1, 0), "S": (0, 0, 1), "I": (0, 0, -1)}
 
 
-def find_scans(root: Path, plane: str = "sagittal", label_name: str | None = None) -> tuple[Scan, ...]:
+def find_cases(root: Path, plane: str = "sagittal", label_name: str | None = None) -> tuple[Case, ...]:
     """The exams train/PLANE/0000.npy ... and valid/PLANE/1130.npy ..., here or in MRNet-v1.0 below.
 
     Args:
@@ -49,7 +49,7 @@ def find_scans(root: Path, plane: str = "sagittal", label_name: str | None = Non
         if label_name and side not in tables:
             tables[side] = read_table(side.with_name(f"{side.name}-{label_name}.csv"))
         # Exams of one patient are not told from others.
-        scans.append(Scan(path.stem, path.stem, path, label=tables[side].get(path.stem) if label_name else None))
+        scans.append(Case(path.stem, path.stem, path, label=tables[side].get(path.stem) if label_name else None))
     return tuple(scans)
 
 

@@ -10,10 +10,10 @@ from ml_collections import ConfigDict
 
 from data_pipelines import contents, transforms
 from data_pipelines.batches import Dataset, open_dataset, volume_count, volumes
+from data_pipelines.cases import Case
 from data_pipelines.errors import DataError
 from data_pipelines.formats import nifti
-from data_pipelines.readers.folder import find_scans
-from data_pipelines.scans import Scan
+from data_pipelines.readers.folder import find_cases
 from data_pipelines.transforms import from_network, voxel_shape
 from medjax.errors import UserError
 from medjax.evaluation.volume_set import VolumeSet, check_memory, volume_set
@@ -213,9 +213,9 @@ def read_samples(
     return volume_set("generated", names, names, shape, np.asarray(known["affine"]), load, compared)
 
 
-def _scans_in(flag: str, folder: pathlib.Path) -> list[Scan]:
+def _scans_in(flag: str, folder: pathlib.Path) -> list[Case]:
     try:
-        scans = list(find_scans(folder.expanduser()))
+        scans = list(find_cases(folder.expanduser()))
     except DataError as error:
         raise UserError(str(error).replace("data.root", flag)) from None
     scans = [scan for scan in scans if nifti.is_nifti(scan.path)]

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from data_pipelines import cache
+from data_pipelines.cases import Case
 from data_pipelines.errors import DataError
 from data_pipelines.formats import nifti
 from data_pipelines.formats.nifti import Volume
 from data_pipelines.readers.folder import Preprocessing
-from data_pipelines.scans import Scan
 
 SHAPE = (8, 9, 10)
 calls = []
@@ -37,7 +37,7 @@ def scans(tmp_path):
     for n in range(4):
         path = tmp_path / f"source/{n}.nii.gz"
         nifti.write(path, Volume(rng.normal(size=SHAPE).astype(np.float32), np.diag([1, 2, 3.0, 1])))
-        found.append(Scan(path.name, str(n), path))
+        found.append(Case(path.name, str(n), path))
     return found
 
 

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
+from data_pipelines.cases import Case
 from data_pipelines.contents import BLOCK, BLOCKS, changed_scan, difference, digest, digests, fingerprint
 from data_pipelines.errors import DataError
-from data_pipelines.scans import Scan
 
 
 def test_a_short_file_is_known_to_the_byte(tmp_path):
@@ -44,11 +44,11 @@ def test_a_file_that_cannot_be_read(tmp_path):
 
 
 def test_a_fingerprint_is_of_names_subjects_and_contents(tmp_path):
-    scans = [Scan(f"{n}", f"subject {n}", tmp_path / "x", digest=f"{n}") for n in range(3)]
+    scans = [Case(f"{n}", f"subject {n}", tmp_path / "x", digest=f"{n}") for n in range(3)]
     first = fingerprint(scans)
     assert fingerprint(scans[::-1]) == first
     changes = ({"name": "9"}, {"subject": "subject 1"}, {"digest": "9"})
-    others = [fingerprint([*scans[:2], Scan(**(vars(scans[2]) | change))]) for change in changes]
+    others = [fingerprint([*scans[:2], Case(**(vars(scans[2]) | change))]) for change in changes]
     assert len({first, *others}) == 4
 
 

@@ -3,8 +3,8 @@ from pathlib import Path
 import pytest
 
 from data_pipelines import labels
+from data_pipelines.cases import Case
 from data_pipelines.errors import DataError
-from data_pipelines.scans import Scan
 
 
 @pytest.mark.parametrize(
@@ -28,7 +28,7 @@ def test_other_tables(tmp_path, text, expected):
 
 
 def test_of_scans_or_of_their_subjects(tmp_path):
-    scans = tuple(Scan(f"{subject}/t1.nii", subject, Path(subject)) for subject in ("a", "b", "c"))
+    scans = tuple(Case(f"{subject}/t1.nii", subject, Path(subject)) for subject in ("a", "b", "c"))
     (tmp_path / "labels.csv").write_text("a,0\nb,1\nb/t1.nii,2\n")
     assert [scan.label for scan in labels.attach(scans, tmp_path / "labels.csv")] == [0, 2, None]
     (tmp_path / "labels.csv").write_text("x,0\n")

@@ -3,7 +3,7 @@ import re
 import pytest
 
 from data_pipelines.errors import DataError
-from data_pipelines.readers.folder import find_scans
+from data_pipelines.readers.folder import find_cases
 from data_pipelines.splits import side
 from data_pipelines.subjects import by_pattern, compiled, subject_of, tell, twofold
 
@@ -54,7 +54,7 @@ def test_nobody_is_on_both_sides_of_the_split(tmp_path, layout):
             path = tmp_path / name.format(n=n)
             path.parent.mkdir(parents=True, exist_ok=True)
             path.touch()
-    scans = find_scans(tmp_path)
+    scans = find_cases(tmp_path)
     assert len({scan.subject for scan in scans}) == 20
     people = {name: {re.search(r"\d+", scan.path.name).group() for scan in scans if side(scan.subject, (0.6, 0.4, 0), 0) == name}
               for name in ("train", "validation")}  # fmt: skip

@@ -20,7 +20,7 @@ def test_t1_scans_by_subject(tmp_path):
     touch(tmp_path, RAW, PROCESSED, LATER, RAW.replace(".nii", "_brain_mask.nii"), RAW.replace(".nii", ".xml"),
           "ADNI/002_S_0413/Axial_PD_T2_FSE/2006/S1/ADNI_002_S_0413_MR_Axial_PD_T2_FSE.nii",
           "ADNI/template/MPRAGE/mni.nii")  # fmt: skip
-    assert {scan.name: scan.subject for scan in adni.find_scans(tmp_path)} == {
+    assert {scan.name: scan.subject for scan in adni.find_cases(tmp_path)} == {
         RAW: "002_S_0295", PROCESSED: "002_S_0295", LATER: "941_S_10012",
     }  # fmt: skip
 
@@ -28,4 +28,4 @@ def test_t1_scans_by_subject(tmp_path):
 def test_another_folder(tmp_path):
     touch(tmp_path, "sub-01/MPRAGE.nii.gz")
     with pytest.raises(DataError, match="1 NIfTI files, none with a subject like 002_S_0295 and MPRAGE"):
-        adni.find_scans(tmp_path)
+        adni.find_cases(tmp_path)

@@ -14,7 +14,7 @@ def test_native_t1_scans_are_found(tmp_path):
         for kind in ("t1n", "t1c", "t2w", "t2f", "seg"):
             (folder / f"{visit}-{kind}.nii.gz").touch()
     (tmp_path / "TrainingData/BraTS-GLI-00003-000/BraTS-GLI-00003-000-seg.nii.gz").unlink()
-    scans = brats.find_scans(tmp_path)
+    scans = brats.find_cases(tmp_path)
     assert [(scan.name, scan.subject, scan.label_map is not None) for scan in scans] == [
         ("BraTS-GLI-00002-000", "BraTS-GLI-00002", True),
         ("BraTS-GLI-00002-001", "BraTS-GLI-00002", True),
@@ -36,20 +36,20 @@ def test_one_series_of_any_year_with_the_grades_that_are_told(tmp_path):
         "HGG,NA,Brats18_X_1,NA,BraTS19_X_1,BraTS20_Training_001\n"
         "NA,NA,NA,NA,NA,BraTS20_Training_002\n"
     )
-    found = {scan.name: (scan.label, scan.label_map is not None) for scan in brats.find_scans(tmp_path, "t2f")}
+    found = {scan.name: (scan.label, scan.label_map is not None) for scan in brats.find_cases(tmp_path, "t2f")}
     assert found == {
         "BraTS-GLI-00002-000": (None, False),
         "BraTS20_Training_001": (1, True),
         "BraTS20_Training_002": (None, False),
         "Brats18_CBICA_AAM_1": (0, False),
     }
-    assert len(brats.find_scans(tmp_path)) == 2
+    assert len(brats.find_cases(tmp_path)) == 2
 
 
 def test_folder_of_other_scans(tmp_path):
     (tmp_path / "sub-01_T1w.nii.gz").touch()
     with pytest.raises(DataError, match="1 files, none named like BraTS-GLI"):
-        brats.find_scans(tmp_path)
+        brats.find_cases(tmp_path)
 
 
 @pytest.mark.parametrize(

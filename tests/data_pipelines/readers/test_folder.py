@@ -18,7 +18,7 @@ def touch(root, *names):
 def test_scans_are_found_at_any_depth_and_grouped_by_subject(tmp_path):
     touch(tmp_path, "b.nii", "sub-01_ses-1_T1w.nii.gz", "sub-01_ses-2_T1w.nii.gz", "sub-02/ses-1/anat/x.nii.gz",
           "sub-02/ses-2/anat/x.nii", "notes.txt", ".hidden.nii.gz", "case_7.nii.gz")  # fmt: skip
-    found = {scan.name: scan.subject for scan in folder.find_scans(tmp_path)}
+    found = {scan.name: scan.subject for scan in folder.find_cases(tmp_path)}
     assert found == {
         "b.nii": "b",
         "case_7.nii.gz": "case_7",
@@ -35,7 +35,7 @@ def test_folders_without_scans(tmp_path):
     for name, expected in (("missing", "does not exist"), ("empty", "is empty"), ("other", "2 files"),
                            ("other/a.dcm", "is a file")):  # fmt: skip
         with pytest.raises(DataError, match=expected) as raised:
-            folder.find_scans(tmp_path / name)
+            folder.find_cases(tmp_path / name)
         assert str(tmp_path / name) in str(raised.value) and "\n" not in str(raised.value)
 
 
@@ -107,7 +107,7 @@ def test_npy_files_take_the_voxel_size_that_is_stated(tmp_path):
     (tmp_path / "patient 1").mkdir()
     np.save(tmp_path / "patient 1/a.npy", array)
     np.save(tmp_path / "b.npy", array)
-    assert {scan.name: scan.subject for scan in folder.find_scans(tmp_path)} == {
+    assert {scan.name: scan.subject for scan in folder.find_cases(tmp_path)} == {
         "b.npy": "b", "patient 1/a.npy": "patient 1",
     }  # fmt: skip
     volume = Preprocessing((6, 5, 4), window="fixed", window_range=(0, 10), voxel_size=(0.5, 0.5, 3))(

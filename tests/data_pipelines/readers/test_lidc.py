@@ -15,7 +15,7 @@ def test_ct_series_of_a_download(tmp_path):
             write_slice(tmp_path / f"LIDC-IDRI/{patient}/1.3.6/1.3.7/{k}.dcm", k)
     write_slice(tmp_path / "LIDC-IDRI/LIDC-IDRI-0001/1.3.8/1.3.9/0.dcm", 0, Modality="DX")
     (tmp_path / "LIDC-IDRI/LIDC-IDRI-0001/1.3.6/1.3.7/069.xml").touch()
-    scans = lidc.find_scans(tmp_path)
+    scans = lidc.find_cases(tmp_path)
     assert [(scan.name, scan.subject) for scan in scans] == [
         ("LIDC-IDRI/LIDC-IDRI-0001/1.3.6/1.3.7", "LIDC-IDRI-0001"),
         ("LIDC-IDRI/LIDC-IDRI-0002/1.3.6/1.3.7", "LIDC-IDRI-0002"),
@@ -27,7 +27,7 @@ def test_ct_series_of_a_download(tmp_path):
 def test_folder_without_ct(tmp_path):
     write_slice(tmp_path / "LIDC-IDRI-0001/1/2/0.dcm", 0, Modality="DX")
     with pytest.raises(DataError, match="1 files, neither NIfTI nor a CT series"):
-        lidc.find_scans(tmp_path)
+        lidc.find_cases(tmp_path)
 
 
 def ct(path, shape, spacing):

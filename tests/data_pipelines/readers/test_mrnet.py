@@ -28,7 +28,7 @@ def root(tmp_path):
 
 
 def test_exams_of_one_plane(root):
-    scans = mrnet.find_scans(root, "coronal")
+    scans = mrnet.find_cases(root, "coronal")
     assert [(scan.name, scan.subject, scan.label) for scan in scans] == [
         ("0000", "0000", None), ("0001", "0001", None), ("1130", "1130", None),
     ]  # fmt: skip
@@ -36,18 +36,18 @@ def test_exams_of_one_plane(root):
 
 
 def test_labels_are_those_of_the_task(root):
-    assert [scan.label for scan in mrnet.find_scans(root, label_name="acl")] == [0, 1, 0]
-    assert [scan.label for scan in mrnet.find_scans(root, label_name="abnormal")] == [0, None, 0]
+    assert [scan.label for scan in mrnet.find_cases(root, label_name="acl")] == [0, 1, 0]
+    assert [scan.label for scan in mrnet.find_cases(root, label_name="abnormal")] == [0, None, 0]
     (root / "valid-acl.csv").unlink()
     with pytest.raises(DataError, match=r"valid-acl\.csv: cannot be read"):
-        mrnet.find_scans(root, label_name="acl")
+        mrnet.find_cases(root, label_name="acl")
 
 
 def test_another_folder(root):
     (root / "train").rename(root / "mine")
     (root / "valid").rename(root / "yours")
     with pytest.raises(DataError, match="9 .npy files, none in train/sagittal or valid/sagittal"):
-        mrnet.find_scans(root)
+        mrnet.find_cases(root)
 
 
 @pytest.mark.parametrize(("plane", "axes"), [("sagittal", "IPR"), ("coronal", "ILP"), ("axial", "PLS")])

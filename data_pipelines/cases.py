@@ -7,7 +7,7 @@ import numpy as np
 
 
 @dataclasses.dataclass(frozen=True)
-class Scan:
+class Case:
     """One volume of a dataset, still on disk.
 
     Attributes:

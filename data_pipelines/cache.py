@@ -13,6 +13,7 @@ from pathlib import Path
 
 import filelock
 
+from data_pipelines.aside import remove_unfinished
 from data_pipelines.cases import Case, Example
 from data_pipelines.decoding import MAX_WORKERS, Preprocessing, decode_each, refuse_failures
 from data_pipelines.formats import nifti
@@ -52,7 +53,7 @@ def decode(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(folder / ".lock"):
-            nifti.remove_unfinished(folder)
+            remove_unfinished(folder)
             whole = _whole(list(paths.values()))
             missing = [scan for scan in scans if not whole[paths[scan.name]]]
             failures = decode_each(missing, preprocessing, lambda scan, volume: _keep(paths[scan.name], volume))

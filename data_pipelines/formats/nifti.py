@@ -3,12 +3,12 @@
 import dataclasses
 import errno
 import math
-import os
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 
+from data_pipelines.aside import written_aside
 from data_pipelines.claims import check_bytes, check_shape
 from data_pipelines.errors import DataError
 
@@ -129,21 +129,11 @@ def write(
     # Both forms say "scanner": readers that know only one of them place the volume alike.
     image.set_sform(volume.affine, code="scanner")
     image.set_qform(volume.affine, code="scanner")
-    temporary = path.with_name(f".unfinished-{os.getpid()}-{path.name}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        nib.save(image, temporary)
-        os.replace(temporary, path)
+        with written_aside(path) as aside:
+            nib.save(image, aside)
     except OSError as error:
         raise cannot_write(path.parent, error) from error
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def remove_unfinished(folder: Path) -> None:
-    """Removes what a killed `write` left in a folder that only this project writes to, under the caller's lock."""
-    for path in folder.rglob(".unfinished-*"):
-        path.unlink(missing_ok=True)
 
 
 def cannot_write(folder: Path, error: OSError) -> DataError:

@@ -9,6 +9,7 @@ from pathlib import Path
 import filelock
 import numpy as np
 
+from data_pipelines.aside import remove_unfinished, written_aside
 from data_pipelines.cases import Case
 from data_pipelines.formats import nifti
 from data_pipelines.formats.nifti import Volume
@@ -143,9 +144,8 @@ def write_as_mrnet(cache: Path, subjects: Atlas, count: int, plane: str = "sagit
     # Of all exams there are: other runs may have asked for more.
     lines = "".join(f"{n:04d},{subjects.lesion(n)}\n" for n in range(len(list(root.glob("train/*/*.npy")))))
     for name in mrnet.LABELS:
-        aside = root / f".unfinished-{os.getpid()}-{name}.csv"
-        aside.write_text(lines)
-        aside.replace(root / f"train-{name}.csv")
+        with written_aside(root / f"train-{name}.csv") as aside:
+            aside.write_text(lines)
     return root
 
 
@@ -168,7 +168,7 @@ def _write(folder: Path, subjects: Atlas, scans: list[Case], change: Callable[[V
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(folder / ".lock"):
-            nifti.remove_unfinished(folder)
+            remove_unfinished(folder)
             missing = [n for n, scan in enumerate(scans) if not scan.path.exists()]
             if missing:
                 atlas.load_template(float(atlas.grid(subjects.size)[0, 0]))  # once, not once a thread
@@ -182,8 +182,5 @@ def _write(folder: Path, subjects: Atlas, scans: list[Case], change: Callable[[V
 
 def _write_npy(path: Path, array: np.ndarray) -> None:
     """Slices, which the last axis counts, come first; 0 to 255 as MRNet has them."""
-    aside = path.with_name(f".unfinished-{os.getpid()}-{path.name}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with aside.open("wb") as file:
-        np.save(file, np.moveaxis(array * (255 / 1500), 2, 0).astype(np.uint8))
-    aside.replace(path)
+    with written_aside(path) as aside:
+        np.save(aside, np.moveaxis(array * (255 / 1500), 2, 0).astype(np.uint8))

@@ -43,12 +43,6 @@ def crop(volume: Volume, slices: Sequence[slice]) -> Volume:
     return _window_of_voxels(volume, [r.start for r in ranges], tuple(len(r) for r in ranges), 0.0)
 
 
-def pad(volume: Volume, widths: Sequence[tuple[int, int]], fill: float = 0.0) -> Volume:
-    """Adds (before, after) voxels of value `fill` along each axis."""
-    shape = tuple(n + before + after for n, (before, after) in zip(volume.array.shape, widths, strict=True))
-    return _window_of_voxels(volume, [-before for before, _ in widths], shape, fill)
-
-
 def resample(volume: Volume, spacing: Sequence[float], order: int = 3) -> Volume:
     """Interpolates to voxels of exactly `spacing` millimetres, the field of view kept to within half a voxel.
 
@@ -90,6 +84,39 @@ def average_pool(volume: Volume, factor: int) -> Volume:
         array=blocks.mean(axis=(1, 3, 5), dtype=np.float64).astype(np.float32),
         affine=_shifted(volume.affine, [(factor - 1) / 2] * 3, [factor] * 3),
     )
+
+
+def pick(volume: Volume, factor: int) -> Volume:
+    """Takes the voxel nearest to the centre of each block of `factor` voxels an edge: `average_pool` for label maps."""
+    middle = (slice(factor // 2, None, factor),) * 3
+    affine = _shifted(volume.affine, [(factor - 1) / 2] * 3, [factor] * 3)
+    return dataclasses.replace(volume, array=np.ascontiguousarray(volume.array[middle]), affine=affine)
+
+
+def same_grid(volume: Volume, other: Volume) -> bool:
+    """Whether every voxel lies where the other's does, to a hundredth of an edge."""
+    if volume.array.shape != other.array.shape:
+        return False
+    corners = np.array([*np.ndindex(2, 2, 2)]) * (np.asarray(volume.array.shape) - 1)
+    apart = np.c_[corners, np.ones(8)] @ (np.linalg.solve(other.affine, volume.affine) - np.eye(4)).T
+    return bool(np.abs(apart).max() < 0.01)
+
+
+def onto(volume: Volume, grid: Volume, order: int = 3) -> Volume:
+    """Interpolates to the voxels of another volume; beyond its own it is 0 if a label map, else its least value.
+
+    Args:
+      volume: any volume.
+      grid: whose shape and affine are taken.
+      order: of the spline; 0 for label maps, which are then not smoothed either.
+    """
+    if same_grid(volume, grid):
+        return dataclasses.replace(volume, affine=grid.affine)
+    matrix = np.linalg.solve(volume.affine, grid.affine)
+    smooth = _without_aliasing(volume, np.linalg.norm(matrix[:3, :3], axis=1), order).array
+    beyond = 0 if order == 0 else float(volume.array.min())
+    array = ndimage.affine_transform(smooth, matrix, output_shape=grid.array.shape, order=order, cval=beyond)
+    return dataclasses.replace(volume, array=array, affine=grid.affine)
 
 
 def window(volume: Volume, low: float, high: float) -> Volume:

@@ -1,5 +1,6 @@
 """Every geometric step keeps tissue where it is in the world: most tests compare world coordinates, not indices."""
 
+import dataclasses
 import itertools
 
 import nibabel as nib
@@ -67,7 +68,7 @@ def test_crop_then_pad_is_the_identity_on_what_is_left():
     cropped = transforms.crop(source, (slice(1, 5), slice(2, None), slice(None, -3)))
     assert cropped.array.shape == (4, 5, 5)
     expect_linear(cropped)
-    padded = transforms.pad(cropped, ((1, 1), (2, 0), (0, 3)), fill=-9)
+    padded = transforms._window_of_voxels(cropped, (-1, -2, 0), (6, 7, 8), -9)
     np.testing.assert_allclose(padded.affine, OBLIQUE)
     np.testing.assert_array_equal(padded.array[1:5, 2:, :5], source.array[1:5, 2:, :5])
     assert (padded.array == -9).sum() == padded.array.size - 100
@@ -135,3 +136,36 @@ def test_axes_of_the_network():
         there = transforms.to_network(array, axes)
         np.testing.assert_array_equal(transforms.from_network(there, axes), array)
         assert transforms.voxel_shape(there.shape, axes) == array.shape
+
+
+def test_labels_of_pooled_voxels_are_those_of_one_voxel_near_their_centre():
+    source = coordinates((6, 9, 12), OBLIQUE)
+    labels = dataclasses.replace(source, array=np.arange(6 * 9 * 12, dtype=np.int16).reshape(6, 9, 12))
+    picked, pooled = transforms.pick(labels, 3), transforms.average_pool(source, 3)
+    np.testing.assert_array_equal(picked.array, labels.array[1::3, 1::3, 1::3])
+    np.testing.assert_array_equal(picked.affine, pooled.affine)
+    assert picked.array.dtype == np.int16
+
+
+@pytest.mark.parametrize("order", [0, 1])
+def test_onto_the_grid_of_another_volume(order):
+    source = coordinates((20, 22, 24), np.diag([1.0, 1.0, 1.0, 1.0]))
+    turned = np.array([[0, -1.0, 0, 15.0], [1.0, 0, 0, 4.0], [0, 0, 1.0, 6.0], [0, 0, 0, 1]])
+    grid = Volume(np.zeros((8, 9, 10), np.float32), turned)
+    assert not transforms.same_grid(source, grid)
+    found = transforms.onto(source, grid, order)
+    np.testing.assert_array_equal(found.affine, turned)
+    np.testing.assert_allclose(found.array, coordinates((8, 9, 10), turned).array, atol=1e-4)
+    beyond = transforms.onto(source, Volume(grid.array, turned + np.outer([1, 0, 0, 0], [0, 0, 0, 99.0])), order)
+    assert (beyond.array == (0 if order == 0 else source.array.min())).all()
+
+
+def test_a_grid_that_differs_in_rounding_only_is_the_same():
+    volume = coordinates((6, 7, 8), OBLIQUE)
+    nudged = dataclasses.replace(volume, affine=OBLIQUE + 1e-5)
+    assert transforms.same_grid(volume, nudged)
+    assert transforms.onto(volume, nudged).array is volume.array
+    assert not transforms.same_grid(
+        volume, dataclasses.replace(volume, affine=OBLIQUE + np.outer([0, 0, 1, 0], [0, 0, 0, 0.5]))
+    )
+    assert not transforms.same_grid(volume, coordinates((6, 7, 9), OBLIQUE))

@@ -21,11 +21,25 @@ class Task(Protocol):
 
     Attributes:
       generates: whether volumes are drawn from it, as from a `Generator`.
-      parts: names of the parts of the parameters, each with an optimiser of its own; () for one of all.
+      averaged: whether a moving average of its parameters is a model too.
+      parts: names of the parts of the parameters that have an optimiser each; () for one optimiser of all.
+      reads: names of what it takes of a batch.
+      pretrained: names of what it reads and never trains, its `frozen` arrays; those behind losses are of training alone.
+      weights: name of the kind of PyTorch file that holds its weights (builders/weights.py); None where there is none.
     """
 
     generates: ClassVar[bool]
+    averaged: ClassVar[bool]
     parts: ClassVar[tuple[str, ...]]
+
+    @property
+    def reads(self) -> tuple[str, ...]: ...
+
+    @property
+    def pretrained(self) -> tuple[str, ...]: ...
+
+    @property
+    def weights(self) -> str | None: ...
 
     @property
     def size_multiple(self) -> tuple[int, int, int]: ...  # of D, H and W of a volume

@@ -1,6 +1,6 @@
 """Defines what a codec is: how volumes become x_0, which diffusion learns, and x_0 becomes volumes again."""
 
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import jax
 
@@ -14,10 +14,14 @@ class Codec(Protocol):
       size: (D, H, W) of a volume.
       shape: shape of one x_0, channels last.
       size_multiple: what D, H and W of a volume must be multiples of, before the network asks for more.
+      reads: names of what it takes of a batch, any one of which will do.
+      weights: name of the kind of published file of such a model (builders/weights.py); None where there is none.
       loss_parts: names of what the loss is averaged over, one after the other; () where it is all one.
     """
 
     size: tuple[int, int, int]
+    reads: ClassVar[tuple[str, ...]]
+    weights: ClassVar[str | None]
 
     @property
     def shape(self) -> tuple[int, int, int, int]: ...

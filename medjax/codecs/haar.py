@@ -1,6 +1,7 @@
 """Brings volumes to the eight subbands of their 3D Haar transform (WDM, arXiv 2402.19043)."""
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 
@@ -34,6 +35,9 @@ class Haar:
     channels: int = 1
     scale: Scale = LLL_BY_3
     dynamic_share: float = 0.995
+
+    reads: ClassVar[tuple[str, ...]] = ("image",)
+    weights: ClassVar[str | None] = "wdm"
 
     @property
     def shape(self) -> tuple[int, int, int, int]:

@@ -1,6 +1,7 @@
 """Brings volumes to the Haar transform of an autoencoder's latents: both codecs, one after the other."""
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 
@@ -20,6 +21,9 @@ class HaarOfLatents:
 
     latents: Latents
     haar: Haar
+
+    reads: ClassVar[tuple[str, ...]] = ("image", "latents")
+    weights: ClassVar[str | None] = None
 
     @property
     def size(self) -> tuple[int, int, int]:

@@ -1,6 +1,7 @@
 """Leaves volumes as they are: diffusion on voxels, the 3D DDPM that WDM is compared with."""
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +23,9 @@ class Identity:
     size: tuple[int, int, int]
     channels: int = 1
     dynamic_share: float = 0.995
+
+    reads: ClassVar[tuple[str, ...]] = ("image",)
+    weights: ClassVar[str | None] = None
 
     @property
     def shape(self) -> tuple[int, int, int, int]:

@@ -1,7 +1,7 @@
 """Brings volumes to the latents of an autoencoder (Medical Diffusion, arXiv 2211.03364), which is only read."""
 
 import dataclasses
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -41,6 +41,9 @@ class Latents:
     size: tuple[int, int, int]
     downsample: tuple[int, int, int]
     channels: int
+
+    reads: ClassVar[tuple[str, ...]] = ("image", "latents")
+    weights: ClassVar[str | None] = "medical_diffusion"
 
     @property
     def shape(self) -> tuple[int, int, int, int]:

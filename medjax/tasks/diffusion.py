@@ -69,6 +69,7 @@ class Diffusion:
     guidance: float = 1.0
 
     generates: ClassVar[bool] = True
+    averaged: ClassVar[bool] = True
     parts: ClassVar[tuple[str, ...]] = ()
 
     @classmethod
@@ -101,6 +102,21 @@ class Diffusion:
             conditions=conditions,
             guidance=config.sample.guidance,
         )
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Names what it takes of a batch: volumes, or what was prepared of them, and what the network is told."""
+        return (*self.codec.reads, *(each.name for each in self.conditions))
+
+    @property
+    def pretrained(self) -> tuple[str, ...]:
+        """Names what the codec reads and nobody trains here."""
+        return ("vqgan",) if self.latents else ()
+
+    @property
+    def weights(self) -> str | None:
+        """Names the kind of published file that the codec's model has."""
+        return self.codec.weights
 
     @property
     def size_multiple(self) -> tuple[int, int, int]:

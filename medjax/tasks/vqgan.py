@@ -100,11 +100,12 @@ class VQGAN:
     perceptual: float = 4.0
     tile: tuple[int, int, int] | None = None
 
-    generates: ClassVar[bool] = False
-    parts: ClassVar[tuple[str, ...]] = (
-        "generator",
-        "discriminator",
-    )  # of the parameters, each with an optimiser of its own
+    generates: ClassVar[bool] = False  # it only encodes and decodes
+    averaged: ClassVar[bool] = False  # codebook and batch statistics are of the parameters, not of their average
+    parts: ClassVar[tuple[str, ...]] = ("generator", "discriminator")
+    reads: ClassVar[tuple[str, ...]] = ("image",)
+    pretrained: ClassVar[tuple[str, ...]] = ("perceptual",)
+    weights: ClassVar[str | None] = "medical_vqgan"
 
     @classmethod
     def from_config(cls, config: ConfigDict) -> "VQGAN":

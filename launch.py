@@ -72,8 +72,6 @@ def main(argv: Sequence[str], own_process: bool = False) -> int:
     except (Exception, SystemExit) as error:
         return complain(in_one_line(error, config_file_of(argv)))
 
-    if config.train.remat == "auto" and mode not in ("train", "benchmark", "plan"):
-        config.train.remat = "none"  # without gradients nothing is kept that could be made anew
     if config.train.deterministic:  # read when JAX starts
         os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_gpu_deterministic_ops=true"
 

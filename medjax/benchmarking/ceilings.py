@@ -27,11 +27,11 @@ def product_of(bench: Bench) -> Callable[[int], None]:
     def product(a: jax.Array, b: jax.Array) -> jax.Array:
         return (a[0] @ b[0])[None].astype(a.dtype)
 
-    sharding = NamedSharding(bench.mesh, spec)
-    shape, dtype = (bench.mesh.size, edge, edge), jnp.dtype(bench.config.train.dtype)
+    sharding = NamedSharding(bench.run.mesh, spec)
+    shape, dtype = (bench.run.mesh.size, edge, edge), jnp.dtype(bench.run.config.train.dtype)
     make = jax.jit(lambda key: jax.random.normal(key, shape, dtype), out_shardings=sharding)
     a, b = make(jax.random.key(0)), make(jax.random.key(1))
-    multiply = jax.jit(jax.shard_map(product, mesh=bench.mesh, in_specs=(spec, spec), out_specs=spec))
+    multiply = jax.jit(jax.shard_map(product, mesh=bench.run.mesh, in_specs=(spec, spec), out_specs=spec))
 
     def repeat(calls: int) -> None:
         for _ in range(calls):
@@ -43,7 +43,7 @@ def product_of(bench: Bench) -> Callable[[int], None]:
 
 def product_edge(bench: Bench) -> int:
     """Returns the edge of the square matrices that `product_of` multiplies."""
-    return PRODUCT_EDGE.get(bench.mesh.devices.flat[0].platform, PRODUCT_EDGE_ELSEWHERE)
+    return PRODUCT_EDGE.get(bench.run.mesh.devices.flat[0].platform, PRODUCT_EDGE_ELSEWHERE)
 
 
 def product_flops(bench: Bench) -> float:
@@ -56,12 +56,12 @@ def haar(bench: Bench) -> dict[str, Any] | None:
 
     Of as many volumes as no cache holds. None for volumes of odd edges.
     """
-    size = tuple(bench.config.data.size)
+    size = tuple(bench.run.config.data.size)
     if any(edge % 2 for edge in size):
         return None
-    ways = batch_ways(bench.mesh)
-    count = -(-LEAST_BYTES * bench.mesh.size // (4 * math.prod(size) * ways)) * ways
-    sharding = batch_sharding(bench.mesh, jax.ShapeDtypeStruct((count, *size, 1), jnp.float32))
+    ways = batch_ways(bench.run.mesh)
+    count = -(-LEAST_BYTES * bench.run.mesh.size // (4 * math.prod(size) * ways)) * ways
+    sharding = batch_sharding(bench.run.mesh, jax.ShapeDtypeStruct((count, *size, 1), jnp.float32))
 
     def jitted(function: Callable, argument: jax.Array) -> Callable[[int], None]:
         program = jax.jit(function)

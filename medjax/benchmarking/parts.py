@@ -32,10 +32,10 @@ def train(bench: Bench, stepping: Stepping) -> dict[str, Any]:
     """Times the training step on one batch that stays on the devices, in turns with a product of large matrices."""
     timings = bench.timed(step=lambda calls: stepping.run(bench.batch for _ in range(calls)), product=product_of(bench))
     step, product = timings["step"], timings["product"]
-    devices = bench.mesh.size
+    devices = bench.run.mesh.size
     useful = training_flops(bench)
     counted = cost.flops(stepping.step)
-    reported = counted and counted * bench.config.train.accumulate * devices / bench.batch_size
+    reported = counted and counted * bench.run.config.train.accumulate * devices / bench.batch_size
     tflops = useful * bench.batch_size / devices / step.median / 1e12
     ceiling = product_flops(bench) / product.median / 1e12
     peak, source = peak_bytes(stepping.step)
@@ -54,12 +54,12 @@ def train(bench: Bench, stepping: Stepping) -> dict[str, Any]:
 
 def training_flops(bench: Bench) -> float:
     """Counts FLOPs of convolutions and matrix products a volume: forward and gradients, nothing twice, nothing folded."""
-    plain = plain_task(bench.task)
+    plain = plain_task(bench.run.task)
     one = {name: jax.ShapeDtypeStruct((1, *a.shape[1:]), a.dtype) for name, a in bench.shapes.items()}
     one["row"] = jax.ShapeDtypeStruct((1,), jnp.int32)
     key, step = jax.eval_shape(lambda: jax.random.key(0)), jax.ShapeDtypeStruct((), jnp.int32)
     params, variables = jax.eval_shape(plain.init, key, one)
-    frozen = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), bench.frozen)
+    frozen = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), bench.run.pretrained.arrays)
     return flops.count(plain.gradients, params, variables, frozen, one, key, step)
 
 
@@ -103,10 +103,11 @@ def data(bench: Bench, stepping: Stepping | None, alone: float | None) -> dict[s
       stepping: None where training was not measured.
       alone: seconds of a step whose batch was on the devices already.
     """
-    if bench.dataset is None:
+    if bench.run.dataset is None:
         return None
-    rows = process_rows(bench.mesh, bench.batch_size)
-    batches = train_batches(bench.dataset, bench.config.seed, bench.batch_size, rows=rows, flip=bench.config.data.flip)
+    dataset, config = bench.run.dataset, bench.run.config
+    rows = process_rows(bench.run.mesh, bench.batch_size)
+    batches = train_batches(dataset, config.seed, bench.batch_size, rows=rows, flip=config.data.flip)
 
     def read(calls: int) -> None:
         for _ in range(calls):
@@ -115,12 +116,12 @@ def data(bench: Bench, stepping: Stepping | None, alone: float | None) -> dict[s
     def fed(calls: int) -> Iterator[Batch]:
         for _ in range(calls):
             host_batch = next(batches)
-            yield put_batch({name: host_batch[name] for name in bench.shapes}, bench.mesh, bench.batch_size)
+            yield put_batch({name: host_batch[name] for name in bench.shapes}, bench.run.mesh, bench.batch_size)
 
-    for _ in range(-(-len(bench.dataset.train) // bench.batch_size)):  # so that all are in the page cache
+    for _ in range(-(-len(dataset.train) // bench.batch_size)):  # so that all are in the page cache
         next(batches)
     timing = bench.timed(read=read)["read"]
-    result = described(timing, bench.batch_size / bench.mesh.size)
+    result = described(timing, bench.batch_size / bench.run.mesh.size)
     result["volumes_per_second"] = bench.batch_size / timing.median
     if stepping is not None:
         step = bench.timed(step=lambda calls: stepping.run(fed(calls)))["step"]
@@ -130,21 +131,21 @@ def data(bench: Bench, stepping: Stepping | None, alone: float | None) -> dict[s
 
 def denoise_and_sample(bench: Bench, parts: tuple[str, ...]) -> dict[str, Any]:
     """Times one step of the sampler, and a batch from noise to volumes."""
-    count = bench.config.sample.batch_size
+    count = bench.run.config.sample.batch_size
     state = bench.state()
     indices = np.arange(count, dtype=np.uint32)
-    told = told_of(bench.config.sample, bench.mesh, count)
+    told = told_of(bench.run.config.sample, bench.run.mesh, count)
     begin = time.perf_counter()
     drawing = CompiledSampler(
-        bench.task,
-        bench.mesh,
+        bench.run.task,
+        bench.run.mesh,
         state.params,
         state.variables,
-        bench.config.sample.seed,
+        bench.run.config.sample.seed,
         indices,
         told,
         None,
-        bench.frozen,
+        bench.run.pretrained.arrays,
     )
     compile_seconds = time.perf_counter() - begin
     del state
@@ -160,12 +161,12 @@ def denoise_and_sample(bench: Bench, parts: tuple[str, ...]) -> dict[str, Any]:
             drawing(indices, told)
 
     work = {name: each for name, each in {"denoise": denoise, "sampler": sample}.items() if name in parts}
-    share = count / bench.mesh.size
+    share = count / bench.run.mesh.size
     found = {name: described(timing, share) for name, timing in bench.timed(**work).items()}
     for each in found.values():
         each["compile_seconds"] = compile_seconds
     if "sampler" in found:
-        found["sampler"] |= {"steps": bench.task.steps, "seconds_per_volume": found["sampler"]["seconds"] / count}
+        found["sampler"] |= {"steps": bench.run.task.steps, "seconds_per_volume": found["sampler"]["seconds"] / count}
     return found
 
 
@@ -183,7 +184,7 @@ def checkpoint(bench: Bench, workdir: pathlib.Path) -> dict[str, Any]:
         shapes = jax.eval_shape(lambda state: state, state)
         del state
         begin = time.perf_counter()
-        jax.block_until_ready(checkpoints.restore(shapes, bench.mesh))
+        jax.block_until_ready(checkpoints.restore(shapes, bench.run.mesh))
         restored = time.perf_counter() - begin
     held = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
     return {"bytes": held, "blocked_seconds": blocked, "save_seconds": saved, "restore_seconds": restored}

@@ -1,4 +1,4 @@
-"""Sets up what each part of `--mode=benchmark` needs: the task on its mesh, a batch, the compiled training step."""
+"""Sets up what each part of `--mode=benchmark` needs besides the run: a batch, a state, the compiled training step."""
 
 import dataclasses
 import functools
@@ -8,17 +8,14 @@ from typing import Any
 
 import jax
 import numpy as np
-import optax
-from jax.sharding import Mesh
-from ml_collections import ConfigDict
 
-from data_pipelines.batches import Dataset
 from medjax.benchmarking.timing import Timing, measure
-from medjax.builders.steps import batch_shapes, train_step_of
+from medjax.builders.assemble import Run
+from medjax.builders.steps import rows_here, train_step_of
 from medjax.runtime import multihost
-from medjax.runtime.mesh import process_rows, put_batch
+from medjax.runtime.mesh import put_batch
 from medjax.runtime.train_state import TrainState, build_sharded, state_builder
-from medjax.task import Arrays, Batch, Task
+from medjax.task import Arrays, Batch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,36 +23,24 @@ class Bench:
     """Holds what every part is measured with.
 
     Attributes:
-      config: the configuration, of which `benchmark` says how long to measure.
-      task, mesh, optimizer: task to run, and what it runs on and with.
-      frozen: arrays that the task only reads.
-      dataset: the data, None where there are none at hand.
+      run: what runs where; its configuration's `benchmark` says how long to measure.
     """
 
-    config: ConfigDict
-    task: Task
-    mesh: Mesh
-    optimizer: optax.GradientTransformation
-    frozen: Arrays
-    dataset: Dataset | None
+    run: Run
 
     def timed(self, **work: Callable[[int], None]) -> dict[str, Timing]:
         """Runs `timing.measure` as the configuration asks."""
-        benchmark = self.config.benchmark
+        benchmark = self.run.config.benchmark
         return measure(work, windows=benchmark.windows, seconds=benchmark.seconds, limit=benchmark.limit_seconds)
 
     @property
     def batch_size(self) -> int:
-        return self.config.data.batch_size
+        return self.run.config.data.batch_size
 
     @functools.cached_property
     def shapes(self) -> Batch:
         """Returns the shapes of this process's rows of a training batch."""
-        content, shape = ("image", (*self.config.data.size, 1))
-        if self.dataset:
-            content, shape = self.dataset.content, self.dataset.example_shape
-        rows = len(process_rows(self.mesh, self.batch_size))
-        return batch_shapes(content, shape, rows, labels=self.config.model.get("classes", 0) > 0)
+        return rows_here(self.run.spec, self.run.mesh)
 
     @functools.cached_property
     def batch(self) -> Batch:
@@ -67,14 +52,14 @@ class Bench:
             else np.zeros(a.shape, a.dtype)
             for name, a in self.shapes.items()
         }
-        return put_batch(rows, self.mesh, self.batch_size)
+        return put_batch(rows, self.run.mesh, self.batch_size)
 
     def state(self) -> TrainState:
         """Makes initial parameters at the last step of training, when all that begins later, as discriminators do, has begun."""
-        state = build_sharded(
-            state_builder(self.task, self.optimizer), jax.random.key(self.config.seed), self.batch, self.mesh
-        )
-        return dataclasses.replace(state, step=state.step + max(0, self.config.train.steps - 1))
+        run = self.run
+        build = state_builder(run.task, run.optimizer)
+        state = build_sharded(build, jax.random.key(run.config.seed), self.batch, run.mesh)
+        return dataclasses.replace(state, step=state.step + max(0, run.config.train.steps - 1))
 
 
 @dataclasses.dataclass
@@ -100,12 +85,12 @@ class Stepping:
 def compile_step(bench: Bench) -> Stepping:
     """Compiles the training step, its time apart."""
     state = bench.state()
-    function = train_step_of(bench.config, bench.task, bench.optimizer, state, bench.batch, bench.mesh)
+    function = train_step_of(bench.run.config, bench.run.task, bench.run.optimizer, state, bench.batch, bench.run.mesh)
     begin = time.perf_counter()
-    step = function.lower(state, bench.frozen, bench.batch).compile()
+    step = function.lower(state, bench.run.pretrained.arrays, bench.batch).compile()
     seconds = time.perf_counter() - begin
     multihost.barrier()
-    return Stepping(step, state, bench.frozen, seconds)
+    return Stepping(step, state, bench.run.pretrained.arrays, seconds)
 
 
 def described(timing: Timing, volumes: float) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import dataclasses
 import pathlib
 import sys
 from collections.abc import Callable, Mapping
+from types import NoneType
 from typing import Any
 
 import jax
@@ -56,7 +57,7 @@ def task_of(config: ConfigDict) -> Task:
     Raises:
       UserError: a hyper-parameter cannot work, or the VQ-GAN's workdir is none.
     """
-    if config.task != "latent_diffusion":
+    if "latents" not in config:
         return make_task(config)
     described = vqgan_config(config)
     try:
@@ -102,7 +103,7 @@ def vqgan_config(config: ConfigDict) -> ConfigDict:
 
 def tell_of_another_division(config: ConfigDict) -> None:
     """Says on stderr where the VQ-GAN has, by its configuration, learned from subjects that this run holds back."""
-    if config.task != "latent_diffusion" or not config.latents.vqgan:
+    if "latents" not in config or not config.latents.vqgan:
         return
     there, here = vqgan_config(config).data, config.data
     for key in ("split", "split_seed"):
@@ -124,7 +125,7 @@ def with_own_vqgan(config: ConfigDict, workdir: pathlib.Path) -> ConfigDict:
       UserError: it is another.
     """
     copy = workdir / vqgan_copy.FOLDER
-    if config.task != "latent_diffusion" or not vqgan_copy.is_copy(copy):
+    if "latents" not in config or not vqgan_copy.is_copy(copy):
         return config
     own = config.copy_and_resolve_references()
     own.latents.vqgan = str(copy)
@@ -164,7 +165,7 @@ def named_fingerprint(workdir: pathlib.Path, step: int) -> str | None:
     return digest(vqgan_of(prints["ema"], {"batch_stats": {}} | prints["variables"]))
 
 
-def keep_vqgan(frozen: Frozen, config: ConfigDict, workdir: pathlib.Path) -> None:
+def keep_pretrained(frozen: Frozen, config: ConfigDict, workdir: pathlib.Path) -> None:
     """Copies the VQ-GAN that was read from `latents.vqgan` into the run's folder, unless it has a copy."""
     folder = workdir / vqgan_copy.FOLDER
     if frozen.first_stage is None or vqgan_copy.is_copy(folder):
@@ -174,9 +175,18 @@ def keep_vqgan(frozen: Frozen, config: ConfigDict, workdir: pathlib.Path) -> Non
     vqgan_copy.write_copy(folder, read_json(source / "config.json"), identity, frozen.first_stage)
 
 
-def frozen_shapes(config: ConfigDict, task: Task) -> Arrays:
-    """The shapes of what `frozen_of` gives, with nothing read; a perceptual loss is left out."""
-    if config.task != "latent_diffusion":
+def known_frozen(workdir: pathlib.Path) -> dict[str, Any] | None:
+    """Reads what the run in this folder has read and not trained, None for a new run."""
+    path = workdir / "data.json"
+    known = read_json(path).get("frozen") if path.exists() else None
+    if not isinstance(known, (dict, NoneType)):
+        raise UserError(f"{path} is damaged (frozen is {known!r:.60}): restore it or choose another --workdir")
+    return known
+
+
+def frozen_shapes(task: Task) -> Arrays:
+    """The shapes of what `frozen_of` and `with_range` give, with nothing read; a perceptual loss is left out."""
+    if "vqgan" not in task.pretrained:
         return {}
     params, variables = jax.eval_shape(
         task.latents.autoencoder.init, jax.random.key(0), volume_shapes(task.latents.size, 1)
@@ -185,24 +195,45 @@ def frozen_shapes(config: ConfigDict, task: Task) -> Arrays:
     return {"vqgan": vqgan_of(params, variables), "low": low, "high": high}
 
 
-def frozen_of(config: ConfigDict, task: Task, mesh: Mesh, known: Mapping[str, Any] | None = None) -> Frozen:
+def blank_frozen(task: Task, mesh: Mesh) -> Frozen:
+    """In place of what `frozen_of` and `with_range` give, a VQ-GAN that has learned nothing, and latents in [-1, 1].
+
+    How long anything takes depends on neither.
+    """
+    shapes = volume_shapes(task.latents.size, 1)
+    volume = {name: np.zeros(a.shape, a.dtype) for name, a in shapes.items()}
+    vqgan = vqgan_of(*task.latents.autoencoder.init(jax.random.key(0), volume))
+    return Frozen(on_every_device({"vqgan": vqgan} | unit_range(task), mesh), {})
+
+
+def unit_range(task: Task) -> Arrays:
+    """The range of latents that lie in [-1, 1] as they are."""
+    return {name: np.full(task.latents.channels, value, np.float32) for name, value in (("low", -1), ("high", 1))}
+
+
+def frozen_of(
+    config: ConfigDict, task: Task, mesh: Mesh, known: Mapping[str, Any] | None = None, losses: bool = True
+) -> Frozen:
     """Reads what the task reads and never trains, whole onto every device; `with_range` completes it.
 
     Args:
       config: whose `latents` and `losses` count.
+      task: which says what it reads.
+      mesh: whose devices.
       known: the identity that a run has had until now: it must still be the same.
+      losses: whether to read the networks behind losses too.
 
     Raises:
       UserError: it cannot be read, or is another than `known`.
     """
-    if config.task == "vqgan":
+    if losses and "perceptual" in task.pretrained:
         path = config.losses.perceptual_weights
         if not path and config.losses.perceptual:
             told = "set losses.perceptual_weights to a file of VGG16 and LPIPS weights to have it"
             print(f"the perceptual loss is off: {told}", file=sys.stderr)
         arrays = {"perceptual": load_perceptual(path)} if path else {}
         return Frozen(on_every_device(arrays, mesh), {})
-    if config.task != "latent_diffusion":
+    if "vqgan" not in task.pretrained:
         return Frozen({}, {})
     if not config.latents.vqgan:
         raise UserError(
@@ -222,6 +253,14 @@ def frozen_of(config: ConfigDict, task: Task, mesh: Mesh, known: Mapping[str, An
                 f"{key} {known[key]}; give that VQ-GAN"
             )
     return Frozen({"vqgan": vqgan}, identity, jax.device_get(model))
+
+
+def decoding_of(config: ConfigDict, frozen: Frozen) -> dict[str, Any]:
+    """What decides how the latents that are drawn become volumes, as plain data; {} where there are none."""
+    if "latents" not in config:
+        return {}
+    vqgan = vqgan_config(config).model.to_dict()
+    return {"latents": {"tile": config.latents.tile, "vqgan": vqgan, **frozen.identity}}
 
 
 def latents_of(frozen: Frozen, task: Task) -> Latents | None:
@@ -262,7 +301,7 @@ def with_range(
         lows, highs = (bounds[:MEASURED] for bounds in dataset.latent_ranges)
         low, high = lows.min(axis=0), highs.max(axis=0)
     else:
-        low, high = multihost.broadcast_from_first(np.stack(measured_range(task, frozen.arrays["vqgan"], dataset)))
+        low, high = multihost.broadcast_from_first(np.stack(measured_range(task, frozen.arrays, dataset)))
     low, high = np.asarray(low, np.float32), np.asarray(high, np.float32)
     arrays = frozen.arrays | on_every_device({"low": low, "high": high}, mesh)
     identity = frozen.identity | {"scaling": scaling, "low": low.tolist(), "high": high.tolist()}
@@ -305,18 +344,18 @@ def vqgan_of(params: Arrays, variables: Arrays) -> Arrays:
     return {"generator": params["generator"], "codebook": variables["codebook"], "batch_stats": statistics}
 
 
-def measured_range(task: Task, vqgan: Arrays, dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
+def measured_range(task: Task, frozen: Arrays, dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
     """The least and greatest of each latent channel over the first training volumes, [c] float32 each."""
     count = volume_count(dataset, "train", MEASURED)
-    encode = local_encoder(task, vqgan)
+    encode = local_encoder(task, frozen)
     found = [encode(volumes(dataset, "train", count, chosen=[n])[0, ..., 0]) for n in range(count)]
     low, high = (np.stack([bound(latents, axis=(0, 1, 2)) for latents in found]) for bound in (np.min, np.max))
     return low.min(axis=0), high.max(axis=0)
 
 
-def local_encoder(task: Task, vqgan: Arrays) -> Callable[[np.ndarray], np.ndarray]:
+def local_encoder(task: Task, frozen: Arrays) -> Callable[[np.ndarray], np.ndarray]:
     """Makes a function from a volume [D, H, W] to its latents [d, h, w, c], on this process's first device alone."""
-    own = jax.tree.map(np.asarray, vqgan)
+    own = jax.tree.map(np.asarray, frozen["vqgan"])
     encode = jax.jit(
         lambda vqgan, volumes: task.latents.autoencoder.encode(vqgan["generator"], volumes, vqgan["batch_stats"])
     )

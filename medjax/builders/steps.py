@@ -9,7 +9,7 @@ import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from medjax.runtime.mesh import batch_sharding, on_mesh, replicated
+from medjax.runtime.mesh import batch_sharding, on_mesh, process_rows, replicated
 from medjax.runtime.optimizer import Schedule, learning_rate_schedule, make_optimizer
 from medjax.runtime.sharding import state_shardings
 from medjax.runtime.train_state import TrainState, jit_train_step, make_train_step, state_builder
@@ -49,6 +49,13 @@ def batch_shapes(content: str, shape: tuple[int, ...], batch_size: int, labels: 
     """The shapes of a batch: of "image"s (D, H, W, 1), or of "latents" (d, h, w, c) in their place; and of their labels."""
     examples = {content: jax.ShapeDtypeStruct((batch_size, *shape), jnp.float32)}
     return examples | ({"class": jax.ShapeDtypeStruct((batch_size,), jnp.int32)} if labels else {})
+
+
+def rows_here(spec: Batch, mesh: Mesh) -> Batch:
+    """The shapes of this process's rows of a batch."""
+    (batch_size,) = {array.shape[0] for array in spec.values()}
+    count = len(process_rows(mesh, batch_size))
+    return {name: jax.ShapeDtypeStruct((count, *array.shape[1:]), array.dtype) for name, array in spec.items()}
 
 
 def state_shapes(task: Task, optimizer: optax.GradientTransformation, batch: Batch) -> TrainState:

@@ -118,7 +118,7 @@ def sets_of_run(config: ConfigDict, workdir: pathlib.Path) -> Sets:
             data[key] = config.data[key]
     for key in ("root", "cache", "records"):
         data[key] = config.data[key] or data.get(key)
-    if trained["task"] == "latent_diffusion":
+    if "latents" in trained:
         data.records = config.data.records  # those that it was trained on may hold latents
     dataset = open_dataset(data, trained["seed"])
     notes = check_same_data(workdir, known, dataset)

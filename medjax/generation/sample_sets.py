@@ -10,7 +10,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from data_pipelines.errors import DataError
-from medjax.builders.pretrained import Frozen, vqgan_config
+from medjax.builders.pretrained import Frozen, decoding_of
 from medjax.errors import UserError
 from medjax.generation.files import THREADS, Extremes, extremes, sample_path
 from medjax.runtime.checkpoints import fingerprint
@@ -18,6 +18,7 @@ from medjax.runtime.workdir import as_json, free_name, read_json, write_json
 from medjax.task import Arrays
 
 OF_FILES = ("axes", "affine", "intensity_range")  # of data.json: how a volume becomes a file
+OF_MODEL = ("task", "model", "diffusion")  # of the configuration
 OF_TRAINING = ("dtype", "precision")  # of the configuration's `train`, where it has them: how the network computes
 OTHER_BATCHES = ("count", "batch_size")  # of the configuration's `sample`: samples are the same under any of these
 LEFTOVERS = (".unfinished-*", ".settings.json.*", ".montage.png.*")  # of a job that was killed while it wrote
@@ -42,15 +43,10 @@ def settings(config: ConfigDict, step: int, params: Arrays, frozen: Frozen, data
         "step": step,
         "weights": fingerprint(params),
         **{f"train_{key}": config.train.get(key) for key in OF_TRAINING},
-        "task": config.task,
-        "model": config.model.to_dict(),
-        "diffusion": config.diffusion.to_dict(),
+        **{key: value for key, value in config.to_dict().items() if key in OF_MODEL},
         "files": {key: np.asarray(data[key]).tolist() for key in OF_FILES},
     }
-    if config.task == "latent_diffusion":
-        vqgan = vqgan_config(config).model.to_dict()
-        own["latents"] = {"tile": config.latents.tile, "vqgan": vqgan, **frozen.identity}
-    return as_json(own | sample)
+    return as_json(own | decoding_of(config, frozen) | sample)
 
 
 def open_folder(folder: pathlib.Path, settings: dict[str, Any]) -> None:

@@ -1,6 +1,5 @@
 """`--mode=benchmark`: how fast a configuration runs on this machine, and how near that is to what the machine can do."""
 
-import dataclasses
 import hashlib
 import importlib.metadata
 import importlib.util
@@ -12,24 +11,21 @@ import time
 from typing import Any
 
 import jax
-import numpy as np
 from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from data_pipelines.batches import Dataset, open_dataset
+from data_pipelines.records import Latents
 from medjax.benchmarking import ceilings, parts
 from medjax.benchmarking.compare_results import compare_with, in_columns, read_result
 from medjax.benchmarking.rig import Bench, Stepping, compile_step
-from medjax.builders.pretrained import Frozen, frozen_of, latents_of, on_every_device, task_of, vqgan_of
-from medjax.builders.steps import optimizer_of, volume_shapes
+from medjax.builders.assemble import Needs, assemble
 from medjax.errors import UserError
-from medjax.planning.memory_fit import with_recomputation, with_sampling_batch
+from medjax.planning.memory_fit import decisions
 from medjax.runtime import distributed, multihost
 from medjax.runtime.console import say
-from medjax.runtime.mesh import check_batch_size, check_volume_size, make_mesh
-from medjax.task import Task
-from medjax.tasks import can_sample
+from medjax.tasks import task_class
 from medjax.xla import hlo
 from medjax.xla.profile import Operation, operations
 
@@ -65,19 +61,12 @@ def _run(config: ConfigDict, workdir: pathlib.Path, compare: str | None, profile
     wanted = parts_of(config)
     if profile and "train" not in wanted:
         raise UserError(f"--profile traces the training step, benchmark.parts is {config.benchmark.parts!r}: add train")
-    config = with_recomputation(config)
-    task, mesh = task_of(config), make_mesh(config.mesh)
-    check_volume_size(tuple(config.data.size), mesh, task.size_multiple)
-    check_batch_size("data.batch_size", config.data.batch_size, mesh, config.train.accumulate)
-    samples = can_sample(task) and bool({"denoise", "sampler"} & set(wanted))
-    if samples:
-        config = with_sampling_batch(config)
-        check_batch_size("sample.batch_size", config.sample.batch_size, mesh)
-    _, optimizer = optimizer_of(config, task)
+    data = dataset_at_hand if "data" in wanted else None
+    sampling = bool({"denoise", "sampler"} & set(wanted)) and task_class(config).generates
+    needs = Needs(training=True, sampling=sampling, data=data, pretrained="blank", own=False)
+    run = assemble(config, workdir, needs, decisions(config, workdir, needs))
     multihost.on_first_process(lambda: workdir.mkdir(parents=True, exist_ok=True))
-    frozen = frozen_or_blank(config, task, mesh)
-    dataset = dataset_at_hand(config, task, frozen) if "data" in wanted else None
-    bench = Bench(config, task, mesh, optimizer, frozen.arrays, dataset)
+    bench = Bench(run)
     # A program found in the cache would be said to compile in no time.
     jax.config.update("jax_enable_compilation_cache", False)
     compilation_cache.reset_cache()  # JAX asks whether there is one at its first compilation only
@@ -91,11 +80,11 @@ def _run(config: ConfigDict, workdir: pathlib.Path, compare: str | None, profile
         found["train"] = parts.train(bench, stepping)
     if profile:
         with_trace(bench, stepping, pathlib.Path(profile).expanduser())
-    if dataset is not None:
+    if run.dataset is not None:
         say("timing the data, and training from them")
         found["data"] = parts.data(bench, stepping, found["train"] and found["train"]["seconds"])
     stepping = None  # and its memory
-    if samples:
+    if sampling:
         say("timing the sampler")
         found |= parts.denoise_and_sample(bench, wanted)
     if "haar" in wanted:
@@ -105,7 +94,7 @@ def _run(config: ConfigDict, workdir: pathlib.Path, compare: str | None, profile
         say("timing a checkpoint")
         found["checkpoint"] = parts.checkpoint(bench, workdir)
 
-    result = headline(found) | circumstances(config, mesh) | {"parts": found}
+    result = headline(found) | circumstances(run.config, run.mesh) | {"parts": found}
     if jax.process_index() == 0:
         say("\n" + table(result))
     if earlier:
@@ -132,32 +121,15 @@ def parts_of(config: ConfigDict) -> tuple[str, ...]:
     return wanted
 
 
-def dataset_at_hand(config: ConfigDict, task: Task, frozen: Frozen) -> Dataset | None:
-    """The data that the configuration names; None where it names none, or there is no TensorFlow to read them."""
-    if config.data.name == "synthetic" or not (config.data.root or config.data.records or config.data.name == "atlas"):
+def dataset_at_hand(data: ConfigDict, seed: int, latents: Latents | None) -> Dataset | None:
+    """Opens the data as `open_dataset` does; None where `data` names none, or there is no TensorFlow to read them."""
+    if data.name == "synthetic" or not (data.root or data.records or data.name == "atlas"):
         say("no data: data.root is not set, batches are noise")
         return None
     if importlib.util.find_spec("tensorflow") is None:
         say("no data: TensorFlow is not there to read them, batches are noise")
         return None
-    return multihost.on_all_processes(lambda: open_dataset(config.data, config.seed, latents_of(frozen, task)))
-
-
-def frozen_or_blank(config: ConfigDict, task: Task, mesh: Mesh) -> Frozen:
-    """Loads what the task only reads; in place of a VQ-GAN that is not named, one that has learned nothing.
-
-    Latents are taken to lie in [-1, 1]: their range has no part in how long anything takes.
-    """
-    if config.task != "latent_diffusion":
-        return frozen_of(config, task, mesh)
-    limits = {name: np.full(task.latents.channels, value, np.float32) for name, value in (("low", -1), ("high", 1))}
-    if config.latents.vqgan:
-        read = frozen_of(config, task, mesh)
-        return dataclasses.replace(read, arrays=read.arrays | on_every_device(limits, mesh))
-    shapes = volume_shapes(task.latents.size, 1)
-    volume = {name: np.zeros(a.shape, a.dtype) for name, a in shapes.items()}
-    blank = {"vqgan": vqgan_of(*task.latents.autoencoder.init(jax.random.key(0), volume))}
-    return Frozen(on_every_device(blank | limits, mesh), {})
+    return open_dataset(data, seed, latents)
 
 
 def with_trace(bench: Bench, stepping: Stepping, folder: pathlib.Path) -> None:
@@ -206,7 +178,7 @@ def circumstances(config: ConfigDict, mesh: Mesh) -> dict[str, Any]:
         "processes": jax.process_count(),
         "cpu_cores": os.cpu_count(),
         "mesh": dict(mesh.shape),
-        "task": config.task,
+        "task": described["task"],
         "size": list(config.data.size),
         "batch_size": config.data.batch_size,
         "sample_batch_size": config.sample.batch_size,

@@ -12,6 +12,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from medjax.builders.assemble import Needs, in_force
 from medjax.builders.pretrained import task_of
 from medjax.errors import UserError
 from medjax.layers.lowering import machine_of
@@ -20,7 +21,7 @@ from medjax.planning.search import ONE_DEVICE, changed, largest_that_fits, until
 from medjax.runtime.console import say
 from medjax.runtime.mesh import AXES, batch_ways, check_volume_size, make_mesh
 from medjax.runtime.workdir import write_json
-from medjax.tasks import can_sample
+from medjax.tasks import task_class
 from medjax.xla.topologies import GiB, Topology, open_topology
 
 
@@ -43,8 +44,8 @@ def run(config: ConfigDict, workdir: pathlib.Path, topology: str | None = None, 
     if topology is None:
         raise UserError("--topology is missing: name the machine, as --topology=v5e:4x4, v5p:4x4x4 or cpu:8")
     machine = open_topology(topology)
-    config = config.copy_and_resolve_references()
-    config.train.machine = config.train.machine or machine_of(machine.devices[0])
+    chip = config.train.machine or machine_of(machine.devices[0])
+    config = in_force(config, workdir, {"train.machine": chip}, Needs(training=True, own=False))
     task = task_of(config)
     check_volume_size(tuple(config.data.size), make_mesh(ONE_DEVICE, machine.devices), task.size_multiple)
     configs = rows_of(config, meshes, machine)
@@ -117,7 +118,7 @@ def planned(config: ConfigDict, machine: Topology) -> dict[str, Any]:
         train = forecast_train(config, machine)
     if config.sample.batch_size < 1:
         raise UserError(f"sample.batch_size is {config.sample.batch_size}: a plan needs a number, give 1 or more")
-    denoise = forecast_denoise(config, machine) if can_sample(task_of(config)) else None
+    denoise = forecast_denoise(config, machine) if task_class(config).generates else None
     return {
         "mesh": train.mesh,
         "batch_size": train.batch_size,

@@ -1,6 +1,6 @@
 """`--mode=prepare`: preprocesses every volume of a dataset once and writes it to data.records, for training to stream.
 
-For a latent diffusion it writes what the VQ-GAN in `latents.vqgan` makes of the volume, before quantisation.
+For a task that reads an encoder's latents it writes those, as they are before quantisation.
 """
 
 import contextlib
@@ -17,11 +17,13 @@ from ml_collections import ConfigDict
 from data_pipelines import prepare_records, records
 from data_pipelines.batches import Dataset, open_dataset, train_batches
 from data_pipelines.records import Latents
-from medjax.builders.pretrained import frozen_of, latents_of, local_encoder, task_of
+from medjax.builders.assemble import Needs, assemble
+from medjax.builders.pretrained import latents_of, local_encoder
 from medjax.runtime import distributed, multihost
-from medjax.runtime.mesh import make_mesh
+from medjax.runtime.mesh import AXES, make_mesh
 
 STREAMED_SECONDS = 3.0
+EVERY_DEVICE = dict.fromkeys(AXES, 1) | {"data": -1}
 RESULTS = ("volumes", "skipped", "bytes", "streamed_volumes_per_second", "files")  # null but for process 0
 
 
@@ -30,16 +32,16 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
 
     Args:
       config: of which `data` counts, and `latents` where there is one.
-      workdir: not used; the records go to `data.records`, a folder that all processes share.
+      workdir: any folder; of a run that has a copy of what it encodes with, that serves where the original is gone. The
+        records go to `data.records`, a folder that all processes share.
 
     Raises:
       DataError: a scan cannot be used, or the folder holds something else.
       UserError: that happened to another process.
     """
-    del workdir
     with distributed.one_voice(), distributed.explain_lost_process():
         begin = time.perf_counter()
-        latents, encode = encoder_of(config)
+        latents, encode = encoder_of(config, workdir)
         rate = write_records(config.data, latents, encode)
         report = dict.fromkeys(RESULTS)
         multihost.on_first_process(lambda: report.update(read_records(config, latents)))
@@ -51,13 +53,12 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
         return report | {"seconds": time.perf_counter() - begin, "volumes_per_second": rate}
 
 
-def encoder_of(config: ConfigDict) -> tuple[Latents | None, prepare_records.Encoder | None]:
+def encoder_of(config: ConfigDict, workdir: pathlib.Path) -> tuple[Latents | None, prepare_records.Encoder | None]:
     """Says which latents to write and what makes them of a volume [D, H, W]; (None, None) for volumes themselves."""
-    if config.task != "latent_diffusion":
-        return None, None
-    task, mesh = task_of(config), make_mesh(config.mesh)
-    frozen = frozen_of(config, task, mesh)
-    return latents_of(frozen, task), local_encoder(task, frozen.arrays["vqgan"])
+    # However training is to cut volumes and batches, here each process encodes its own, on its first device.
+    run = assemble(config, workdir, Needs(pretrained="encoder", own=False), mesh=make_mesh(EVERY_DEVICE))
+    latents = latents_of(run.pretrained, run.task)
+    return latents, latents and local_encoder(run.task, run.pretrained.arrays)
 
 
 def write_records(data: ConfigDict, latents: Latents | None, encode: prepare_records.Encoder | None) -> float | None:

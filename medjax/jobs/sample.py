@@ -16,7 +16,7 @@ from data_pipelines.datasets import found_identity
 from data_pipelines.errors import DataError
 from data_pipelines.formats import nifti
 from data_pipelines.transforms import from_network
-from medjax.builders.pretrained import frozen_of, task_of, with_own_vqgan, with_range
+from medjax.builders.assemble import Needs, Run, assemble
 from medjax.builders.steps import volume_shapes
 from medjax.errors import UserError
 from medjax.generation.files import Extremes, Writer, as_int16, sample_path
@@ -25,15 +25,10 @@ from medjax.generation.sampler import CompiledSampler
 from medjax.generation.starts import open_start
 from medjax.generation.told import told_of
 from medjax.pictures import montage
-from medjax.planning.memory_fit import with_sampling_batch
+from medjax.planning.memory_fit import decisions
 from medjax.runtime import distributed, multihost
 from medjax.runtime.checkpoints import Checkpoints
-from medjax.runtime.mesh import (
-    check_batch_size,
-    check_volume_size,
-    make_mesh,
-    take_rows,
-)
+from medjax.runtime.mesh import take_rows
 from medjax.runtime.workdir import (
     as_json,
     check_same_model,
@@ -44,7 +39,6 @@ from medjax.runtime.workdir import (
     written_aside,
 )
 from medjax.task import Batch
-from medjax.tasks import can_sample
 
 DTYPES = ("float32", "int16")
 PICTURES_A_ROW, MOST_PICTURES = 4, 16
@@ -77,19 +71,6 @@ def _run(config: ConfigDict, workdir: pathlib.Path, held: contextlib.ExitStack) 
     if config.sample.checkpoint not in ("last", "best"):
         raise UserError(f"sample.checkpoint is {config.sample.checkpoint!r}: use 'last' or 'best'")
     trained = read_config(workdir / "config.json", config.to_dict())
-    if config.task == "latent_diffusion":
-        config = with_own_vqgan(config, workdir).copy_and_resolve_references()
-        config.latents.vqgan = config.latents.vqgan or trained.get("latents", {}).get("vqgan")
-    task, mesh = task_of(config), make_mesh(config.mesh)
-    if not can_sample(task):
-        raise UserError(
-            f"task is {config.task!r}, which draws no samples: train a latent diffusion on it and sample that"
-        )
-    size = tuple(config.data.size)
-    check_volume_size(size, mesh, task.size_multiple)
-    config = with_sampling_batch(config)
-    batch_size = config.sample.batch_size
-    check_batch_size("sample.batch_size", batch_size, mesh)
     check_same_model(workdir, trained, config.to_dict())
     for key in ("name", "size", "axes", "orientation"):
         difference = first_difference(trained["data"][key], as_json(config.data[key]), f"data.{key}")
@@ -98,11 +79,12 @@ def _run(config: ConfigDict, workdir: pathlib.Path, held: contextlib.ExitStack) 
     data = read_json(workdir / "data.json")
     if not {"axes", "affine", "intensity_range"} <= data.keys():
         raise UserError(f"{workdir / 'data.json'} is not whole: train again for a step, or choose another --workdir")
+    needs = Needs(sampling=True)
+    run = assemble(config, workdir, needs, decisions(config, workdir, needs))
+    config, task, mesh, frozen = run.config, run.task, run.mesh, run.pretrained
+    batch_size = config.sample.batch_size
 
-    known = data.get("frozen")
-    frozen = with_range(frozen_of(config, task, mesh, known), config, task, mesh, known=known)
-
-    shapes = jax.eval_shape(task.init, jax.random.key(0), volume_shapes(size, 1))
+    shapes = jax.eval_shape(task.init, jax.random.key(0), volume_shapes(tuple(config.data.size), 1))
     weights = "ema" if config.sample.ema else "params"  # the other is not read: it would take as much memory again
     with Checkpoints(workdir, config.train.keep) as checkpoints:
         best = config.sample.checkpoint == "best"
@@ -163,7 +145,7 @@ def _run(config: ConfigDict, workdir: pathlib.Path, held: contextlib.ExitStack) 
         if len(found) < count:
             raise UserError(f"{folder}: {count - len(found)} samples cannot be read back: start again")
         failures[:] = tell_failures(found)
-        first = ("start", start.volumes) if start else ("real", real_volumes(config, trained, data.get("identity")))
+        first = ("start", start.volumes) if start else ("real", real_volumes(run, trained, data.get("identity")))
         write_montage(folder, count, first, data)
 
     multihost.on_all_processes(lambda: None)  # until all are written
@@ -181,19 +163,19 @@ def _run(config: ConfigDict, workdir: pathlib.Path, held: contextlib.ExitStack) 
     }
 
 
-def real_volumes(config: ConfigDict, trained: dict[str, Any], identity: dict[str, Any] | None) -> np.ndarray:
+def real_volumes(run: Run, trained: dict[str, Any], identity: dict[str, Any] | None) -> np.ndarray:
     """A few volumes of the training data, [n, D, H, W, 1]: where it was, or in `data.root`; none if it is not at hand.
 
     Args:
-      config: whose `data.root`, `data.cache` and `data.records` count.
+      run: whose `data.root`, `data.cache` and `data.records` count.
       trained: the run's config.json.
       identity: of the data that the run has learned from, None where it is not known. Other data are not shown.
     """
-    data = ConfigDict(trained["data"])
-    data.root = config.data.root or data.root
-    data.cache = config.data.cache or data.cache
+    data, here = ConfigDict(trained["data"]), run.config.data
+    data.root = here.root or data.root
+    data.cache = here.cache or data.cache
     # Records may hold latents, which are nothing to look at.
-    data.records = None if config.task == "latent_diffusion" else config.data.records or data.records
+    data.records = None if "latents" in run.task.reads else here.records or data.records
     try:
         there = found_identity(data)
         known = {key: (identity or there).get(key) for key in there}
@@ -202,7 +184,7 @@ def real_volumes(config: ConfigDict, trained: dict[str, Any], identity: dict[str
         return first_volumes(data, PICTURES_A_ROW)
     except (DataError, OSError) as error:
         print(f"no real volumes in the montage: {error}", file=sys.stderr)
-        return np.zeros((0, *config.data.size, 1), np.float32)
+        return np.zeros((0, *here.size, 1), np.float32)
 
 
 def write_montage(folder: pathlib.Path, count: int, first: tuple[str, np.ndarray], data: dict[str, Any]) -> None:

@@ -6,7 +6,6 @@ import pathlib
 import sys
 import time
 from collections.abc import Iterator
-from types import NoneType
 from typing import Any
 
 import jax
@@ -16,26 +15,19 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from data_pipelines.batches import Dataset, open_dataset, train_batches
-from medjax.builders.pretrained import (
-    frozen_of,
-    keep_vqgan,
-    latents_of,
-    task_of,
-    tell_of_another_division,
-    with_own_vqgan,
-    with_range,
-)
-from medjax.builders.steps import batch_shapes, optimizer_of, train_step_of
+from medjax.builders.assemble import Needs, assemble, tell_of_unused_labels
+from medjax.builders.pretrained import keep_pretrained
+from medjax.builders.steps import rows_here, train_step_of
 from medjax.errors import UserError
-from medjax.planning.memory_fit import with_recomputation
+from medjax.planning.memory_fit import decisions
 from medjax.runtime import distributed, multihost
 from medjax.runtime.checkpoints import Checkpoints
 from medjax.runtime.interrupt import Interrupt, NothingToSave
-from medjax.runtime.mesh import check_batch_size, check_volume_size, make_mesh, process_rows, put_batch
+from medjax.runtime.mesh import process_rows, put_batch
 from medjax.runtime.metrics_log import MetricsLog, last_values
 from medjax.runtime.stopwatch import Stopwatch
 from medjax.runtime.train_state import build_sharded, state_builder
-from medjax.runtime.workdir import open_workdir, read_json, sole_use
+from medjax.runtime.workdir import open_workdir, sole_use
 from medjax.training.sample_scores import trials_of
 from medjax.training.validation import Validation
 
@@ -65,37 +57,26 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
 
 
 def _run(config: ConfigDict, workdir: pathlib.Path, interrupt: Interrupt, held: contextlib.ExitStack) -> dict[str, Any]:
-    # What cannot work fails here, before any data is touched.
-    given, config = config, with_recomputation(with_own_vqgan(config, workdir))
-    task, mesh = task_of(config), make_mesh(config.mesh)
-    tell_of_another_division(config)
-    batch_size = config.data.batch_size
-    check_average(config)
-    check_volume_size(tuple(config.data.size), mesh, task.size_multiple)
-    check_batch_size("data.batch_size", batch_size, mesh, config.train.accumulate)
-    schedule, optimizer = optimizer_of(config, task)
-
-    # What is only read, the data, and the folder that belongs to them.
-    known = known_frozen(workdir)
-    frozen = frozen_of(config, task, mesh, known)
-    dataset = multihost.on_all_processes(lambda: open_dataset(config.data, config.seed, latents_of(frozen, task)))
+    # What cannot work fails here, as far as it can before any data are touched.
+    needs = Needs(training=True, data=open_dataset)
+    run = assemble(config, workdir, needs, decisions(config, workdir, needs))
+    task, mesh, optimizer, dataset, frozen = run.task, run.mesh, run.optimizer, run.dataset, run.pretrained
+    batch_size = run.config.data.batch_size
     warn_of_oddities(dataset)
-    multihost.check_same([dataset.identity(), without_paths(config)])
-    classes = classes_of(config, dataset)
-    frozen = with_range(frozen, config, task, mesh, dataset, known)
+    tell_of_unused_labels(run)
+    multihost.check_same([dataset.identity(), without_paths(run.config)])
 
     def open_folder() -> None:
         held.enter_context(sole_use(workdir))
-        recorded = config.to_dict() | ({"latents": given.latents.to_dict()} if "latents" in given else {})
-        open_workdir(workdir, recorded, description(dataset) | {"frozen": frozen.identity})
-        keep_vqgan(frozen, config, workdir)
+        open_workdir(workdir, config.to_dict(), description(dataset) | {"frozen": frozen.identity})
+        keep_pretrained(frozen, run.config, workdir)
 
     multihost.on_first_process(open_folder)
 
     # The state: as it was left, or new.
     rows = process_rows(mesh, batch_size)
-    shapes = batch_shapes(dataset.content, dataset.example_shape, len(rows), labels=classes > 0)
-    example = put_batch({name: np.zeros(a.shape, a.dtype) for name, a in shapes.items()}, mesh, batch_size)
+    zeros = {name: np.zeros(a.shape, a.dtype) for name, a in rows_here(run.spec, mesh).items()}
+    example = put_batch(zeros, mesh, batch_size)
     build, key = state_builder(task, optimizer), jax.random.key(config.seed)
     checkpoints = Checkpoints(workdir, config.train.keep)
     resumed_from = checkpoints.latest_step
@@ -111,11 +92,10 @@ def _run(config: ConfigDict, workdir: pathlib.Path, interrupt: Interrupt, held: 
     held.callback(log.close)
     # A microbatch at a time: more would need more memory than the step, which is all that was reckoned with.
     microbatch = batch_size // config.train.accumulate
-    validation = Validation(
-        task, dataset, mesh, count=config.train.eval_volumes, batch_size=microbatch, labels=classes > 0
-    )
-
-    trials = trials_of(config, task, mesh, dataset, frozen.arrays, log)
+    labels = "class" in run.spec
+    count = config.train.eval_volumes
+    validation = Validation(task, dataset, mesh, count=count, batch_size=microbatch, labels=labels)
+    trials = trials_of(run, log)
 
     def evaluate(step: int) -> float | None:
         losses = validation.losses(state, frozen.arrays)
@@ -129,7 +109,7 @@ def _run(config: ConfigDict, workdir: pathlib.Path, interrupt: Interrupt, held: 
         # Compiled apart, so that the rates below are those of training alone.
         begin = time.perf_counter()
         print(f"compiling the training step of {parameters:,} parameters", file=sys.stderr)
-        step_function = train_step_of(config, task, optimizer, state, example, mesh)
+        step_function = train_step_of(run.config, task, optimizer, state, example, mesh)
         train_step = step_function.lower(state, frozen.arrays, example).compile()
         multihost.barrier()
         print(f"compiled in {time.perf_counter() - begin:.1f} s", file=sys.stderr)
@@ -168,7 +148,7 @@ def _run(config: ConfigDict, workdir: pathlib.Path, interrupt: Interrupt, held: 
                 for number, values in check_finite(pending):
                     if number in rows_due:
                         rates = {
-                            "learning_rate": float(schedule(number - 1)),
+                            "learning_rate": float(run.schedule(number - 1)),
                             "volumes_per_second": watch.rate * batch_size,
                         }
                         log.write(number, values | rates)
@@ -226,43 +206,6 @@ def without_paths(config: ConfigDict) -> dict[str, Any]:
     return told | {
         "data": {key: value for key, value in told["data"].items() if key not in ("root", "cache", "records")}
     }
-
-
-def check_average(config: ConfigDict) -> None:
-    """Raises UserError for a moving average of a VQ-GAN, whose codebook and batch statistics would not be the average's."""
-    if config.task == "vqgan" and config.train.ema_decay:
-        raise UserError(
-            f"train.ema_decay is {config.train.ema_decay}: the codebook and batch statistics of a VQ-GAN are of its "
-            "parameters, not of their average; leave it at 0"
-        )
-
-
-def classes_of(config: ConfigDict, dataset: Dataset) -> int:
-    """How many classes the model learns, 0 without labels.
-
-    Raises:
-      UserError: the data have not that many.
-    """
-    classes = config.model.get("classes", 0)
-    if classes and not dataset.classes:
-        raise UserError(f"model.classes is {classes}, but the data have no labels: set data.label_name or data.labels")
-    if classes and dataset.classes > classes:
-        raise UserError(
-            f"model.classes is {classes}, but the labels go to {dataset.classes - 1}: use {dataset.classes}"
-        )
-    if not classes and dataset.classes and config.task != "vqgan":
-        key = "data.labels" if config.data.labels else "data.label_name"
-        print(f"{key} is {config.data[key[5:]]}, but this model learns no labels: they are not used", file=sys.stderr)
-    return classes
-
-
-def known_frozen(workdir: pathlib.Path) -> dict[str, Any] | None:
-    """Reads what the run in this folder has read and not trained, None for a new run."""
-    path = workdir / "data.json"
-    known = read_json(path).get("frozen") if path.exists() else None
-    if not isinstance(known, (dict, NoneType)):
-        raise UserError(f"{path} is damaged (frozen is {known!r:.60}): restore it or choose another --workdir")
-    return known
 
 
 def warn_of_oddities(dataset: Dataset) -> None:

@@ -8,21 +8,13 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
-from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from medjax.builders.pretrained import frozen_shapes, task_of
-from medjax.builders.steps import (
-    denoise_step_of,
-    key_shapes,
-    optimizer_of,
-    state_shapes,
-    train_step_of,
-    volume_shapes,
-)
+from medjax.builders.assemble import Needs, Run, assemble
+from medjax.builders.steps import denoise_step_of, key_shapes, state_shapes, train_step_of, volume_shapes
 from medjax.errors import UserError
 from medjax.runtime.console import say
-from medjax.runtime.mesh import AXES, batch_sharding, batch_ways, check_batch_size, check_volume_size, make_mesh
+from medjax.runtime.mesh import AXES, batch_sharding, batch_ways, make_mesh
 from medjax.runtime.sharding import state_shardings
 from medjax.xla import cost, hlo
 from medjax.xla.cost import Collective
@@ -84,51 +76,52 @@ class OutOfMemory(Exception):
 
 def forecast_train(config: ConfigDict, machine: Topology) -> Forecast:
     """Forecasts the training step of a configuration, its batch and its mesh."""
-    return _forecast("train", config, machine, config.data.batch_size, _training)
+    needs = Needs(training=True, pretrained="shapes", own=False)
+    return _forecast("train", config, machine, config.data.batch_size, needs, _training)
 
 
 def forecast_denoise(config: ConfigDict, machine: Topology) -> Forecast:
     """Forecasts one evaluation of the network in sampling, for `sample.batch_size` volumes, rounded up for the mesh."""
     ways = batch_ways(make_mesh(config.mesh, machine.devices))
     batch_size = -(-config.sample.batch_size // ways) * ways
-    return _forecast("denoise", config, machine, batch_size, _denoising)
+    needs = Needs(sampling=True, pretrained="shapes", own=False)
+    return _forecast("denoise", config, machine, batch_size, needs, _denoising)
 
 
-def _training(config: ConfigDict, mesh: Mesh, batch_size: int) -> tuple[jax.stages.Lowered, dict[str, int], Any]:
+def _training(run: Run) -> tuple[jax.stages.Lowered, dict[str, int], Any]:
     """Returns the lowered step, the bytes of what it is called with, and the parameters' shapes."""
-    check_batch_size("data.batch_size", batch_size, mesh, config.train.accumulate)
-    task = task_of(config)
-    _, optimizer = optimizer_of(config, task)
-    batch = volume_shapes(tuple(config.data.size), batch_size, labels=config.model.get("classes", 0) > 0)
-    state = state_shapes(task, optimizer, batch)
-    step = train_step_of(config, task, optimizer, state, batch, mesh)
-    shardings = state_shardings(state, mesh)
+    state = state_shapes(run.task, run.optimizer, run.spec)
+    step = train_step_of(run.config, run.task, run.optimizer, state, run.spec, run.mesh)
+    shardings = state_shardings(state, run.mesh)
     holdings = {
         "parameters": bytes_of((state.params, state.ema), (shardings.params, shardings.ema)),
         "optimizer": bytes_of(state.opt_state, shardings.opt_state),
-        "batch": bytes_of(batch, {name: batch_sharding(mesh, array) for name, array in batch.items()}),
+        "batch": bytes_of(run.spec, {name: batch_sharding(run.mesh, array) for name, array in run.spec.items()}),
     }
-    return step.lower(state, frozen_shapes(config, task), batch), holdings, state.params
+    return step.lower(state, run.pretrained.arrays, run.spec), holdings, state.params
 
 
-def _denoising(config: ConfigDict, mesh: Mesh, batch_size: int) -> tuple[jax.stages.Lowered, dict[str, int], Any]:
+def _denoising(run: Run) -> tuple[jax.stages.Lowered, dict[str, int], Any]:
     """Returns the same of the denoising step."""
-    task = task_of(config)
-    batch = volume_shapes(tuple(config.data.size), batch_size)
-    params, variables = jax.eval_shape(task.init, jax.random.key(0), batch)
-    step = denoise_step_of(task, params, variables, batch, mesh)
-    holdings = {"parameters": bytes_of(params, state_shardings(params, mesh)), "optimizer": 0, "batch": 0}
-    return step.lower(params, variables, frozen_shapes(config, task), key_shapes(batch_size)), holdings, params
+    batch_size = run.config.sample.batch_size
+    batch = volume_shapes(tuple(run.config.data.size), batch_size)
+    params, variables = jax.eval_shape(run.task.init, jax.random.key(0), batch)
+    step = denoise_step_of(run.task, params, variables, batch, run.mesh)
+    holdings = {"parameters": bytes_of(params, state_shardings(params, run.mesh)), "optimizer": 0, "batch": 0}
+    return step.lower(params, variables, run.pretrained.arrays, key_shapes(batch_size)), holdings, params
 
 
-def _forecast(step: str, config: ConfigDict, machine: Topology, batch_size: int, lower: Callable) -> Forecast:
+def _forecast(
+    step: str, config: ConfigDict, machine: Topology, batch_size: int, needs: Needs, lower: Callable
+) -> Forecast:
     mesh = make_mesh(config.mesh, machine.devices)
     blank = Forecast(step, dict(mesh.shape), batch_size, config.train.remat, fits=False)
+    decided = {"sample.batch_size": batch_size} if needs.sampling else {}
     try:
-        check_volume_size(tuple(config.data.size), mesh, task_of(config).size_multiple)
         begin = time.perf_counter()
         say(f"compiling the {step} step for {describe_mesh(blank.mesh)}, batch {batch_size}, remat {blank.remat}", "")
-        lowered, holdings, params = lower(config, mesh, batch_size)
+        run = assemble(config, None, needs, decided, mesh)
+        lowered, holdings, params = lower(run)
         executable = compile_for(lowered, machine)
     except UserError as error:
         say(" refused")

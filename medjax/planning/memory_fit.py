@@ -3,15 +3,19 @@
 The step is compiled for the devices that are there, and the compiler says what it needs.
 """
 
+import pathlib
 import sys
 from collections.abc import Callable
+from typing import Any
 
 import jax
 from ml_collections import ConfigDict
 
+from medjax.builders.assemble import Needs, in_force
 from medjax.errors import UserError
 from medjax.host_memory import memory_size
 from medjax.planning.forecast import Forecast, forecast_denoise, forecast_train
+from medjax.planning.search import changed
 from medjax.runtime.mesh import batch_ways, make_mesh
 from medjax.xla.topologies import GiB, Topology
 
@@ -29,21 +33,37 @@ def machine_here() -> Topology:
     return Topology("this machine", devices[0].platform, devices, int(SHARE * memory))
 
 
-def with_recomputation(config: ConfigDict) -> ConfigDict:
-    """Replaces `train.remat="auto"` by the least recomputation that fits; other configurations stay as they are.
+def decisions(config: ConfigDict, workdir: pathlib.Path | None, needs: Needs) -> dict[str, Any]:
+    """Decides what the configuration leaves to memory and the job needs, as `assemble` takes it; nothing is open in most.
+
+    Args:
+      config: as it was given.
+      workdir: the run's folder; None where there is none.
+      needs: what the job needs.
+
+    Raises:
+      UserError: nothing fits.
+    """
+    decided: dict[str, Any] = {}
+    if needs.training and config.train.remat == "auto":
+        decided["train.remat"] = recomputation_that_fits(in_force(config, workdir, decided, needs))
+    if needs.sampling and config.sample.batch_size == 0:
+        decided["sample.batch_size"] = sampling_batch_that_fits(in_force(config, workdir, decided, needs))
+    return decided
+
+
+def recomputation_that_fits(config: ConfigDict) -> str:
+    """Finds the `train.remat` of the least recomputation with which a training step fits.
 
     Raises:
       UserError: not even recomputing all blocks fits, or the step cannot be made at all.
     """
-    if config.train.remat != "auto":
-        return config
-    machine, config = machine_here(), config.copy_and_resolve_references()
+    machine = machine_here()
     for remat in REMATS:
-        config.train.remat = remat
-        forecast = forecast_train(config, machine)
+        forecast = forecast_train(changed(config, remat=remat), machine)
         if forecast.fits:
             print(f"train.remat: {remat}, which needs {described(forecast, machine)}", file=sys.stderr)
-            return config
+            return remat
         if forecast.bytes_per_device is None:  # it was not for want of memory
             raise UserError(forecast.reason)
     raise UserError(
@@ -52,20 +72,20 @@ def with_recomputation(config: ConfigDict) -> ConfigDict:
     )
 
 
-def with_sampling_batch(config: ConfigDict) -> ConfigDict:
-    """Replaces `sample.batch_size=0` by the largest batch of samples that fits; other configurations stay as they are.
+def sampling_batch_that_fits(config: ConfigDict) -> int:
+    """Finds the largest batch of samples that fits, or one for all of them.
 
     Raises:
-      UserError: not even one a device fits.
+      UserError: not even one a device fits, or samples cannot be drawn at all.
     """
-    if config.sample.batch_size != 0:
-        return config
-    machine, config = machine_here(), config.copy_and_resolve_references()
+    machine = machine_here()
     ways = batch_ways(make_mesh(config.mesh, machine.devices))
 
     def forecast(rows: int) -> Forecast:
-        config.sample.batch_size = rows * ways
-        return forecast_denoise(config, machine)
+        chosen = forecast_denoise(changed(config, samples=rows * ways), machine)
+        if not chosen.fits and chosen.bytes_per_device is None:  # it was not for want of memory
+            raise UserError(chosen.reason)
+        return chosen
 
     found = most_that_fit(forecast, -(-config.sample.count // ways), machine.memory)
     if found is None:
@@ -73,9 +93,8 @@ def with_sampling_batch(config: ConfigDict) -> ConfigDict:
             f"sample.batch_size is 0: not even {ways} fit into {machine.memory / GiB:.3g} GiB a device; cut volumes by mesh.depth"
         )
     rows, chosen = found
-    config.sample.batch_size = rows * ways
     print(f"sample.batch_size: {rows * ways}, which needs {described(chosen, machine)}", file=sys.stderr)
-    return config
+    return rows * ways
 
 
 def most_that_fit(forecast: Callable[[int], Forecast], most: int, memory: int) -> tuple[int, Forecast] | None:

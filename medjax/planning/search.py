@@ -93,10 +93,15 @@ def cuts_of(config: ConfigDict, most: int) -> Iterator[tuple[int, dict[str, int]
 
 
 def changed(
-    config: ConfigDict, batch_size: int | None = None, remat: str | None = None, mesh: dict[str, int] | None = None
+    config: ConfigDict,
+    batch_size: int | None = None,
+    remat: str | None = None,
+    mesh: dict[str, int] | None = None,
+    samples: int | None = None,
 ) -> ConfigDict:
-    """Returns a copy with another batch size, remat or mesh."""
+    """Returns a copy with another batch size, remat, mesh or batch of samples."""
     config = config.copy_and_resolve_references()
+    config.sample.batch_size = samples or config.sample.batch_size
     config.data.batch_size = batch_size or config.data.batch_size
     config.train.remat = remat or config.train.remat
     config.mesh.update(mesh or {})

@@ -25,12 +25,16 @@ def make_task(config: ConfigDict, vqgan: ConfigDict | None = None) -> Diffusion 
     Raises:
       UserError: there is no such task, or a hyper-parameter cannot work.
     """
+    parts = (config,) if vqgan is None else (config, vqgan)
+    return task_class(config).from_config(*parts)
+
+
+def task_class(config: ConfigDict) -> type[Diffusion | VQGAN]:
+    """The class of the task that `config.task` names, which says what such a task does.
+
+    Raises:
+      UserError: there is no such task.
+    """
     if config.task not in TASKS:
         raise UserError(f"task is {config.task!r}: use one of {', '.join(sorted(TASKS))}")
-    parts = (config,) if vqgan is None else (config, vqgan)
-    return TASKS[config.task].from_config(*parts)
-
-
-def can_sample(task: Diffusion | VQGAN) -> bool:
-    """Says whether volumes are drawn from it; a VQ-GAN only encodes and decodes."""
-    return task.generates
+    return TASKS[config.task]

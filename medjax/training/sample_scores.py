@@ -10,10 +10,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
-from ml_collections import ConfigDict
 
-from data_pipelines.batches import Dataset, volume_count, volumes
+from data_pipelines.batches import volume_count, volumes
+from medjax.builders.assemble import Run
 from medjax.errors import UserError
 from medjax.evaluation.compare import check, weights_of
 from medjax.evaluation.score import Score
@@ -25,8 +24,6 @@ from medjax.models.features import load_backbone
 from medjax.runtime.mesh import batch_ways, row_everywhere
 from medjax.runtime.metrics_log import MetricsLog
 from medjax.runtime.train_state import TrainState
-from medjax.task import Arrays, Task
-from medjax.tasks import can_sample
 
 MOST_REAL = 64  # held-out volumes, in memory of process 0
 
@@ -38,18 +35,15 @@ class Trials:
     looked for: that takes all training volumes, and `--mode=evaluate`.
 
     Args:
-      config: of which `train.evaluate_count`, `evaluate` and `sample`.
-      task, mesh, frozen: of the run.
-      dataset: whose validation and test volumes are the real ones.
+      run: what trains; of its dataset validation and test volumes are the real ones.
       log: where rows go; only process 0's is read.
 
     Raises:
-      UserError: the task draws nothing, or fewer than two volumes are held out.
+      UserError: fewer than two volumes are held out.
     """
 
-    def __init__(self, config: ConfigDict, task: Task, mesh: Mesh, dataset: Dataset, frozen: Arrays, log: MetricsLog):
-        if not can_sample(task):
-            raise UserError(f"train.evaluate_every is set, but task {config.task!r} draws no samples: leave it at 0")
+    def __init__(self, run: Run, log: MetricsLog):
+        config, dataset = run.config, run.dataset
         if dataset.content != "image":
             raise UserError(
                 "train.evaluate_every is set, but data.records holds latents: leave it at 0, or give volumes"
@@ -63,7 +57,7 @@ class Trials:
             raise UserError(f"train.evaluate_count is {config.train.evaluate_count}: use 2 or more")
         check(config.evaluate)
         self._backbone = load_backbone(weights_of(config.evaluate)[0])
-        self._config, self._task, self._mesh, self._frozen, self._log = config, task, mesh, frozen, log
+        self._run, self._config, self._mesh, self._log = run, config, run.mesh, log
         self._dataset, self._drawing, self._real = dataset, None, None
         self._pool = ThreadPoolExecutor(1)
         self._judging: list[tuple[int, Future]] = []
@@ -91,7 +85,15 @@ class Trials:
         if self._drawing is None:
             seed = self._config.sample.seed
             self._drawing = CompiledSampler(
-                self._task, self._mesh, params, state.variables, seed, batches[0], told, None, self._frozen
+                self._run.task,
+                self._mesh,
+                params,
+                state.variables,
+                seed,
+                batches[0],
+                told,
+                None,
+                self._run.pretrained.arrays,
             )
         drawing = self._drawing.of(params, state.variables)
         drawn = []
@@ -151,8 +153,6 @@ class Trials:
         return self._real
 
 
-def trials_of(
-    config: ConfigDict, task: Task, mesh: Mesh, dataset: Dataset, frozen: Arrays, log: MetricsLog
-) -> Trials | None:
+def trials_of(run: Run, log: MetricsLog) -> Trials | None:
     """The trials of a run, None where `train.evaluate_every` is 0."""
-    return Trials(config, task, mesh, dataset, frozen, log) if config.train.evaluate_every else None
+    return Trials(run, log) if run.config.train.evaluate_every else None

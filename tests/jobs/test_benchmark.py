@@ -7,9 +7,8 @@ import pytest
 from medjax.benchmarking.ceilings import haar_by_matrices
 from medjax.benchmarking.parts import plain_task
 from medjax.benchmarking.rig import Bench
-from medjax.builders.steps import optimizer_of
+from medjax.builders.assemble import Needs, assemble
 from medjax.models.unet import UNet
-from medjax.runtime.mesh import make_mesh
 from medjax.tasks import make_task
 from medjax.wavelets import haar_dwt3d
 from small_config import small_config
@@ -101,8 +100,7 @@ def test_compared_with_an_earlier_result(first, tmp_path, capsys):
 
 def test_what_is_timed_is_the_last_step_of_training_where_all_has_begun():
     config = small_config(**{"train.steps": 7})
-    task, mesh = make_task(config), make_mesh(config.mesh)
-    bench = Bench(config, task, mesh, optimizer_of(config, task)[1], {}, None)
+    bench = Bench(assemble(config, None, Needs(training=True)))
     assert bench.state().step == 6
 
 

@@ -1,12 +1,14 @@
 import pytest
 
+from medjax.builders.assemble import Needs
 from medjax.errors import UserError
 from medjax.planning import memory_fit
 from medjax.planning.forecast import Forecast
-from medjax.planning.memory_fit import machine_here, most_that_fit, with_recomputation, with_sampling_batch
+from medjax.planning.memory_fit import decisions, machine_here, most_that_fit
 from small_config import small_config
 
 GB = 10**9
+TRAINING, SAMPLING = Needs(training=True), Needs(sampling=True)
 
 
 def invented(state, a_row, memory):
@@ -52,26 +54,29 @@ def test_the_least_recomputation_that_fits(monkeypatch):
         monkeypatch.setattr(memory_fit, "forecast_train", forecast)
 
     config = small_config()
-    assert with_recomputation(config) is config
+    assert decisions(config, None, TRAINING) == {}
     config.train.remat = "auto"
     for memory, expected in ((50, "none"), (25, "above:16"), (10, "blocks")):
         forecast_for(memory)
-        assert with_recomputation(config).train.remat == expected
+        assert decisions(config, None, TRAINING) == {"train.remat": expected}
         assert config.train.remat == "auto"
     forecast_for(5)
     with pytest.raises(UserError, match="data.batch_size is .*even with train.remat=blocks"):
-        with_recomputation(config)
+        decisions(config, None, TRAINING)
 
 
 def test_what_is_wrong_with_the_configuration_is_no_want_of_memory():
     with pytest.raises(UserError, match="7 groups|groups is 7"):
-        with_recomputation(small_config(**{"train.remat": "auto", "model.groups": 7}))
+        decisions(small_config(**{"train.remat": "auto", "model.groups": 7}), None, TRAINING)
+    with pytest.raises(UserError, match="7 groups|groups is 7"):
+        decisions(small_config(**{"sample.batch_size": 0, "model.groups": 7}), None, SAMPLING)
 
 
 def test_the_batch_of_samples_is_found_on_this_machine(capsys):
     config = small_config()
-    assert with_sampling_batch(config) is config
+    assert decisions(config, None, SAMPLING) == {}
     config.sample.batch_size, config.sample.count, config.mesh.data = 0, 3, 2
-    assert with_sampling_batch(config).sample.batch_size == 4  # two a device
+    assert decisions(config, None, SAMPLING) == {"sample.batch_size": 4}  # two a device
+    assert config.sample.batch_size == 0
     assert "sample.batch_size: 4" in capsys.readouterr().err
     assert machine_here().memory > GB

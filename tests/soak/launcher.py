@@ -12,7 +12,9 @@ from multiprocessing import forkserver
 
 from soak import ROOMS
 
-TOO_LONG = 1800.0  # seconds, after which a run is taken to hang; where others have the cores, compiling alone takes minutes
+TOO_LONG = (
+    1800.0  # seconds, after which a run is taken to hang; where others have the cores, compiling alone takes minutes
+)
 
 
 @functools.cache

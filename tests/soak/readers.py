@@ -216,7 +216,7 @@ def vqgan_config(folder: pathlib.Path):
 
 def open_run(folder: pathlib.Path) -> object:
     """Opens it as training does."""
-    from medjax.jobs.train import known_frozen
+    from medjax.builders.pretrained import known_frozen
     from medjax.runtime.workdir import open_workdir
 
     known = known_frozen(folder / "run")

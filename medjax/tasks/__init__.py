@@ -3,19 +3,19 @@
 from ml_collections import ConfigDict
 
 from medjax.errors import UserError
+from medjax.tasks.autoencoder import Autoencoder
 from medjax.tasks.diffusion import Diffusion
-from medjax.tasks.vqgan import VQGAN
 
 # By `config.task`; a diffusion's codec is what the word says (codec_choice.py).
 TASKS = {
     "wavelet_diffusion": Diffusion,
     "latent_diffusion": Diffusion,
     "voxel_diffusion": Diffusion,
-    "vqgan": VQGAN,
+    "vqgan": Autoencoder,
 }
 
 
-def make_task(config: ConfigDict, vqgan: ConfigDict | None = None) -> Diffusion | VQGAN:
+def make_task(config: ConfigDict, vqgan: ConfigDict | None = None) -> Diffusion | Autoencoder:
     """Makes the task that `config.task` names.
 
     Args:
@@ -29,8 +29,8 @@ def make_task(config: ConfigDict, vqgan: ConfigDict | None = None) -> Diffusion 
     return task_class(config).from_config(*parts)
 
 
-def task_class(config: ConfigDict) -> type[Diffusion | VQGAN]:
-    """The class of the task that `config.task` names, which says what such a task does.
+def task_class(config: ConfigDict) -> type[Diffusion | Autoencoder]:
+    """Returns the class of the task that `config.task` names, which says what such a task does.
 
     Raises:
       UserError: there is no such task.

@@ -9,8 +9,8 @@ from medjax.codecs.identity import Identity
 from medjax.codecs.latents import DYNAMIC_SHARE, Latents
 from medjax.diffusion.wavelet_domain import Scale
 from medjax.errors import UserError
+from medjax.tasks.autoencoder import Autoencoder
 from medjax.tasks.checks import check_size
-from medjax.tasks.vqgan import VQGAN
 from medjax.wavelets import SUBBANDS
 
 
@@ -59,7 +59,7 @@ def _latents(config: ConfigDict, autoencoder: ConfigDict, size: tuple[int, int, 
     described = autoencoder.copy_and_resolve_references()
     described.train.remat = "none"  # nothing is differentiated through it
     return Latents(
-        autoencoder=VQGAN.from_config(described).with_tile(config.latents.tile),
+        autoencoder=Autoencoder.from_config(described).with_tile(config.latents.tile),
         size=size,
         downsample=tuple(described.model.downsample),
         channels=described.model.embedding_channels,

@@ -13,12 +13,12 @@ from medjax.interop.medical_vqgan import to_params
 from medjax.models.discriminators import PatchDiscriminator
 from medjax.models.vqgan import Decoder, Encoder
 from medjax.tasks.adversarial import Adversary
-from medjax.tasks.vqgan import VQGAN
+from medjax.tasks.autoencoder import Autoencoder
 
 FILLS = {"constant": "zeros"}  # where our names differ
 
 
-def vqgan_of(config: dict[str, Any]) -> VQGAN:
+def vqgan_of(config: dict[str, Any]) -> Autoencoder:
     model = config["cfg_model"]
     both = {
         "base_channels": model["n_hiddens"],
@@ -28,7 +28,7 @@ def vqgan_of(config: dict[str, Any]) -> VQGAN:
         "lowering": "planes",
     }
     padding = FILLS.get(model["padding_type"], model["padding_type"])
-    return VQGAN(
+    return Autoencoder(
         encoder=Encoder(latent_channels=model["embedding_dim"], padding=padding, **both),
         decoder=Decoder(out_channels=config["image_channels"], **both),
         discriminator=PatchDiscriminator(model["disc_channels"], model["disc_layers"]),
@@ -48,7 +48,7 @@ def vqgan_of(config: dict[str, Any]) -> VQGAN:
     )
 
 
-def state_of(task: VQGAN, golden: GoldenFile) -> tuple[dict[str, Any], dict[str, Any]]:
+def state_of(task: Autoencoder, golden: GoldenFile) -> tuple[dict[str, Any], dict[str, Any]]:
     """Parameters and variables."""
     edges = [4 * factor for factor in task.encoder.downsample]
     volume = jax.ShapeDtypeStruct((1, *edges, golden.config["image_channels"]), jnp.float32)

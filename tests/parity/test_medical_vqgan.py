@@ -17,7 +17,7 @@ from medjax.models import codebook as codebooks
 from medjax.models.codebook import Draw
 from medjax.models.perceptual import LPIPS
 from medjax.tasks.adversarial import Judgement, feature_distance, hinge, vanilla
-from medjax.tasks.vqgan import Chances, take_slices
+from medjax.tasks.autoencoder import Chances, take_slices
 
 RECONSTRUCTION = ("loss", "recon_loss", "commitment_loss", "perplexity", "aeloss", "perceptual_loss", "gan_feat_loss")
 

@@ -65,7 +65,7 @@ class Outputs(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class VQGAN:
+class Autoencoder:
     """The task. Its parameters are {"generator": {"encoder", "decoder"}, "discriminator": {"image", "volume"}}.
 
     `variables` hold "codebook" (see models/codebook) and "batch_stats"; `frozen` holds "perceptual", the weights of
@@ -108,8 +108,8 @@ class VQGAN:
     weights: ClassVar[str | None] = "medical_vqgan"
 
     @classmethod
-    def from_config(cls, config: ConfigDict) -> "VQGAN":
-        """The task that a configuration describes (configs/medical_diffusion.py names every key).
+    def from_config(cls, config: ConfigDict) -> "Autoencoder":
+        """The task that a configuration describes (configs/common.py names every key).
 
         Raises:
           UserError: naming the key that cannot work.
@@ -225,7 +225,7 @@ class VQGAN:
         tile = self.tile and tuple(edge // factor for edge, factor in zip(self.tile, scale, strict=True))
         return self._apply(self.decoder, _with_statistics(generator, batch_stats, "decoder"), latents, tile, scale)
 
-    def with_tile(self, tile: Sequence[int] | None) -> "VQGAN":
+    def with_tile(self, tile: Sequence[int] | None) -> "Autoencoder":
         """The same, encoding and decoding in tiles.
 
         Raises:

@@ -15,8 +15,8 @@ from medjax.models import codebook as codebooks
 from medjax.runtime import sharding
 from medjax.runtime.mesh import AXES, batch_sharding, make_mesh, on_mesh
 from medjax.runtime.sharding import state_shardings
-from medjax.tasks.vqgan import VQGAN
-from test_vqgan import configuration
+from medjax.tasks.autoencoder import Autoencoder
+from test_autoencoder import configuration
 from tolerance import assert_equal_but_for_rounding, moved_by_last_bits
 
 ONE = "data=1"
@@ -37,14 +37,14 @@ def mesh_of(text: str) -> Mesh:
 
 @functools.cache
 def start():
-    task = VQGAN.from_config(configuration(**{"model.downsample": (2, 2, 2)}))
+    task = Autoencoder.from_config(configuration(**{"model.downsample": (2, 2, 2)}))
     image = np.random.default_rng(0).uniform(-1, 1, (BATCH, *SIZE, 1)).astype("f4")
     batch = {"image": image, "row": np.arange(BATCH, dtype=np.int32)}
     return task, batch, *jax.device_get(jax.jit(task.init)(jax.random.key(0), batch))
 
 
 def given(text: str, params, variables, batch) -> tuple:
-    """The arguments of `VQGAN.gradients` on a mesh."""
+    """The arguments of `Autoencoder.gradients` on a mesh."""
     mesh, state = mesh_of(text), (params, variables)
     batch = jax.device_put(batch, {name: batch_sharding(mesh, array) for name, array in batch.items()})
     return *jax.device_put(state, state_shardings(state, mesh)), {}, batch, jax.random.key(1), jnp.int32(STEP)

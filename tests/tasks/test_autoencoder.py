@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from configs import medical_diffusion
 from medjax.errors import UserError
 from medjax.models import codebook as codebooks
-from medjax.tasks.vqgan import VQGAN, Chances
+from medjax.tasks.autoencoder import Autoencoder, Chances
 from medjax.xla import flops
 
 SIZE, BATCH = (16, 16, 8), 2
@@ -38,12 +38,12 @@ def smooth_volumes(seed: int, count: int = BATCH) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def task() -> VQGAN:
-    return VQGAN.from_config(configuration())
+def task() -> Autoencoder:
+    return Autoencoder.from_config(configuration())
 
 
 @pytest.fixture(scope="module")
-def of_slices(task) -> VQGAN:
+def of_slices(task) -> Autoencoder:
     """The same with the discriminator of slices alone, which compiles sooner."""
     return dataclasses.replace(task, adversary=dataclasses.replace(task.adversary, volume=0.0))
 
@@ -204,7 +204,7 @@ def test_tiles_change_what_is_encoded_and_decoded_at_borders_only(task, state):
 
 
 def test_thirty_steps_in_bfloat16_stay_finite_when_the_discriminators_begin():
-    task = VQGAN.from_config(configuration(**{"train.dtype": "bfloat16"}))
+    task = Autoencoder.from_config(configuration(**{"train.dtype": "bfloat16"}))
     params, variables = jax.jit(task.init)(jax.random.key(0), batch(0))
     optimizer = optax.adam(1e-3, b1=0.5, b2=0.9)
     moments = optimizer.init(params)
@@ -242,7 +242,7 @@ def test_thirty_steps_in_bfloat16_stay_finite_when_the_discriminators_begin():
 )
 def test_refuses(changes, message):
     with pytest.raises(UserError, match=message):
-        VQGAN.from_config(configuration(**changes))
+        Autoencoder.from_config(configuration(**changes))
 
 
 def test_refuses_tiles_of_no_whole_latents(task):

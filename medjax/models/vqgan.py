@@ -54,7 +54,7 @@ class Encoder(nn.Module):
     """Encodes volumes as latents, before quantisation.
 
     Attributes:
-      latent_channels: number of channels of a latent, and of a code.
+      out_channels: number of values for each latent.
       base_channels: width of the first convolution; each level doubles it.
       downsample: factors along (D, H, W), powers of two.
       norm: "group" or "batch".
@@ -65,7 +65,7 @@ class Encoder(nn.Module):
       lowering: lowering of the convolutions.
     """
 
-    latent_channels: int = 8
+    out_channels: int = 8
     base_channels: int = 16
     downsample: Triple = (4, 4, 4)
     norm: str = "group"
@@ -77,7 +77,7 @@ class Encoder(nn.Module):
 
     @nn.compact
     def __call__(self, volumes: jax.Array, train: bool = False) -> jax.Array:
-        """Encodes [B, D, H, W, C] as [B, d, h, w, latent_channels], float32; D, H and W multiples of `downsample`."""
+        """Encodes [B, D, H, W, C] as [B, d, h, w, out_channels], float32; D, H and W multiples of `downsample`."""
         conv = {"fill": self.padding, "dtype": self.dtype, "lowering": self.lowering}
         h = Conv(self.base_channels, **conv, name="input_conv")(volumes.astype(self.dtype))
         for level, strides in enumerate(strides_by_level(self.downsample)):
@@ -86,7 +86,7 @@ class Encoder(nn.Module):
             block = block_class(self.remat, level)
             h = block(self.norm, self.groups, self.dtype, self.lowering, name=f"down_{level}_block")(h, train)
         h = activated(h, self.norm, self.groups, train, "head_norm")
-        latents = Conv(self.latent_channels, (1, 1, 1), dtype=self.dtype, lowering=self.lowering, name="latent_conv")(h)
+        latents = Conv(self.out_channels, (1, 1, 1), dtype=self.dtype, lowering=self.lowering, name="latent_conv")(h)
         return latents.astype(jnp.float32)
 
 

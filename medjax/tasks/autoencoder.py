@@ -1,12 +1,12 @@
-"""The 3D VQ-GAN of Medical Diffusion (arXiv 2211.03364): volumes to quantised latents and back.
+"""The autoencoder of Medical Diffusion (arXiv 2211.03364), a 3D VQ-GAN there: volumes to latents and back.
 
-An autoencoder whose latents are replaced by the nearest of a codebook, taught by what it loses of a volume, by how a
-random slice looks to VGG16, and by two discriminators, of that slice and of the volume, that learn at the same time.
+It is taught by what it loses of a volume, by how a random slice looks to VGG16, and by two discriminators, of that slice and
+of the volume, that learn at the same time. A bottleneck between encoder and decoder keeps the latents simple: a codebook,
+which makes it a VQ-GAN.
 """
 
 import dataclasses
 import functools
-import math
 from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any, ClassVar, NamedTuple
@@ -20,13 +20,13 @@ from ml_collections import ConfigDict
 from medjax.errors import UserError
 from medjax.layers.spatial import FILLS, constrain_volume
 from medjax.metrics.psnr import psnr
-from medjax.models import codebook as codebooks
-from medjax.models.codebook import Draw
 from medjax.models.discriminators import PatchDiscriminator
 from medjax.models.perceptual import LPIPS, SMALLEST_SLICE
 from medjax.models.tiling import in_tiles
 from medjax.models.vqgan import Decoder, Encoder, strides_by_level
 from medjax.tasks.adversarial import KINDS, Adversary, Judgement
+from medjax.tasks.bottlenecks.bottleneck import Bottleneck
+from medjax.tasks.bottlenecks.codebook import Codebook
 from medjax.tasks.checks import check_choices, check_size
 from medjax.tasks.lowering_choice import one_lowering
 from medjax.tasks.networks import remat_resolutions
@@ -41,13 +41,11 @@ class Chances(NamedTuple):
 
     Attributes:
       slices: [B], which D each volume's slice has.
-      first_codes: the latents that a codebook begins with.
-      restarts: those that restarted codes become.
+      bottleneck: what its `draw` gives.
     """
 
     slices: jax.Array
-    first_codes: Draw
-    restarts: Draw
+    bottleneck: Any
 
 
 class Outputs(NamedTuple):
@@ -56,46 +54,38 @@ class Outputs(NamedTuple):
     Attributes:
       reconstruction: [B, D, H, W, C].
       slices: [B, H, W, C], one of each.
-      commitment: how far latents are from their codes, weighed.
+      bottleneck: the bottleneck's loss, weighed.
     """
 
     reconstruction: jax.Array
     slices: jax.Array
-    commitment: jax.Array
+    bottleneck: jax.Array
 
 
 @dataclasses.dataclass(frozen=True)
 class Autoencoder:
     """The task. Its parameters are {"generator": {"encoder", "decoder"}, "discriminator": {"image", "volume"}}.
 
-    `variables` hold "codebook" (see models/codebook) and "batch_stats"; `frozen` holds "perceptual", the weights of
-    LPIPS, or is empty: then nothing is compared through VGG16.
+    `variables` hold the bottleneck's and "batch_stats"; `frozen` holds "perceptual", the weights of LPIPS, or is empty:
+    then nothing is compared through VGG16.
 
     Attributes:
       encoder, decoder: of the generator.
+      bottleneck: between them.
       discriminator: the network of both, each with its own parameters.
       adversary: how they are weighed and when they begin.
       size: (D, H, W) of a volume.
-      codes: in the codebook.
-      codebook_decay: of its moving averages.
-      commitment: weight of the latents' mean squared distance from their codes.
-      restart_threshold: codes used less than so often a batch, on average, start again; 0: none do.
-      restart_statistics: their averages start again too; not so in the published code.
       l1: weight of the mean absolute difference.
       perceptual: of LPIPS.
       tile: (D, H, W) voxels that `encode` and `decode` work on at a time; None: the whole volume.
     """
 
     encoder: Encoder
+    bottleneck: Bottleneck
     decoder: Decoder
     discriminator: PatchDiscriminator
     adversary: Adversary
     size: tuple[int, int, int]
-    codes: int = 16_384
-    codebook_decay: float = 0.99
-    commitment: float = 0.25
-    restart_threshold: float = 1.0
-    restart_statistics: bool = True
     l1: float = 4.0
     perceptual: float = 4.0
     tile: tuple[int, int, int] | None = None
@@ -149,8 +139,17 @@ class Autoencoder:
             "remat": remat_resolutions(train.remat, max(size), levels + 1),
             "lowering": lowering,
         }
+        bottleneck = Codebook(
+            channels=model.embedding_channels,
+            codes=model.codes,
+            decay=model.codebook_decay,
+            weight=model.commitment,
+            restart_threshold=model.restart_threshold,
+            restart_statistics=model.restart_statistics,
+        )
         return cls(
-            encoder=Encoder(latent_channels=model.embedding_channels, padding=model.padding, **both),
+            encoder=Encoder(out_channels=bottleneck.encoder_channels, padding=model.padding, **both),
+            bottleneck=bottleneck,
             decoder=Decoder(**both),
             discriminator=PatchDiscriminator(
                 model.discriminator_channels, model.discriminator_layers, jnp.dtype(train.dtype), lowering
@@ -165,39 +164,45 @@ class Autoencoder:
                 adaptive=losses.adaptive_weight,
             ),
             size=size,
-            codes=model.codes,
-            codebook_decay=model.codebook_decay,
-            commitment=model.commitment,
-            restart_threshold=model.restart_threshold,
-            restart_statistics=model.restart_statistics,
             l1=losses.l1,
             perceptual=losses.perceptual,
         )
 
     @property
+    def downsample(self) -> tuple[int, int, int]:
+        """How many voxels a latent stands for along D, H and W."""
+        return self.encoder.downsample
+
+    @property
     def size_multiple(self) -> tuple[int, int, int]:
         """Returns what D, H and W of a volume must be multiples of."""
-        return self.encoder.downsample
+        return self.downsample
+
+    @property
+    def latent_channels(self) -> int:
+        """c of a volume's latents [d, h, w, c]."""
+        return self.bottleneck.channels
 
     @property
     def latent_size(self) -> tuple[int, int, int]:
         """(d, h, w) of a volume's latents."""
-        return tuple(edge // factor for edge, factor in zip(self.size, self.encoder.downsample, strict=True))
+        return self._latent_size(self.size)
 
     def init(self, key: jax.Array, batch: Batch) -> tuple[Arrays, Arrays]:
         """Float32 parameters, and variables, for volumes like `batch["image"]`, [B, D, H, W, C]."""
-        keys = dict(zip(("encoder", "decoder", "image", "volume", "codebook"), jax.random.split(key, 5), strict=True))
+        names = ("encoder", "decoder", "image", "volume", "bottleneck")
+        keys = dict(zip(names, jax.random.split(key, len(names)), strict=True))
         volume = batch["image"][:1]
-        latents, encoder = self.encoder.init_with_output(keys["encoder"], volume)
+        encoded, encoder = self.encoder.init_with_output(keys["encoder"], volume)
         networks = {
             "encoder": encoder,
-            "decoder": self.decoder.init(keys["decoder"], latents),
+            "decoder": self.decoder.init(keys["decoder"], self.bottleneck.latents(encoded)),
             "image": self.discriminator.init(keys["image"], volume[:, 0]),
             "volume": self.discriminator.init(keys["volume"], volume),
         }
         params = {name: network["params"] for name, network in networks.items()}
         variables = {
-            "codebook": codebooks.empty(keys["codebook"], self.codes, self.encoder.latent_channels),
+            **self.bottleneck.init(keys["bottleneck"]),
             "batch_stats": {n: network["batch_stats"] for n, network in networks.items() if "batch_stats" in network},
         }
         return {
@@ -212,12 +217,11 @@ class Autoencoder:
           generator: its parameters.
           batch_stats: `variables["batch_stats"]`, which only a generator with batch norms needs.
         """
-        scale = [Fraction(1, factor) for factor in self.encoder.downsample]
-        return self._apply(self.encoder, _with_statistics(generator, batch_stats, "encoder"), volumes, self.tile, scale)
+        return self.bottleneck.latents(self._encoded(generator, volumes, batch_stats))
 
-    def quantize(self, codebook: codebooks.Codebook, latents: jax.Array) -> jax.Array:
+    def quantize(self, codebook: Arrays, latents: jax.Array) -> jax.Array:
         """The nearest code of each latent."""
-        return codebooks.quantize(codebook, latents)
+        return self.bottleneck.quantize({"codebook": codebook}, latents)
 
     def decode(self, generator: Arrays, latents: jax.Array, batch_stats: Arrays | None = None) -> jax.Array:
         """Volumes [B, D, H, W, C] float32, about [-1, 1] but not clipped, of quantised latents."""
@@ -231,7 +235,7 @@ class Autoencoder:
         Raises:
           UserError: a tile does not come to whole latents, four of them along each axis at least.
         """
-        downsample = self.encoder.downsample
+        downsample = self.downsample
         if tile and (
             len(tile) != 3 or any(n % factor or n < 4 * factor for n, factor in zip(tile, downsample, strict=True))
         ):
@@ -247,13 +251,11 @@ class Autoencoder:
         Args:
           batch: "image" [B, D, H, W, C] in [-1, 1], float32, and "row" [B], each example's place in the whole batch.
         """
-        slice_key, first_key, restart_key = jax.random.split(key, 3)
-        volumes, channels = batch["image"], self.encoder.latent_channels
-        latents = volumes[..., 0].size // math.prod(self.encoder.downsample)
+        slice_key, *bottleneck_keys = jax.random.split(key, 3)
+        volumes, rows = batch["image"], batch["row"]
         chances = Chances(
-            random_slices(slice_key, batch["row"], volumes.shape[1]),
-            codebooks.draw(first_key, latents, self.codes, channels),
-            codebooks.draw(restart_key, latents, self.codes, channels),
+            random_slices(slice_key, rows, volumes.shape[1]),
+            self.bottleneck.draw(bottleneck_keys, rows, self._latent_size(volumes.shape[1:4])),
         )
         return self.gradients_given(chances, params, variables, frozen, volumes, step)
 
@@ -267,7 +269,7 @@ class Autoencoder:
 
         def of_generator(outputs: Outputs) -> tuple[jax.Array, dict[str, jax.Array]]:
             losses = self._reconstruction_losses(outputs, volumes, real_slices, frozen)
-            losses["commitment"] = outputs.commitment
+            losses[self.bottleneck.name] = outputs.bottleneck
             return sum(losses.values()), losses
 
         def at_last_layer(asked: Outputs) -> jax.Array:
@@ -309,11 +311,10 @@ class Autoencoder:
         """How far each reconstruction is from its volume, [B], without discriminators; slices are fixed by the row."""
         del key
         volumes = batch["image"]
-        latents, quantized, reconstruction = self._reconstructed(params, variables, volumes)
-        space = (1, 2, 3, 4)
+        encoded, quantized, reconstruction = self._reconstructed(params, variables, volumes)
         losses = {
-            "l1": self.l1 * jnp.mean(jnp.abs(reconstruction - volumes), axis=space),
-            "commitment": self.commitment * jnp.mean((latents - quantized) ** 2, axis=space),
+            "l1": self.l1 * jnp.mean(jnp.abs(reconstruction - volumes), axis=(1, 2, 3, 4)),
+            self.bottleneck.name: self.bottleneck.weight * self.bottleneck.loss_by_volume(encoded, quantized),
         }
         if self._compares(frozen):
             # The golden ratio spreads the slices of successive volumes evenly over D.
@@ -330,6 +331,15 @@ class Autoencoder:
         """The batch as it comes out again."""
         del frozen, key
         return {"reconstructed": self._reconstructed(params, variables, batch["image"])[2]}
+
+    def _latent_size(self, size: Sequence[int]) -> tuple[int, int, int]:
+        """(d, h, w) of the latents of a volume of (D, H, W) voxels."""
+        return tuple(edge // factor for edge, factor in zip(size, self.downsample, strict=True))
+
+    def _encoded(self, generator: Arrays, volumes: jax.Array, batch_stats: Arrays | None) -> jax.Array:
+        """Returns what the encoder gives of volumes."""
+        scale = [Fraction(1, factor) for factor in self.downsample]
+        return self._apply(self.encoder, _with_statistics(generator, batch_stats, "encoder"), volumes, self.tile, scale)
 
     def _apply(
         self,
@@ -348,11 +358,11 @@ class Autoencoder:
     def _reconstructed(
         self, params: Arrays, variables: Arrays, volumes: jax.Array
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Latents, the codes in their place, and the volumes in [-1, 1] that these make."""
+        """Returns what the encoder gives, the latents that the decoder is given, and the volumes in [-1, 1] it makes of them."""
         generator, statistics = params["generator"], variables["batch_stats"]
-        latents = self.encode(generator, volumes, statistics)
-        quantized = self.quantize(variables["codebook"], latents)
-        return latents, quantized, jnp.clip(self.decode(generator, quantized, statistics), -1.0, 1.0)
+        encoded = self._encoded(generator, volumes, statistics)
+        quantized = self.bottleneck.quantize(variables, self.bottleneck.latents(encoded))
+        return encoded, quantized, jnp.clip(self.decode(generator, quantized, statistics), -1.0, 1.0)
 
     def _reconstruction_losses(
         self, outputs: Outputs, volumes: jax.Array, real_slices: jax.Array, frozen: Arrays
@@ -366,28 +376,15 @@ class Autoencoder:
     def _forward(
         self, chances: Chances, variables: Arrays, volumes: jax.Array, generator: Arrays
     ) -> tuple[Outputs, tuple[Arrays, dict[str, jax.Array]]]:
-        """Returns what the generator makes in a training step, its variables after it and metrics of the codebook."""
+        """Returns what the generator makes in a training step, its variables after it and metrics of the bottleneck."""
         statistics = variables["batch_stats"]
-        latents, statistics = _in_training(self.encoder, generator, statistics, "encoder", volumes)
-        learned = codebooks.learn(
-            variables["codebook"],
-            latents,
-            chances.first_codes,
-            chances.restarts,
-            decay=self.codebook_decay,
-            restart_threshold=self.restart_threshold,
-            restart_statistics=self.restart_statistics,
-        )
-        metrics = {
-            "codebook/perplexity": codebooks.perplexity(learned.used),
-            "codebook/used": jnp.mean(learned.used > 0),
-            "codebook/restarted": learned.restarted / self.codes,
-        }
-        reconstruction, statistics = _in_training(self.decoder, generator, statistics, "decoder", learned.quantized)
+        encoded, statistics = _in_training(self.encoder, generator, statistics, "encoder", volumes)
+        passed = self.bottleneck(encoded, variables, chances.bottleneck)
+        reconstruction, statistics = _in_training(self.decoder, generator, statistics, "decoder", passed.latents)
         reconstruction = constrain_volume(reconstruction)
         slices = take_slices(reconstruction, chances.slices)
-        outputs = Outputs(reconstruction, slices, self.commitment * learned.distance)
-        return outputs, lax.stop_gradient(({"codebook": learned.codebook, "batch_stats": statistics}, metrics))
+        outputs = Outputs(reconstruction, slices, self.bottleneck.weight * passed.loss)
+        return outputs, lax.stop_gradient(({**passed.variables, "batch_stats": statistics}, passed.metrics))
 
     def _judge(
         self, statistics: Arrays, real: dict[str, jax.Array], discriminator: Arrays, generated: dict[str, jax.Array]
@@ -418,7 +415,7 @@ def _in_training(network: nn.Module, params: Arrays, statistics: Arrays, name: s
 
 def _zero_but(outputs: Outputs, image: jax.Array, volume: jax.Array) -> Outputs:
     """Gradients with respect to outputs: those of slices and of volumes, and none of the rest."""
-    return Outputs(volume, image, jnp.zeros_like(outputs.commitment))
+    return Outputs(volume, image, jnp.zeros_like(outputs.bottleneck))
 
 
 def _with_statistics(generator: Arrays, batch_stats: Arrays | None, name: str) -> dict[str, Arrays]:

@@ -14,6 +14,7 @@ from medjax.models.discriminators import PatchDiscriminator
 from medjax.models.vqgan import Decoder, Encoder
 from medjax.tasks.adversarial import Adversary
 from medjax.tasks.autoencoder import Autoencoder
+from medjax.tasks.bottlenecks.codebook import Codebook
 
 FILLS = {"constant": "zeros"}  # where our names differ
 
@@ -29,7 +30,13 @@ def vqgan_of(config: dict[str, Any]) -> Autoencoder:
     }
     padding = FILLS.get(model["padding_type"], model["padding_type"])
     return Autoencoder(
-        encoder=Encoder(latent_channels=model["embedding_dim"], padding=padding, **both),
+        encoder=Encoder(out_channels=model["embedding_dim"], padding=padding, **both),
+        bottleneck=Codebook(
+            channels=model["embedding_dim"],
+            codes=model["n_codes"],
+            restart_threshold=0.0 if model["no_random_restart"] else model["restart_thres"],
+            restart_statistics=False,
+        ),
         decoder=Decoder(out_channels=config["image_channels"], **both),
         discriminator=PatchDiscriminator(model["disc_channels"], model["disc_layers"]),
         adversary=Adversary(
@@ -40,9 +47,6 @@ def vqgan_of(config: dict[str, Any]) -> Autoencoder:
             start=model["discriminator_iter_start"],
         ),
         size=(0, 0, 0),  # which only `latent_size` asks for
-        codes=model["n_codes"],
-        restart_threshold=0.0 if model["no_random_restart"] else model["restart_thres"],
-        restart_statistics=False,
         l1=model["l1_weight"],
         perceptual=model["perceptual_weight"],
     )

@@ -8,12 +8,13 @@ from medjax.models.discriminators import PatchDiscriminator
 from medjax.models.vqgan import Decoder, Encoder
 from medjax.tasks.adversarial import Adversary
 from medjax.tasks.autoencoder import Autoencoder
+from medjax.tasks.bottlenecks.codebook import Codebook
 
 
 def shapes_of(norm: str):
     options = {"base_channels": 4, "groups": 2, "downsample": (4, 2, 1), "norm": norm}
-    networks = Encoder(latent_channels=3, **options), Decoder(**options), PatchDiscriminator(4, 1)
-    task = Autoencoder(*networks, Adversary(), size=(8, 8, 8), codes=5)
+    networks = Encoder(out_channels=3, **options), Codebook(3, codes=5), Decoder(**options), PatchDiscriminator(4, 1)
+    task = Autoencoder(*networks, Adversary(), size=(8, 8, 8))
     return jax.eval_shape(task.init, jax.random.key(0), {"image": jnp.zeros((1, 8, 8, 8, 1))})
 
 

@@ -56,7 +56,7 @@ def test_refuses_to_downsample_by(downsample):
 @pytest.mark.parametrize("downsample", [(2, 2, 2), (4, 2, 1)])
 def test_there_and_back(downsample, norm):
     options = SMALL | {"downsample": downsample, "norm": norm}
-    encoder, decoder = Encoder(latent_channels=3, **options), Decoder(**options)
+    encoder, decoder = Encoder(out_channels=3, **options), Decoder(**options)
     latents, made = jax.eval_shape(encoder.init_with_output, jax.random.key(0), X)
     assert latents.shape == (2, *(n // factor for n, factor in zip(X.shape[1:4], downsample, strict=True)), 3)
     assert ("batch_stats" in made) == (norm == "batch")

@@ -18,6 +18,7 @@ from medjax.models.codebook import Draw
 from medjax.models.perceptual import LPIPS
 from medjax.tasks.adversarial import Judgement, feature_distance, hinge, vanilla
 from medjax.tasks.autoencoder import Chances, take_slices
+from medjax.tasks.bottlenecks.codebook import Draws
 
 RECONSTRUCTION = ("loss", "recon_loss", "commitment_loss", "perplexity", "aeloss", "perceptual_loss", "gan_feat_loss")
 
@@ -41,13 +42,13 @@ class Model:
             codes = codebooks.nearest(codebook["embeddings"], latents)
             quantized = self.task.quantize(codebook, latents)
             volumes = self.task.decode(generator, quantized, stats)
-            used, _ = codebooks.usage(codes, latents, self.task.codes)
+            used, _ = codebooks.usage(codes, latents, self.task.bottleneck.codes)
             return {
                 "latents": latents,
                 "codes": codes,
                 "quantized": quantized,
                 "volumes": volumes,
-                "commitment": self.task.commitment * jnp.mean((latents - quantized) ** 2),
+                "commitment": self.task.bottleneck.weight * jnp.mean((latents - quantized) ** 2),
                 "perplexity": codebooks.perplexity(used),
             }
 
@@ -187,8 +188,8 @@ def draw_of(golden: GoldenFile, order: str, noise: str, latents: np.ndarray, cod
 @pytest.mark.parametrize("series", ["codebook", "codebook_tile"])
 @pytest.mark.golden("medical_vqgan", "in/codebook")
 def test_codebook_steps(golden, series):
-    task = vqgan_of(golden.config)
-    codebook = codebooks.empty(jax.random.key(0), task.codes, task.encoder.latent_channels)
+    bottleneck = vqgan_of(golden.config).bottleneck
+    codebook = bottleneck.init(jax.random.key(0))["codebook"]
 
     @jax.jit
     def step(codebook, z, g, first_codes, restarts):
@@ -198,11 +199,11 @@ def test_codebook_steps(golden, series):
                 z,
                 first_codes,
                 restarts,
-                decay=task.codebook_decay,
-                restart_threshold=task.restart_threshold,
-                restart_statistics=task.restart_statistics,
+                decay=bottleneck.decay,
+                restart_threshold=bottleneck.restart_threshold,
+                restart_statistics=bottleneck.restart_statistics,
             )
-            commitment = task.commitment * learned.distance
+            commitment = bottleneck.weight * learned.distance
             return jnp.sum(learned.quantized * g) + 3 * commitment, (
                 commitment,
                 learned,
@@ -241,10 +242,10 @@ def test_codebook_steps(golden, series):
 def test_training_steps(golden):
     model = Model(golden)
     task, codebook = model.task, model.variables["codebook"]
-    restarts = Draw(jnp.zeros((task.codes,), jnp.int32), jnp.zeros_like(codebook["embeddings"]))
+    restarts = Draw(jnp.zeros((task.bottleneck.codes,), jnp.int32), jnp.zeros_like(codebook["embeddings"]))
     if "in/train_randperm" in golden:
         restarts = draw_of(golden, "in/train_randperm", "in/train_tile_noise", model.coded["latents"], codebook)
-    chances = Chances(jnp.asarray(golden["in/train_frame_idx"]), restarts, restarts)
+    chances = Chances(jnp.asarray(golden["in/train_frame_idx"]), Draws(restarts, restarts))
     frozen = {"perceptual": lpips_of(golden)} if task.perceptual > 0 else {}
     gradients = jax.jit(task.gradients_given)
 

@@ -12,6 +12,7 @@ from configs import medical_diffusion
 from medjax.errors import UserError
 from medjax.models import codebook as codebooks
 from medjax.tasks.autoencoder import Autoencoder, Chances
+from medjax.tasks.bottlenecks.codebook import Draws
 from medjax.xla import flops
 
 SIZE, BATCH = (16, 16, 8), 2
@@ -82,8 +83,8 @@ def test_discriminators_neither_learn_nor_teach_before_their_start(task, state, 
 def test_neither_loss_reaches_the_other_sides_parameters(of_slices, state):
     """Each side's gradient is that of its own loss alone, computed with the other side's parameters held."""
     task = of_slices
-    draw = codebooks.draw(jax.random.key(5), 2 * 8 * 8 * 8, task.codes, task.encoder.latent_channels)
-    chances = Chances(jnp.array([3, 9]), draw, draw)
+    draw = codebooks.draw(jax.random.key(5), 2 * 8 * 8 * 8, task.bottleneck.codes, task.latent_channels)
+    chances = Chances(jnp.array([3, 9]), Draws(draw, draw))
     params, variables = state
     volumes, step = batch(0)["image"], jnp.int32(10)
 

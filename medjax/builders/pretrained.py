@@ -356,9 +356,7 @@ def measured_range(task: Task, frozen: Arrays, dataset: Dataset) -> tuple[np.nda
 def local_encoder(task: Task, frozen: Arrays) -> Callable[[np.ndarray], np.ndarray]:
     """Makes a function from a volume [D, H, W] to its latents [d, h, w, c], on this process's first device alone."""
     own = jax.tree.map(np.asarray, frozen["vqgan"])
-    encode = jax.jit(
-        lambda vqgan, volumes: task.latents.autoencoder.encode(vqgan["generator"], volumes, vqgan["batch_stats"])
-    )
+    encode = jax.jit(task.latents.autoencoder.encode)
     return lambda volume: np.asarray(encode(own, volume[None, ..., None]))[0]
 
 

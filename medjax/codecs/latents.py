@@ -16,19 +16,17 @@ DYNAMIC_SHARE = 0.9  # of a latent's values that a dynamic threshold leaves alon
 class Autoencoder(Protocol):
     """Encodes and decodes; medjax/tasks holds what trains it."""
 
-    def encode(self, generator: Arrays, volumes: jax.Array, batch_stats: Arrays | None = None) -> jax.Array: ...
+    def encode(self, frozen: Arrays, volumes: jax.Array) -> jax.Array: ...
 
-    def quantize(self, codebook: Arrays, latents: jax.Array) -> jax.Array: ...
-
-    def decode(self, generator: Arrays, quantized: jax.Array, batch_stats: Arrays | None = None) -> jax.Array: ...
+    def decode_latents(self, frozen: Arrays, latents: jax.Array) -> jax.Array: ...
 
 
 @dataclasses.dataclass(frozen=True)
 class Latents:
     """Takes latents before quantisation for x_0, scaled to [-1, 1]. What is drawn is unscaled, quantised and decoded.
 
-    `frozen` is {"vqgan": {"generator", "codebook"}, "low", "high"}: latents from low to high, a number or one a channel,
-    are scaled to [-1, 1]. An autoencoder with batch norms has its "batch_stats" in there too.
+    `frozen` is {"vqgan": what the autoencoder reads, "low", "high"}: latents from low to high, a number or one a channel,
+    are scaled to [-1, 1].
 
     Attributes:
       autoencoder: what encodes and decodes.
@@ -62,18 +60,12 @@ class Latents:
 
     def encode(self, frozen: Arrays, batch: Batch) -> jax.Array:
         """Returns the scaled latents of `batch["image"]`, [B, D, H, W, 1], or of `batch["latents"]`, prepared once."""
-        if "latents" in batch:
-            latents = batch["latents"]
-        else:
-            vqgan = frozen["vqgan"]
-            latents = self.autoencoder.encode(vqgan["generator"], batch["image"], vqgan.get("batch_stats"))
+        latents = batch["latents"] if "latents" in batch else self.autoencoder.encode(frozen["vqgan"], batch["image"])
         return jax.lax.stop_gradient(constrain_volume(scaled(latents, frozen["low"], frozen["high"])))
 
     def decode(self, frozen: Arrays, x_0: jax.Array) -> jax.Array:
         """Returns the volumes of scaled latents."""
-        vqgan = frozen["vqgan"]
-        quantized = self.autoencoder.quantize(vqgan["codebook"], unscaled(x_0, frozen["low"], frozen["high"]))
-        return self.autoencoder.decode(vqgan["generator"], quantized, vqgan.get("batch_stats"))
+        return self.autoencoder.decode_latents(frozen["vqgan"], unscaled(x_0, frozen["low"], frozen["high"]))
 
     def threshold(self, how: str, x_0: jax.Array) -> jax.Array:
         """Keeps scaled latents in [-1, 1]."""

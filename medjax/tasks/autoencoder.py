@@ -210,24 +210,24 @@ class Autoencoder:
             "discriminator": {name: params[name] for name in ("image", "volume")},
         }, variables
 
-    def encode(self, generator: Arrays, volumes: jax.Array, batch_stats: Arrays | None = None) -> jax.Array:
+    def encode(self, frozen: Arrays, volumes: jax.Array) -> jax.Array:
         """Latents [B, d, h, w, c] float32, before quantisation, of volumes [B, D, H, W, C] in [-1, 1].
 
         Args:
-          generator: its parameters.
-          batch_stats: `variables["batch_stats"]`, which only a generator with batch norms needs.
+          frozen: {"generator": its parameters} with the variables, of which "batch_stats" may be left out where no norm is a
+            batch norm; `encode` needs none of the bottleneck's.
         """
-        return self.bottleneck.latents(self._encoded(generator, volumes, batch_stats))
+        return self.bottleneck.latents(self._encoded(frozen, volumes))
 
-    def quantize(self, codebook: Arrays, latents: jax.Array) -> jax.Array:
-        """The nearest code of each latent."""
-        return self.bottleneck.quantize({"codebook": codebook}, latents)
+    def decode_latents(self, frozen: Arrays, latents: jax.Array) -> jax.Array:
+        """`decode` of latents that need not be quantised: they are brought to such as the decoder knows."""
+        return self.decode(frozen, self.bottleneck.quantize(frozen, latents))
 
-    def decode(self, generator: Arrays, latents: jax.Array, batch_stats: Arrays | None = None) -> jax.Array:
+    def decode(self, frozen: Arrays, latents: jax.Array) -> jax.Array:
         """Volumes [B, D, H, W, C] float32, about [-1, 1] but not clipped, of quantised latents."""
         scale = self.decoder.downsample
         tile = self.tile and tuple(edge // factor for edge, factor in zip(self.tile, scale, strict=True))
-        return self._apply(self.decoder, _with_statistics(generator, batch_stats, "decoder"), latents, tile, scale)
+        return self._apply(self.decoder, _with_statistics(frozen, "decoder"), latents, tile, scale)
 
     def with_tile(self, tile: Sequence[int] | None) -> "Autoencoder":
         """The same, encoding and decoding in tiles.
@@ -336,10 +336,10 @@ class Autoencoder:
         """(d, h, w) of the latents of a volume of (D, H, W) voxels."""
         return tuple(edge // factor for edge, factor in zip(size, self.downsample, strict=True))
 
-    def _encoded(self, generator: Arrays, volumes: jax.Array, batch_stats: Arrays | None) -> jax.Array:
+    def _encoded(self, frozen: Arrays, volumes: jax.Array) -> jax.Array:
         """Returns what the encoder gives of volumes."""
         scale = [Fraction(1, factor) for factor in self.downsample]
-        return self._apply(self.encoder, _with_statistics(generator, batch_stats, "encoder"), volumes, self.tile, scale)
+        return self._apply(self.encoder, _with_statistics(frozen, "encoder"), volumes, self.tile, scale)
 
     def _apply(
         self,
@@ -359,10 +359,10 @@ class Autoencoder:
         self, params: Arrays, variables: Arrays, volumes: jax.Array
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Returns what the encoder gives, the latents that the decoder is given, and the volumes in [-1, 1] it makes of them."""
-        generator, statistics = params["generator"], variables["batch_stats"]
-        encoded = self._encoded(generator, volumes, statistics)
+        frozen = {"generator": params["generator"], **variables}
+        encoded = self._encoded(frozen, volumes)
         quantized = self.bottleneck.quantize(variables, self.bottleneck.latents(encoded))
-        return encoded, quantized, jnp.clip(self.decode(generator, quantized, statistics), -1.0, 1.0)
+        return encoded, quantized, jnp.clip(self.decode(frozen, quantized), -1.0, 1.0)
 
     def _reconstruction_losses(
         self, outputs: Outputs, volumes: jax.Array, real_slices: jax.Array, frozen: Arrays
@@ -418,7 +418,7 @@ def _zero_but(outputs: Outputs, image: jax.Array, volume: jax.Array) -> Outputs:
     return Outputs(volume, image, jnp.zeros_like(outputs.bottleneck))
 
 
-def _with_statistics(generator: Arrays, batch_stats: Arrays | None, name: str) -> dict[str, Arrays]:
+def _with_statistics(frozen: Arrays, name: str) -> dict[str, Arrays]:
     """Returns what `apply` takes of one network of the generator."""
-    statistics = (batch_stats or {}).get(name)
-    return {"params": generator[name]} | ({"batch_stats": statistics} if statistics else {})
+    statistics = frozen.get("batch_stats", {}).get(name)
+    return {"params": frozen["generator"][name]} | ({"batch_stats": statistics} if statistics else {})

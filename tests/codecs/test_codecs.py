@@ -19,18 +19,15 @@ FROZEN = {"vqgan": {"generator": jnp.float32(3.0), "codebook": {}}, "low": -3.0,
 class Folded:
     """Every 2 x 2 x 2 voxels as eight channels, times a number: what loses nothing."""
 
-    def encode(self, generator, volumes, batch_stats=None):
+    def encode(self, frozen, volumes):
         b, d, h, w, _ = volumes.shape
         cells = volumes.reshape(b, d // 2, 2, h // 2, 2, w // 2, 2).transpose(0, 1, 3, 5, 2, 4, 6)
-        return generator * cells.reshape(b, d // 2, h // 2, w // 2, 8)
+        return frozen["generator"] * cells.reshape(b, d // 2, h // 2, w // 2, 8)
 
-    def quantize(self, codebook, latents):
-        return latents
-
-    def decode(self, generator, latents, batch_stats=None):
+    def decode_latents(self, frozen, latents):
         b, d, h, w, _ = latents.shape
         cells = latents.reshape(b, d, h, w, 2, 2, 2).transpose(0, 1, 4, 2, 5, 3, 6)
-        return cells.reshape(b, 2 * d, 2 * h, 2 * w, 1) / generator
+        return cells.reshape(b, 2 * d, 2 * h, 2 * w, 1) / frozen["generator"]
 
 
 LATENTS = Latents(Folded(), SIZE, (2, 2, 2), 8)
@@ -86,7 +83,7 @@ def test_a_subband_is_a_part_of_its_own():
 
 
 def test_prepared_latents_are_scaled_as_those_of_volumes_are():
-    latents = Folded().encode(3.0, IMAGE)
+    latents = Folded().encode(FROZEN["vqgan"], IMAGE)
     np.testing.assert_array_equal(
         LATENTS.encode({"low": -3.0, "high": 5.0}, {"latents": latents}), scaled(latents, -3.0, 5.0)
     )

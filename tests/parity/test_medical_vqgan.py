@@ -37,11 +37,11 @@ class Model:
 
         @jax.jit
         def code(params, variables, x):
-            generator, stats, codebook = params["generator"], variables["batch_stats"], variables["codebook"]
-            latents = self.task.encode(generator, x, stats)
-            codes = codebooks.nearest(codebook["embeddings"], latents)
-            quantized = self.task.quantize(codebook, latents)
-            volumes = self.task.decode(generator, quantized, stats)
+            frozen = {"generator": params["generator"], **variables}
+            latents = self.task.encode(frozen, x)
+            codes = codebooks.nearest(variables["codebook"]["embeddings"], latents)
+            quantized = self.task.bottleneck.quantize(variables, latents)
+            volumes = self.task.decode(frozen, quantized)
             used, _ = codebooks.usage(codes, latents, self.task.bottleneck.codes)
             return {
                 "latents": latents,

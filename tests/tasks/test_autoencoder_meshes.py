@@ -62,7 +62,8 @@ def trained(text: str):
     """Gradients, variables, metrics and latents."""
     task, batch, params, variables = start()
     arguments = given(text, params, variables, batch)
-    latents = jax.jit(on_mesh(task.encode, mesh_of(text)))(arguments[0]["generator"], arguments[3]["image"])
+    frozen = {"generator": arguments[0]["generator"]}
+    latents = jax.jit(on_mesh(task.encode, mesh_of(text)))(frozen, arguments[3]["image"])
     return jax.device_get((*compiled(text)(*arguments), latents))
 
 

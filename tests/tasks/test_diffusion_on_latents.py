@@ -32,16 +32,16 @@ FROZEN = {
 class Means:
     """Means of 2 x 2 x 2 voxels times a number, in every channel; quantised to tenths."""
 
-    def encode(self, generator, volumes, batch_stats=None):
+    def encode(self, frozen, volumes):
         b, d, h, w, _ = volumes.shape
         means = volumes.reshape(b, d // 2, 2, h // 2, 2, w // 2, 2, 1).mean(axis=(2, 4, 6))
-        return generator * jnp.broadcast_to(means, (b, d // 2, h // 2, w // 2, CHANNELS))
+        return frozen["generator"] * jnp.broadcast_to(means, (b, d // 2, h // 2, w // 2, CHANNELS))
 
-    def quantize(self, codebook, latents):
-        return jnp.round(latents * 10) / 10
+    def decode_latents(self, frozen, latents):
+        return self.decode(frozen, jnp.round(latents * 10) / 10)
 
-    def decode(self, generator, latents, batch_stats=None):
-        volumes = latents.mean(axis=-1, keepdims=True) / generator
+    def decode(self, frozen, latents):
+        volumes = latents.mean(axis=-1, keepdims=True) / frozen["generator"]
         for axis in (1, 2, 3):
             volumes = jnp.repeat(volumes, 2, axis=axis)
         return volumes
@@ -105,7 +105,7 @@ def test_the_codebook_ranges_from_its_least_to_its_greatest_number():
 def test_prepared_latents_teach_as_volumes_do():
     task = task_of()
     params, _ = started(task)
-    latents = {"latents": Means().encode(3.0, IMAGE), "row": BATCH["row"]}
+    latents = {"latents": Means().encode(FROZEN["vqgan"], IMAGE), "row": BATCH["row"]}
     (from_volumes, _, a), (from_latents, _, b) = (gradients(task, params, each) for each in (BATCH, latents))
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-7), from_volumes, from_latents)
     np.testing.assert_allclose(a["loss"], b["loss"], rtol=1e-6)
@@ -157,7 +157,7 @@ def test_previews_are_volumes():
     previews = task.previews(started(task)[0], {}, FROZEN, BATCH, jax.random.key(0))
     assert {volume.shape for volume in previews.values()} == {(4, *SIZE, 1)}
     assert list(previews) == ["reconstructed", *(f"denoised_from_{quarter}_of_4" for quarter in (1, 2, 3))]
-    means = Means().decode(3.0, Means().encode(3.0, IMAGE))
+    means = Means().decode(FROZEN["vqgan"], Means().encode(FROZEN["vqgan"], IMAGE))
     np.testing.assert_allclose(previews["reconstructed"], means, atol=0.05 / 3 + 1e-5)
 
 
@@ -202,7 +202,7 @@ def test_from_a_volume_and_between_two():
     steps = {"diffusion.steps": 50, "sample.steps": 50, "sample.schedule": "trained"}
     task = task_of(**steps, **{"sample.start": "x", "sample.strength": 0.02})
     assert task.steps == 1
-    latents = scaled(Means().encode(3.0, IMAGE), -3.0, 5.0)
+    latents = scaled(Means().encode(FROZEN["vqgan"], IMAGE), -3.0, 5.0)
     np.testing.assert_allclose(task.begin(FROZEN, KEYS, start={"image": IMAGE}).solver.x_t, latents, atol=0.4)
     task = task_of(**steps, **{"sample.start": "x,y", "sample.strength": 0.5})
     a, b = (jnp.broadcast_to(volume[None], IMAGE.shape) for volume in IMAGE[:2])

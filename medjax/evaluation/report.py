@@ -8,9 +8,20 @@ from collections.abc import Mapping, Sequence
 
 import jinja2
 import numpy as np
+from matplotlib.figure import Figure
 from PIL import Image
 
-from medjax.evaluation.plots import Curve, histogram_plot, is_finite, line_plot, number, score_plot
+from medjax.evaluation.plots import (
+    Curve,
+    Plot,
+    drawing,
+    histogram_plot,
+    is_finite,
+    line_plot,
+    number,
+    score_plot,
+    view_box,
+)
 from medjax.evaluation.score import Score
 from medjax.runtime.workdir import written_aside
 
@@ -55,7 +66,7 @@ class Row:
       spread: interval, standard error or p-value, in words; "" where there is none.
       counts: volumes on either side that takes part.
       flagged: whether it says that generated volumes are copies.
-      plot: value and baseline on one scale; "" where there is nothing to hold the value against.
+      plot: value and baseline on one scale; None where there is nothing to hold the value against.
     """
 
     score: Score
@@ -63,7 +74,7 @@ class Row:
     spread: str
     counts: Mapping[str, int]
     flagged: bool
-    plot: str
+    plot: Figure | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +102,7 @@ def page(evaluation: Evaluation) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals |= {"number": number, "is_finite": is_finite}
+    environment.globals |= {"number": number, "is_finite": is_finite, "drawing": drawing, "view_box": view_box}
     return environment.get_template("report.html.jinja").render(
         title=evaluation.title,
         subtitle=evaluation.subtitle,
@@ -129,7 +140,7 @@ def row_of(score: Score) -> Row:
     )
 
 
-def consistency_plots(consistency: Mapping[str, Mapping[str, np.ndarray]]) -> list[str]:
+def consistency_plots(consistency: Mapping[str, Mapping[str, np.ndarray]]) -> list[Plot]:
     """Draws one plot a direction. Sets of different shapes meet on one axis: how far through the volume, in percent."""
     plots = []
     for name, curves in consistency.items():
@@ -138,7 +149,7 @@ def consistency_plots(consistency: Mapping[str, Mapping[str, np.ndarray]]) -> li
     return drawn(plots)
 
 
-def training_plots(training: Sequence[Curve]) -> list[str]:
+def training_plots(training: Sequence[Curve]) -> list[Plot]:
     """Draws one plot a quantity: `loss` and `val_loss` together."""
     quantities: dict[str, list[Curve]] = {}
     for curve in training:
@@ -146,7 +157,7 @@ def training_plots(training: Sequence[Curve]) -> list[str]:
     return drawn([line_plot(name, curves, "step", training=True) for name, curves in quantities.items()])
 
 
-def drawn(plots: Sequence[str]) -> list[str]:
+def drawn(plots: Sequence[Plot | None]) -> list[Plot]:
     """Leaves out the plots that have nothing to show."""
     return [plot for plot in plots if plot]
 

@@ -34,7 +34,7 @@ def get_config(variants: str | None = None) -> ConfigDict:
 
 
 def demo(config: ConfigDict) -> None:
-    """What `make demo` trains: brains of 5 mm voxels, by a small network in many short steps.
+    """Sets what `make demo` trains: brains of 5 mm voxels, by a small network in many short steps.
 
     Cosine spends fewer of its times on nearly pure noise than linear does, scale and shift let the network tell them apart,
     and learned positions spare it finding out where in the head it is.

@@ -151,7 +151,7 @@ def base() -> ConfigDict:
 
 
 def unet_model() -> ConfigDict:
-    """What `model` says of a U-Net, WDM's at 128^3."""
+    """Returns what `model` says of a U-Net, WDM's at 128^3."""
     model = ConfigDict()
     model.network = "unet"  # or "wavelet_unet"
     model.base_channels = 64
@@ -193,7 +193,7 @@ def vqgan_model() -> ConfigDict:
 
 
 def vqgan_losses() -> ConfigDict:
-    """What teaches it."""
+    """Returns the losses that teach a VQ-GAN."""
     losses = ConfigDict()
     losses.l1 = 4.0
     losses.perceptual = 4.0  # LPIPS of one slice
@@ -276,7 +276,7 @@ def plain_unet(config: ConfigDict) -> None:
 
 
 def label_keys(model: ConfigDict) -> None:
-    """What `model` says of labels."""
+    """Sets what `model` says of labels."""
     model.classes = 0  # how many there are to learn, of data.label_name or data.labels
     model.label_dropout = 0.1  # the share of examples whose label is not told, for sample.guidance
 
@@ -295,14 +295,14 @@ def apply(config: ConfigDict, variants: str | None, known: Mapping[str, Callable
 
 
 def at_128(config: ConfigDict) -> None:
-    """As published for 128^3."""
+    """Sets the values published for 128^3."""
     config.data.size = (128, 128, 128)
     config.data.batch_size = 10
     config.model.channel_multipliers = (1, 2, 2, 4, 4)
 
 
 def at_256(config: ConfigDict) -> None:
-    """As published for 256^3."""
+    """Sets the values published for 256^3."""
     config.data.size = (256, 256, 256)
     config.data.batch_size = 1
     config.sample.batch_size = 1

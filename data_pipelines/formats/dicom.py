@@ -15,7 +15,7 @@ GAP_TOLERANCE = 0.1  # of the slice distance; scanners round positions
 
 
 def modality(folder: Path) -> str | None:
-    """ "CT", "MR", "DX" ... of the first image in a folder; None if no file in it is an image."""
+    """Reads "CT", "MR", "DX" ... of the first image in a folder; None if no file in it is an image."""
     for path in _files(folder):
         try:
             content = io.BytesIO(path.read_bytes())

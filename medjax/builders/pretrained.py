@@ -196,7 +196,7 @@ def frozen_shapes(task: Task) -> Arrays:
 
 
 def blank_frozen(task: Task, mesh: Mesh) -> Frozen:
-    """In place of what `frozen_of` and `with_range` give, a VQ-GAN that has learned nothing, and latents in [-1, 1].
+    """Stands in for what `frozen_of` and `with_range` give: a VQ-GAN that has learned nothing, and latents in [-1, 1].
 
     How long anything takes depends on neither.
     """
@@ -256,7 +256,7 @@ def frozen_of(
 
 
 def decoding_of(config: ConfigDict, frozen: Frozen) -> dict[str, Any]:
-    """What decides how the latents that are drawn become volumes, as plain data; {} where there are none."""
+    """Returns what decides how the latents that are drawn become volumes, as plain data; {} where there are none."""
     if "latents" not in config:
         return {}
     vqgan = vqgan_config(config).model.to_dict()

@@ -273,6 +273,7 @@ def append(path: pathlib.Path, result: dict[str, Any]) -> None:
 
 
 def version(package: str) -> str | None:
+    """Returns the version of an installed package, or None."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:

@@ -180,7 +180,7 @@ class Autoencoder:
 
     @property
     def latent_channels(self) -> int:
-        """c of a volume's latents [d, h, w, c]."""
+        """Returns c of a volume's latents [d, h, w, c]."""
         return self.bottleneck.channels
 
     @property

@@ -93,7 +93,7 @@ def validation_losses(
 
 
 def validation_metrics(losses: jax.Array) -> dict[str, jax.Array]:
-    """ "val_loss" [B] of what `validation_losses` gives, and that of each quarter."""
+    """Averages what `validation_losses` gives into "val_loss" [B], and into that of each quarter."""
     quarters = {f"val_loss/quarter_{q + 1}": jnp.mean(losses[q], axis=-1) for q in range(QUARTERS)}
     return {"val_loss": jnp.mean(losses, axis=(0, 2)), **quarters}
 

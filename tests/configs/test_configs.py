@@ -21,14 +21,25 @@ VARIANTS = [
 ]
 
 
+INITIALIZED = {}  # by task and size: variants that are the same task are traced once
+
+
+def initialized(task, size):
+    """The shapes of a task's parameters and variables on volumes of this size."""
+    key = (repr(task), tuple(size))
+    if key not in INITIALIZED:
+        image = jax.ShapeDtypeStruct((1, *size, 1), "float32")
+        INITIALIZED[key] = jax.eval_shape(task.init, jax.random.key(0), {"image": image})
+    return INITIALIZED[key]
+
+
 @pytest.mark.parametrize(("name", "variant"), [(name, variant) for name, variants in VARIANTS for variant in variants])
 def test_every_variant_is_a_model_that_fits_its_volumes(name, variant):
     config = importlib.import_module(f"configs.{name}").get_config(variant)
     task = make_task(config)
     mesh = make_mesh({"data": 1, "fsdp": 1, "depth": 1, "height": 1})
     check_volume_size(tuple(config.data.size), mesh, task.size_multiple)
-    image = jax.ShapeDtypeStruct((1, *config.data.size, 1), "float32")
-    jax.eval_shape(task.init, jax.random.key(0), {"image": image})
+    initialized(task, config.data.size)
 
 
 @pytest.mark.parametrize("dataset", ["atlas", "adni", "brats", "duke", "folder", "lidc", "mrnet"])
@@ -44,8 +55,7 @@ def test_both_stages_of_medical_diffusion_fit_their_volumes(dataset, stage, more
     assert task_of(first).latent_size == task.codec.shape[:3]
     keys = ("name", "size", "axes", "orientation", "fit", "window_range", "flip", "affine")
     assert {key: first.data[key] for key in keys} == {key: config.data[key] for key in keys}
-    image = jax.ShapeDtypeStruct((1, *config.data.size, 1), "float32")
-    jax.eval_shape(task.init, jax.random.key(0), {"image": image})
+    initialized(task, config.data.size)
     assert (config.train.dtype == "bfloat16") == (more == "bf16,")
 
 
@@ -63,10 +73,9 @@ def test_published_values_of_medical_diffusion(dataset, size, latents, batch_siz
     vqgan, ddpm = (medical_diffusion.get_config(f"{dataset},{stage}") for stage in ("vqgan", "ddpm"))
     task = task_of(ddpm)
     assert vqgan.data.size == size and task.codec.shape == (*latents, 8)
-    image = {"image": jax.ShapeDtypeStruct((1, *size, 1), "float32")}
-    params, _ = jax.eval_shape(task.init, jax.random.key(0), image)
+    params, _ = initialized(task, size)
     assert sum(leaf.size for leaf in jax.tree.leaves(params)) == parameters
-    params, _ = jax.eval_shape(task_of(vqgan).init, jax.random.key(0), image)
+    params, _ = initialized(task_of(vqgan), size)
     by_downsampling = {2: 14_080_971, 4: 15_205_227}
     assert sum(leaf.size for leaf in jax.tree.leaves(params)) == by_downsampling[size[1] // latents[1]]
     assert (vqgan.data.batch_size, vqgan.train.steps, vqgan.model.codes) == (2, 100_000, 16_384)

@@ -1,4 +1,5 @@
 # make demo   from nothing to synthetic brains in runs/demo, on two CPU cores, within minutes
+# make check  lint, and the tests that compile no large program: three minutes on two cores, before every commit
 # make test   every test; ISA=AVX2 (or SSE4_2): compiled as for a processor that has no more; TESTS=tests/layers: these alone
 # make test-tpu   the tests of planning that need the TPU's compiler as well
 # make soak   what runs withstand: kills, full disks, flipped bits, damaged files (docs/reliability.md); ten minutes, or
@@ -9,7 +10,7 @@
 PYTHON ?= python3
 RUN = .venv/bin/python
 
-.PHONY: demo test test-tpu soak lint
+.PHONY: demo check test test-tpu soak lint
 
 # Two virtual devices, the batch split over them: two cores wait for each other less than with one device.
 demo: export XLA_FLAGS = --xla_force_host_platform_device_count=2
@@ -21,6 +22,10 @@ demo: .venv
 	@echo "loss curves     runs/demo/metrics.jsonl, or: tensorboard --logdir=runs/demo"
 	@echo "volumes         runs/demo/samples/sample_00000.nii.gz ... (any radiology viewer)"
 	@echo "picture         runs/demo/samples/montage.png (first row real, the others generated)"
+
+# A file of tests may take so many seconds of a processor, or is listed in tests/helpers/long_tests.py.
+check: .venv lint
+	$(RUN) -m pytest --numprocesses=2 --dist=loadfile -m "not long and not slow" --seconds=40
 
 ifdef ISA
 test: export XLA_FLAGS := $(XLA_FLAGS) --xla_cpu_max_isa=$(ISA)

@@ -1,4 +1,8 @@
-"""Eight virtual devices for every test, and `--golden=DIR`: the reference files for the parity tests (golden_files.py)."""
+"""Eight virtual devices for every test; `--golden=DIR`: the reference files for the parity tests (golden_files.py).
+
+`make check` runs what is not marked `long`: long_tests.py lists the files that are. A new file is in `make check` until it is
+listed there; `--seconds=30`, which `make check` gives, fails a file that takes more of a processor than that.
+"""
 
 import os
 import sys
@@ -8,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from golden_files import GoldenFile, golden_files, kind_of
+from long_tests import is_long
 from xla_flags import xla_flags
 
 # Before anything imports jax. Whoever asks for a smaller mesh gets the first of them.
@@ -26,6 +31,7 @@ CLAIMED = pytest.StashKey[set]()
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--golden", type=Path, default=TESTS / "golden", help="folder of reference .npz files")
+    parser.addoption("--seconds", type=float, help="of a processor, which no file's tests may take; by default any")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -42,6 +48,31 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.config.stash[CLAIMED].update(paths)
         cases = [pytest.param(path, id=path.stem, marks=pytest.mark.parity) for path in paths]
         metafunc.parametrize("golden", cases, indirect=True)
+
+
+@pytest.hookimpl(tryfirst=True)  # before `-m` chooses by the marks
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if is_long(item.path.relative_to(TESTS)):
+            item.add_marker(pytest.mark.long)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def no_file_takes_long_that_is_not_listed(request: pytest.FixtureRequest):
+    before = processor_seconds()
+    yield
+    taken, allowed = processor_seconds() - before, request.config.getoption("seconds")
+    if allowed is not None and taken > allowed:
+        pytest.fail(
+            f"{request.path.name} took {taken:.0f} s of a processor, make check allows {allowed:.0f} a file: make it cheaper, "
+            "or list it in tests/helpers/long_tests.py, and only make test runs it"
+        )
+
+
+def processor_seconds() -> float:
+    """Those of this process and of all that it has waited for."""
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -30,6 +30,8 @@ from collections.abc import Sequence
 from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
 
+from medjax.errors import UserError
+
 HERE = pathlib.Path(__file__).resolve().parent
 MODES = ("train", "sample", "evaluate", "benchmark", "plan", "prepare", "import_weights", "export_weights", "subbands")
 PARTS = (
@@ -70,13 +72,12 @@ def main(argv: Sequence[str], own_process: bool = False) -> int:
         mode, config, workdir, values = parse(argv)
         check_numbers(config)
     except (Exception, SystemExit) as error:
-        return complain(in_one_line(error, config_file_of(argv)))
+        return complain(in_one_line(error, value_of(argv, "config").partition(":")[0]))
 
     if config.train.deterministic:  # read when JAX starts
         os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_gpu_deterministic_ops=true"
 
     from data_pipelines.errors import DataError
-    from medjax.errors import UserError
     from medjax.host_memory import keep_freed_memory, only_cpus
     from medjax.runtime import distributed
     from medjax.runtime.compilation_cache import keep_programs
@@ -117,9 +118,12 @@ def main(argv: Sequence[str], own_process: bool = False) -> int:
 
 def parse(argv: Sequence[str]) -> tuple[str, ConfigDict, pathlib.Path, flags.FlagValues]:
     """The mode, the configuration and the workdir that the command line asks for, and all its flags."""
+    from medjax.builders.overrides import spell_out
+
+    config, config_file = load(argv)
+    arguments, unset = spell_out(without(argv[1:], "config"), config)
     values = flags.FlagValues()
-    default = str(HERE / "configs" / "atlas.py")
-    config_flags.DEFINE_config_file("config", default, "FILE[:words]", flag_values=values, sys_argv=list(argv))
+    config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=[argv[0], *arguments])
     flags.DEFINE_string("workdir", None, "runs/NAME where the config is NAME.py", flag_values=values)
     flags.DEFINE_enum("mode", "train", MODES, "the job", flag_values=values)
     flags.DEFINE_string("real", None, "evaluate: a folder of real volumes", flag_values=values)
@@ -133,15 +137,32 @@ def parse(argv: Sequence[str]) -> tuple[str, ConfigDict, pathlib.Path, flags.Fla
     flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, where there are several", flag_values=values)
     flags.DEFINE_integer("num_processes", None, "of all hosts together", flag_values=values)
     flags.DEFINE_integer("process_id", None, "0 to num_processes - 1", flag_values=values)
-    unknown = values(list(argv))[1:]
+    unknown = values([argv[0], *arguments])[1:]
     if unknown:
         raise flags.Error(f"{unknown[0]} is not a flag: see --help")
     for mode, names in OPTIONS.items():
         for name in names:
             if values[name].present and values.mode != mode:
                 raise flags.Error(f"--{name} is for --mode={mode}, this is --mode={values.mode}: leave it out")
-    config_file = config_flags.get_config_filename(values["config"]).partition(":")[0]
     config = values.config
+    config.update_from_flattened_dict(dict.fromkeys(unset))
+    workdir = values.workdir or f"runs/{pathlib.Path(config_file).stem}"
+    return values.mode, config, pathlib.Path(workdir).expanduser(), values
+
+
+def load(argv: Sequence[str]) -> tuple[ConfigDict, str]:
+    """The configuration before any override, and its file: what --config names, or what the run in --workdir has recorded.
+
+    Without either it is the default, with which a new run may begin.
+    """
+    named, workdir = value_of(argv, "config"), value_of(argv, "workdir")
+    recorded = pathlib.Path(workdir).expanduser() / "config.json"
+    if not named and workdir and recorded.exists():
+        return config_of_run(recorded), str(recorded)
+    values, named = flags.FlagValues(), named or str(HERE / "configs" / "atlas.py")
+    config_flags.DEFINE_config_file("config", named, "FILE[:words]", flag_values=values, sys_argv=[argv[0]])
+    values([argv[0]])
+    config, config_file = values.config, named.partition(":")[0]
     if not pathlib.Path(config_file).exists():  # ml_collections would tell at the first use of it only
         raise flags.Error(f"--config={config_file}: there is no such file")
     base = "begin with base() of configs/common.py"
@@ -151,18 +172,48 @@ def parse(argv: Sequence[str]) -> tuple[str, ConfigDict, pathlib.Path, flags.Fla
     for part in PARTS:
         if not isinstance(config.get(part), ConfigDict):
             raise flags.Error(f"--config={config_file} has no part {part!r}: {base}")
-    workdir = values.workdir or f"runs/{pathlib.Path(config_file).stem}"
-    return values.mode, config, pathlib.Path(workdir).expanduser(), values
+    return config, config_file
 
 
-def config_file_of(argv: Sequence[str]) -> str:
-    """The file that the last --config names, without the words after it; empty if the flag is not given."""
-    named = ""
+def config_of_run(path: pathlib.Path) -> ConfigDict:
+    """The configuration that a run has recorded, its values in the types they were given in."""
+    from configs import common
+    from medjax.runtime.workdir import FIXED_KEYS, fill, read_config, read_json
+
+    known = read_json(path)
+    advice = "restore it, give --config or choose another --workdir"
+    for part in (*FIXED_KEYS, "data"):
+        if part not in known:
+            raise UserError(f"{path} is damaged (it has no {part!r}): {advice}")
+    network = known["model"].get("network") if isinstance(known["model"], dict) else None
+    try:
+        config = common.keys_of_run(known["task"], network)
+    except (KeyError, TypeError):
+        raise UserError(f"{path} is damaged (task is {str(known['task'])[:60]!r}): {advice}") from None
+    fill(config, read_config(path, config.to_dict()))
+    return config
+
+
+def value_of(argv: Sequence[str], flag: str) -> str:
+    """The value that the last --FLAG has; empty if it is not given."""
+    found = ""
     for n, argument in enumerate(argv):
         name, equals, value = argument.lstrip("-").partition("=")
-        if argument.startswith("-") and name == "config":
-            named = value if equals else "".join(argv[n + 1 : n + 2])
-    return named.partition(":")[0]
+        if argument.startswith("-") and name == flag:
+            found = value if equals else "".join(argv[n + 1 : n + 2])
+    return found
+
+
+def without(arguments: Sequence[str], flag: str) -> list[str]:
+    """The arguments without a flag and its values."""
+    kept, rest = [], iter(arguments)
+    for argument in rest:
+        name, equals, _ = argument.lstrip("-").partition("=")
+        if not (argument.startswith("-") and name == flag):
+            kept.append(argument)
+        elif not equals:
+            next(rest, None)
+    return kept
 
 
 def in_one_line(error: BaseException, config_file: str) -> str:
@@ -179,7 +230,7 @@ def in_one_line(error: BaseException, config_file: str) -> str:
     missing = re.search("No such file or directory: '(.*)'", text)
     if missing and (not config_file or missing[1] == config_file):
         return f"--config={missing[1]}: there is no such file"
-    if text.startswith("--config"):  # said by the file itself
+    if text.startswith("--config") or isinstance(error, UserError):  # said by the file itself, or by us
         return text
     if late := re.search(
         r"Failed loading config file .*(\[Errno.*)", text

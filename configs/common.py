@@ -281,6 +281,19 @@ def label_keys(model: ConfigDict) -> None:
     model.label_dropout = 0.1  # the share of examples whose label is not told, for sample.guidance
 
 
+def keys_of_run(task: str, network: str) -> ConfigDict:
+    """Every key of a configuration of a task and a network, with a value of each key's kind.
+
+    Raises:
+      KeyError: there is no such task.
+    """
+    config = base()
+    TASKS[task](config)
+    if task == "latent_diffusion" and network == "unet":
+        plain_unet(config)
+    return config
+
+
 def apply(config: ConfigDict, variants: str | None, known: Mapping[str, Callable[[ConfigDict], None]]) -> ConfigDict:
     """Changes `config` by each word of a comma list in turn.
 
@@ -423,3 +436,5 @@ WDM_VARIANTS = {
     "voxels": voxels,
     "published": published_sampling,
 }
+
+TASKS = {"wavelet_diffusion": lambda config: None, "vqgan": vqgan_keys, "latent_diffusion": latent_diffusion_keys}

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import filelock
+from ml_collections import ConfigDict
 
 from data_pipelines import contents
 from medjax.errors import UserError
@@ -143,6 +144,31 @@ def read_config(path: pathlib.Path, like: Mapping[str, Any]) -> dict[str, Any]:
     if odd := _of_other_kind(known, as_json(like), ""):
         raise UserError(f"{path} is damaged ({odd}): restore it or choose another --workdir")
     return _completed(known, as_json(like))
+
+
+def fill(config: ConfigDict, known: Mapping[str, Any]) -> None:
+    """Puts what a config.json holds into a configuration of the same keys, each value in the type that the key has there.
+
+    What the configuration has not is added to it.
+
+    Args:
+      config: not locked; what is not in `known` stays as it is.
+      known: as `read_config` returns it.
+    """
+    for name, value in known.items():
+        there = config.get(name)
+        if isinstance(there, ConfigDict) and isinstance(value, dict):
+            fill(there, value)
+        elif isinstance(value, dict):
+            config[name] = ConfigDict()
+            fill(config[name], value)
+        else:
+            config[name] = float(value) if isinstance(there, float) and value is not None else _with_tuples(value)
+
+
+def _with_tuples(value: Any) -> Any:
+    """Turns lists, which JSON makes of tuples, into tuples again."""
+    return tuple(map(_with_tuples, value)) if isinstance(value, list) else value
 
 
 def _of_other_kind(there: Any, like: Any, key: str) -> str | None:

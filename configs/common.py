@@ -174,7 +174,7 @@ def unet_model() -> ConfigDict:
 
 
 def vqgan_model() -> ConfigDict:
-    """The VQ-GAN published for 64^3 voxels."""
+    """The VQ-GAN published for 64^3 voxels; with another bottleneck, another autoencoder."""
     model = ConfigDict()
     model.base_channels = 16  # doubled with each halving of the volume
     model.downsample = (2, 2, 2)  # (D, H, W) of a volume to those of its latents; powers of two
@@ -182,6 +182,8 @@ def vqgan_model() -> ConfigDict:
     model.norm = "group"  # or "batch"
     model.padding = "replicate"  # beyond a volume's border, or "zeros", "reflect", "circular"
     model.embedding_channels = 8  # of a latent
+    model.bottleneck = "codebook"  # or "kl": latents are normal distributions near N(0, 1), and not quantised
+    model.kl_weight = 1e-6  # of their divergence from it, summed over a volume's latents
     model.codes = 16384
     model.codebook_decay = 0.99
     model.commitment = 0.25
@@ -245,7 +247,8 @@ def latent_diffusion_keys(config: ConfigDict) -> None:
     latents.model = vqgan_model()  # what to plan with where there is none yet; a workdir says by itself
     latents.losses = vqgan_losses()
     latents.haar = False  # diffuse on the Haar transform of latents, not on these
-    latents.scaling = "codebook"  # what becomes [-1, 1]: its range, as published, or that of the "data"
+    # What becomes [-1, 1]: the codebook's range, as published, that of the "data", or one standard "deviation" of these.
+    latents.scaling = "codebook"
     latents.tile = config_dict.placeholder(
         tuple
     )  # (D, H, W) voxels to encode or decode at a time; the whole volume by default

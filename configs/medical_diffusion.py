@@ -2,7 +2,8 @@
 
 Variants: a dataset, atlas (the default), adni, brats, duke, lidc, mrnet or folder, with the numbers of Supplementary Table 1;
 a stage, vqgan (the default) or ddpm; and of these unet, another network for ddpm, and haar, which has it learn the Haar
-transform of latents; demo and tiny, which run on a CPU, bf16, and published, which samples as the paper did: all of its steps.
+transform of latents; kl, an autoencoder without a codebook for both stages; demo and tiny, which run on a CPU, bf16, and
+published, which samples as the paper did: all of its steps.
 """
 
 from ml_collections import ConfigDict
@@ -22,7 +23,12 @@ def get_config(variants: str | None = None) -> ConfigDict:
         words.append("atlas")
     # Whatever the order of the words, a dataset is chosen before what is changed for it.
     network = {"unet": common.plain_unet, "haar": haar} if "ddpm" in words else {}
-    known = DATASETS | {"vqgan": _stage, "ddpm": _stage} | network | {"demo": demo, "tiny": tiny, "bf16": common.bf16}
+    known = (
+        DATASETS
+        | {"vqgan": _stage, "ddpm": _stage}
+        | network
+        | {"demo": demo, "tiny": tiny, "kl": kl, "bf16": common.bf16}
+    )
     known["published"] = common.published_sampling
     order = {word: place for place, word in enumerate(known)}
     return common.apply(config, ",".join(sorted(words, key=lambda word: order.get(word, -1))), known)
@@ -191,6 +197,16 @@ def demo(config: ConfigDict) -> None:
         config.train.ema_every = 1
         config.train.steps = 900
         config.sample.batch_size = 8
+
+
+def kl(config: ConfigDict) -> None:
+    """The autoencoder of latent diffusion (arXiv 2112.10752) in place of the VQ-GAN: no codebook, latents near N(0, 1)."""
+    if config.task == "vqgan":
+        config.model.bottleneck = "kl"
+    else:
+        config.latents.model.bottleneck = "kl"
+        config.latents.scaling = "deviation"
+        config.sample.threshold = "none"  # scaled by their deviation, latents have no range to be kept in
 
 
 def _stage(config: ConfigDict) -> None:

@@ -60,6 +60,7 @@ LIMITS = {
     "model.position_channels": NONE_OR_MORE,
     "model.dropout": BELOW_ONE,
     "model.commitment": NONE_OR_MORE,
+    "model.kl_weight": NONE_OR_MORE,
     "model.restart_threshold": NONE_OR_MORE,
     "losses.l1": NONE_OR_MORE,
     "losses.perceptual": NONE_OR_MORE,

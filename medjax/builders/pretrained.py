@@ -8,7 +8,7 @@ then on (vqgan_copy.py). A perceptual loss is of a VQ-GAN's training alone and i
 import dataclasses
 import pathlib
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import NoneType
 from typing import Any
 
@@ -31,7 +31,9 @@ from medjax.runtime.workdir import check_same_model, read_config, read_json
 from medjax.task import Arrays, Task
 from medjax.tasks import make_task
 
-MEASURED = 64  # volumes whose latents give latents.scaling="data"
+MEASURED = 64  # volumes whose latents give latents.scaling="data" or "deviation"
+OF_BOTTLENECKS = ("bottleneck", "kl_weight")  # of the autoencoder's `model`
+SCALINGS = ("codebook", "data", "deviation")  # of latents
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +62,7 @@ def task_of(config: ConfigDict) -> Task:
     if "latents" not in config:
         return make_task(config)
     described = vqgan_config(config)
+    check_scaling(config.latents.scaling, described.model.bottleneck)
     try:
         return make_task(config, described)
     except UserError:
@@ -70,6 +73,19 @@ def task_of(config: ConfigDict) -> Task:
         place = pathlib.Path(config.latents.vqgan).expanduser() / "config.json"
         reason = " ".join(str(error).split())[:120]
         raise UserError(f"{place} is damaged: there is no such VQ-GAN ({reason}); restore it") from error
+
+
+def check_scaling(scaling: str, bottleneck: str) -> None:
+    """Raises UserError unless latents of an autoencoder with this bottleneck can be scaled like this."""
+    if scaling not in SCALINGS:
+        raise UserError(
+            f"latents.scaling is {scaling!r}: use {', '.join(map(repr, SCALINGS[:-1]))} or {SCALINGS[-1]!r}"
+        )
+    if scaling == "codebook" and bottleneck != "codebook":
+        raise UserError(
+            f"latents.scaling is 'codebook', but the autoencoder has none (model.bottleneck is {bottleneck!r}): "
+            "use 'deviation' or 'data'"
+        )
 
 
 def vqgan_config(config: ConfigDict) -> ConfigDict:
@@ -162,7 +178,7 @@ def named_fingerprint(workdir: pathlib.Path, step: int) -> str | None:
     prints = written_fingerprints(workdir, step)
     if prints is None:
         return None
-    return digest(vqgan_of(prints["ema"], {"batch_stats": {}} | prints["variables"]))
+    return digest(vqgan_of(prints["ema"], {"batch_stats": {}} | prints.get("variables", {})))
 
 
 def keep_pretrained(frozen: Frozen, config: ConfigDict, workdir: pathlib.Path) -> None:
@@ -259,7 +275,8 @@ def decoding_of(config: ConfigDict, frozen: Frozen) -> dict[str, Any]:
     """Returns what decides how the latents that are drawn become volumes, as plain data; {} where there are none."""
     if "latents" not in config:
         return {}
-    vqgan = vqgan_config(config).model.to_dict()
+    # The fingerprint tells one bottleneck from another; samples drawn before there were two stay the same set.
+    vqgan = {key: value for key, value in vqgan_config(config).model.to_dict().items() if key not in OF_BOTTLENECKS}
     return {"latents": {"tile": config.latents.tile, "vqgan": vqgan, **frozen.identity}}
 
 
@@ -279,15 +296,13 @@ def with_range(
     """`frozen` with the range of latents that becomes [-1, 1], where there are any.
 
     Args:
-      dataset: measured for latents.scaling="data", unless `known` says what was.
+      dataset: measured for latents.scaling="data" or "deviation", unless `known` says what was.
       known: as for `frozen_of`.
     """
     if "vqgan" not in frozen.arrays:
         return frozen
-    scaling = config.latents.scaling
-    if scaling not in ("codebook", "data"):
-        raise UserError(f"latents.scaling is {scaling!r}: use 'codebook' or 'data'")
-    known = known or {}
+    scaling, known = config.latents.scaling, known or {}
+    tell_of_cut_latents(scaling, config.sample.threshold)
     if known.get("scaling", scaling) != scaling:
         raise UserError(f"latents.scaling is {scaling!r}, but this model has learned with {known['scaling']!r}")
     if {"low", "high"} <= known.keys():
@@ -295,7 +310,12 @@ def with_range(
     elif scaling == "codebook":
         low, high = task.latents.codebook_range(frozen.arrays["vqgan"]["codebook"])
     elif dataset is None:
-        raise UserError("latents.scaling is 'data', but this run has measured none: use 'codebook', or train a step")
+        choice = "use 'codebook', or train a step" if "codebook" in frozen.arrays["vqgan"] else "train a step"
+        raise UserError(f"latents.scaling is {scaling!r}, but this run has measured none: {choice}")
+    elif scaling == "deviation":
+        # Once low is minus the deviation and high the deviation, what is scaled is divided by it.
+        deviation = multihost.broadcast_from_first(measured_deviation(task, frozen.arrays, dataset))
+        low, high = (np.full(task.latents.channels, bound) for bound in (-deviation, deviation))
     elif dataset.latent_ranges:
         # Of the volumes that `measured_range` looks at.
         lows, highs = (bounds[:MEASURED] for bounds in dataset.latent_ranges)
@@ -341,16 +361,45 @@ def trained_vqgan(config: ConfigDict, task: Task, mesh: Mesh, step: int | None) 
 def vqgan_of(params: Arrays, variables: Arrays) -> Arrays:
     """Selects what of a VQ-GAN's state encodes and decodes."""
     statistics = {n: of for n, of in variables["batch_stats"].items() if n in params["generator"]}
-    return {"generator": params["generator"], "codebook": variables["codebook"], "batch_stats": statistics}
+    codebook = {"codebook": variables["codebook"]} if "codebook" in variables else {}
+    return {"generator": params["generator"], **codebook, "batch_stats": statistics}
+
+
+def tell_of_cut_latents(scaling: str, threshold: str) -> None:
+    """Says on stderr where sampling would keep latents in [-1, 1] whose deviation is 1."""
+    if scaling == "deviation" and threshold != "none":
+        told = "cuts latents off" if threshold == "clamp" else "brings latents down"
+        print(
+            f"sample.threshold is {threshold!r}, which {told} to one standard deviation where latents.scaling is 'deviation': "
+            "'none' leaves them as they are",
+            file=sys.stderr,
+        )
 
 
 def measured_range(task: Task, frozen: Arrays, dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
     """The least and greatest of each latent channel over the first training volumes, [c] float32 each."""
-    count = volume_count(dataset, "train", MEASURED)
-    encode = local_encoder(task, frozen)
-    found = [encode(volumes(dataset, "train", count, chosen=[n])[0, ..., 0]) for n in range(count)]
+    found = list(first_latents(task, frozen, dataset))
     low, high = (np.stack([bound(latents, axis=(0, 1, 2)) for latents in found]) for bound in (np.min, np.max))
     return low.min(axis=0), high.max(axis=0)
+
+
+def measured_deviation(task: Task, frozen: Arrays, dataset: Dataset) -> np.ndarray:
+    """The standard deviation of all latents' values over the first training volumes (arXiv 2112.10752, G), scalar float32."""
+    sums = [
+        (latents.size, latents.sum(dtype=np.float64), np.square(latents, dtype=np.float64).sum())
+        for latents in first_latents(task, frozen, dataset)
+    ]
+    count, total, squares = np.sum(sums, axis=0)
+    return np.sqrt(squares / count - (total / count) ** 2).astype(np.float32)
+
+
+def first_latents(task: Task, frozen: Arrays, dataset: Dataset) -> Iterator[np.ndarray]:
+    """Latents [d, h, w, c] of the first training volumes, encoded, or read where the dataset holds latents."""
+    encode = None if dataset.latents else local_encoder(task, frozen)
+    count = volume_count(dataset, "train", MEASURED)
+    for n in range(count):
+        values = volumes(dataset, "train", count, chosen=[n])[0]
+        yield encode(values[..., 0]) if encode else values
 
 
 def local_encoder(task: Task, frozen: Arrays) -> Callable[[np.ndarray], np.ndarray]:

@@ -64,6 +64,8 @@ def state_dict_paths(params: Tree, variables: Tree) -> dict[str, Path]:
     Raises:
       ValueError: there are arrays of which the published model has no like.
     """
+    if "codebook" not in variables:
+        raise ValueError("the published VQ-GAN has a codebook, and this autoencoder none (model.bottleneck is 'kl')")
     flat, paths = _flat(params, variables), {}
     for (part, *module), name in _modules(params):
         side = "generator" if part in params["generator"] else "discriminator"

@@ -23,6 +23,9 @@ from medjax.errors import UserError
 # Another value of these is another model; anything else (steps, mesh, batch size, sampler) may change between runs.
 FIXED_KEYS = ("task", "seed", "model", "diffusion")
 
+# Keys of `model` that came later, by task, with what a run had before there was the key.
+LATER_KEYS = {"vqgan": {"bottleneck": "codebook", "kl_weight": 1e-6}}
+
 WITHOUT_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP)  # of a file system, such as NFS whose lock daemon is not running
 
 
@@ -88,11 +91,19 @@ def open_workdir(workdir: pathlib.Path, config: Mapping[str, Any], data: Mapping
 
 def check_same_model(workdir: pathlib.Path, known: Mapping[str, Any], config: Mapping[str, Any]) -> None:
     """Raises UserError, naming the first key that differs, unless both configurations are of one model."""
-    config = as_json(config)
+    there, here = with_later_keys(known), with_later_keys(as_json(config))
     for key in FIXED_KEYS:
-        difference = first_difference(known.get(key), config.get(key), key)
+        difference = first_difference(there.get(key), here.get(key), key)
         if difference:
             raise UserError(f"{workdir} belongs to another model: {difference}; choose another --workdir")
+
+
+def with_later_keys(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A run's configuration with the keys that there were not when it was written, if it is so old."""
+    task, model = config.get("task"), config.get("model")
+    if not isinstance(task, str) or task not in LATER_KEYS or not isinstance(model, dict):
+        return config
+    return {**config, "model": LATER_KEYS[task] | model}
 
 
 def first_difference(there: Any, here: Any, key: str) -> str | None:
@@ -134,8 +145,9 @@ def read_config(path: pathlib.Path, like: Mapping[str, Any]) -> dict[str, Any]:
     """Reads a run's config.json, as far as `like` goes.
 
     Args:
-      path: file to write.
-      like: plain data of the same keys and kinds of values. What the file lacks, an older one say, is taken from here.
+      path: config.json of the run.
+      like: plain data of the same keys and kinds of values. What the file lacks, an older one say, is taken from here,
+        unless LATER_KEYS says what it was.
 
     Raises:
       UserError: the file is missing or damaged: a value is of another kind than in `like`.
@@ -143,7 +155,7 @@ def read_config(path: pathlib.Path, like: Mapping[str, Any]) -> dict[str, Any]:
     known = read_json(path)
     if odd := _of_other_kind(known, as_json(like), ""):
         raise UserError(f"{path} is damaged ({odd}): restore it or choose another --workdir")
-    return _completed(known, as_json(like))
+    return _completed(with_later_keys(known), as_json(like))
 
 
 def fill(config: ConfigDict, known: Mapping[str, Any]) -> None:

@@ -2,7 +2,7 @@
 
 It is taught by what it loses of a volume, by how a random slice looks to VGG16, and by two discriminators, of that slice and
 of the volume, that learn at the same time. A bottleneck between encoder and decoder keeps the latents simple: a codebook,
-which makes it a VQ-GAN.
+which makes it a VQ-GAN, or the KL divergence from a normal distribution, as in latent diffusion (arXiv 2112.10752).
 """
 
 import dataclasses
@@ -27,6 +27,7 @@ from medjax.models.vqgan import Decoder, Encoder, strides_by_level
 from medjax.tasks.adversarial import KINDS, Adversary, Judgement
 from medjax.tasks.bottlenecks.bottleneck import Bottleneck
 from medjax.tasks.bottlenecks.codebook import Codebook
+from medjax.tasks.bottlenecks.kl import KL
 from medjax.tasks.checks import check_choices, check_size
 from medjax.tasks.lowering_choice import one_lowering
 from medjax.tasks.networks import remat_resolutions
@@ -34,6 +35,8 @@ from medjax.tasks.slices import random_slices, take_slices
 
 Arrays = Any
 Batch = dict[str, jax.Array]
+
+BOTTLENECKS = ("codebook", "kl")  # values of model.bottleneck
 
 
 class Chances(NamedTuple):
@@ -108,6 +111,7 @@ class Autoencoder:
         check_choices(
             ("model.norm", model.norm, ("group", "batch")),
             ("model.padding", model.padding, tuple(FILLS)),
+            ("model.bottleneck", model.bottleneck, BOTTLENECKS),
             ("losses.discriminator", losses.discriminator, KINDS),
             ("train.dtype", train.dtype, ("float32", "bfloat16")),
         )
@@ -139,14 +143,7 @@ class Autoencoder:
             "remat": remat_resolutions(train.remat, max(size), levels + 1),
             "lowering": lowering,
         }
-        bottleneck = Codebook(
-            channels=model.embedding_channels,
-            codes=model.codes,
-            decay=model.codebook_decay,
-            weight=model.commitment,
-            restart_threshold=model.restart_threshold,
-            restart_statistics=model.restart_statistics,
-        )
+        bottleneck = make_bottleneck(model)
         return cls(
             encoder=Encoder(out_channels=bottleneck.encoder_channels, padding=model.padding, **both),
             bottleneck=bottleneck,
@@ -404,6 +401,20 @@ class Autoencoder:
 
     def _compares(self, frozen: Arrays) -> bool:
         return self.perceptual > 0 and "perceptual" in frozen
+
+
+def make_bottleneck(model: ConfigDict) -> Bottleneck:
+    """The bottleneck that the `model` part of an autoencoder's configuration describes."""
+    if model.bottleneck == "kl":
+        return KL(channels=model.embedding_channels, weight=model.kl_weight)
+    return Codebook(
+        channels=model.embedding_channels,
+        codes=model.codes,
+        decay=model.codebook_decay,
+        weight=model.commitment,
+        restart_threshold=model.restart_threshold,
+        restart_statistics=model.restart_statistics,
+    )
 
 
 def _in_training(network: nn.Module, params: Arrays, statistics: Arrays, name: str, x: jax.Array) -> tuple[Any, Arrays]:

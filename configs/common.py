@@ -290,10 +290,13 @@ def keys_of_run(task: str, network: str) -> ConfigDict:
     Raises:
       KeyError: there is no such task.
     """
-    config = base()
+    config, other = base(), base()
     TASKS[task](config)
     if task == "latent_diffusion" and network == "unet":
         plain_unet(config)
+    elif network == "factorized_unet":
+        latent_diffusion_keys(other)
+        config.model = other.model
     return config
 
 
@@ -440,4 +443,9 @@ WDM_VARIANTS = {
     "published": published_sampling,
 }
 
-TASKS = {"wavelet_diffusion": lambda config: None, "vqgan": vqgan_keys, "latent_diffusion": latent_diffusion_keys}
+TASKS = {
+    "wavelet_diffusion": lambda config: None,
+    "voxel_diffusion": voxels,
+    "vqgan": vqgan_keys,
+    "latent_diffusion": latent_diffusion_keys,
+}

@@ -24,7 +24,10 @@ from medjax.errors import UserError
 FIXED_KEYS = ("task", "seed", "model", "diffusion")
 
 # Keys of `model` that came later, by task, with what a run had before there was the key.
-LATER_KEYS = {"vqgan": {"bottleneck": "codebook", "kl_weight": 1e-6}}
+LATER_KEYS = {
+    "wavelet_diffusion": {"classes": 0, "label_dropout": 0.1},
+    "vqgan": {"bottleneck": "codebook", "kl_weight": 1e-6},
+}
 
 WITHOUT_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP)  # of a file system, such as NFS whose lock daemon is not running
 

@@ -1,12 +1,16 @@
 import errno
 import subprocess
 import sys
+from pathlib import Path
 
 import filelock
 import pytest
 
+from configs import atlas
 from medjax.errors import UserError
 from medjax.runtime.workdir import (
+    as_json,
+    check_same_model,
     free_name,
     open_workdir,
     read_config,
@@ -188,3 +192,12 @@ def test_an_older_configuration_is_completed(tmp_path):
     known = read_config(path, CONFIG)
     assert known["model"] == {"width": 4.5, "levels": [1, 2], "old": 1}
     assert known["seed"] == 0 and known["train"] is None
+
+
+def test_a_run_from_before_diffusion_on_subbands_knew_labels_is_one_without():
+    config = atlas.get_config("tiny").to_dict()
+    older = config | {"model": {key: value for key, value in config["model"].items() if "label" not in key}}
+    del older["model"]["classes"]
+    check_same_model(Path("run"), as_json(older), config)
+    with pytest.raises(UserError, match="model.classes is 0 there and 2 here"):
+        check_same_model(Path("run"), as_json(older), config | {"model": config["model"] | {"classes": 2}})

@@ -2,17 +2,18 @@
 
   python launch.py                                                       train the default, brains made from an atlas
   python launch.py --config=configs/folder.py --config.data.root=SCANS --workdir=RUN     train on a folder of NIfTI files
-  python launch.py --config=configs/folder.py --config.data.root=SCANS --workdir=RUN     the same again: go on from there
-  python launch.py --config=configs/folder.py --workdir=RUN --mode=sample                draw volumes: RUN/samples
+  python launch.py --workdir=RUN                                                         go on from there
+  python launch.py --workdir=RUN --mode=sample                                           draw volumes: RUN/samples
   python launch.py --config=configs/brats.py:256,bf16 --config.mesh.depth=2 ...          a published model, another line
-  python launch.py --config=configs/folder.py --workdir=RUN --mode=evaluate              how good, varied and new they are
+  python launch.py --workdir=RUN --mode=evaluate                                         how good, varied and new they are
   python launch.py --mode=evaluate --real=DIR --generated=DIR                            of anybody's NIfTI files
   python launch.py --config=configs/brats.py:128,bf16 --mode=benchmark                   how fast it is here
   python launch.py --config=configs/brats.py:256,bf16 --mode=plan --topology=v5e:4x4     what a machine would make of it
   python launch.py --config=configs/brats.py --workdir=RUN --mode=import_weights --checkpoint=FILE.pt    weights of PyTorch
 
---mode picks the job: MODES. The configuration is a file, `:` and words that pick a variant; --config.KEY=VALUE changes
-one line of it. Progress goes to stderr; the last line on stdout is one JSON object.
+--mode picks the job: MODES. The configuration is a file, `:` and words that pick a variant, or without --config the one that
+RUN has recorded; --config.KEY=VALUE changes one line of either. Progress goes to stderr; the last line on stdout is one JSON
+object.
 """
 
 import ast

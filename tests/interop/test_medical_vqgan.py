@@ -55,3 +55,12 @@ def test_refuses(state):
     strange = {**state[0], "generator": {**state[0]["generator"], "third": {"kernel": np.zeros(3)}}}
     with pytest.raises(ValueError, match="no params/generator/third/kernel"):
         state_dict_paths(strange, state[1])
+
+
+def test_an_autoencoder_without_a_codebook_is_refused(state):
+    params, variables = state
+    without = {name: values for name, values in variables.items() if name != "codebook"}
+    with pytest.raises(ValueError, match="has a codebook, and this autoencoder none"):
+        to_state_dict(params, without)
+    with pytest.raises(ValueError, match="has a codebook, and this autoencoder none"):
+        to_params(to_state_dict(*state), params, without)

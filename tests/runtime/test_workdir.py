@@ -201,3 +201,13 @@ def test_a_run_from_before_diffusion_on_subbands_knew_labels_is_one_without():
     check_same_model(Path("run"), as_json(older), config)
     with pytest.raises(UserError, match="model.classes is 0 there and 2 here"):
         check_same_model(Path("run"), as_json(older), config | {"model": config["model"] | {"classes": 2}})
+
+
+def test_an_older_autoencoder_is_one_with_a_codebook(tmp_path):
+    old = CONFIG | {"task": "vqgan"}
+    new = {name: old | {"model": old["model"] | {"bottleneck": name, "kl_weight": 1e-6}} for name in ("codebook", "kl")}
+    check_same_model(tmp_path, old, new["codebook"])
+    with pytest.raises(UserError, match="model.bottleneck is codebook there and kl here"):
+        check_same_model(tmp_path, old, new["kl"])
+    write_json(tmp_path / "config.json", old)
+    assert read_config(tmp_path / "config.json", new["kl"])["model"]["bottleneck"] == "codebook"

@@ -102,7 +102,7 @@ def check_same_model(workdir: pathlib.Path, known: Mapping[str, Any], config: Ma
 
 
 def with_later_keys(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A run's configuration with the keys that there were not when it was written, if it is so old."""
+    """Completes a run's configuration by the keys that there were not when it was written, if it is so old."""
     task, model = config.get("task"), config.get("model")
     if not isinstance(task, str) or task not in LATER_KEYS or not isinstance(model, dict):
         return config

@@ -204,7 +204,7 @@ def test_a_run_from_before_diffusion_on_subbands_knew_labels_is_one_without():
 
 
 def test_an_older_autoencoder_is_one_with_a_codebook(tmp_path):
-    old = CONFIG | {"task": "vqgan"}
+    old = as_json(CONFIG | {"task": "vqgan"})
     new = {name: old | {"model": old["model"] | {"bottleneck": name, "kl_weight": 1e-6}} for name in ("codebook", "kl")}
     check_same_model(tmp_path, old, new["codebook"])
     with pytest.raises(UserError, match="model.bottleneck is codebook there and kl here"):

@@ -9,9 +9,9 @@ import jax
 import numpy as np
 import pytest
 
+from medjax.builders.assemble import tell_of_unused_labels
 from medjax.errors import UserError
 from medjax.jobs import train
-from medjax.jobs.train import classes_of
 from medjax.runtime.checkpoints import Checkpoints
 from small_config import small_config
 from small_runs import command, ends, launch, result, start, start_signalled, write_scans
@@ -152,10 +152,15 @@ def test_eight_devices_train_what_one_trains(scans, tmp_path, capsys):
 
 
 def test_labels_that_a_model_does_not_learn_are_told_in_one_line(capsys):
-    config, dataset = small_config(**{"data.label_name": "lesion"}), SimpleNamespace(classes=2)
-    assert classes_of(config, dataset) == 0
+    run = SimpleNamespace(
+        config=small_config(**{"data.label_name": "lesion"}),
+        task=SimpleNamespace(generates=True),
+        dataset=SimpleNamespace(classes=2),
+        spec={"image": None},
+    )
+    tell_of_unused_labels(run)
     told = capsys.readouterr().err.splitlines()
     assert told == ["data.label_name is lesion, but this model learns no labels: they are not used"]
-    config.task = "vqgan"  # whose records are those of the diffusion on its latents
-    assert classes_of(config, dataset) == 0
+    run.task.generates = False  # as of a VQ-GAN, whose records are those of the diffusion on its latents
+    tell_of_unused_labels(run)
     assert capsys.readouterr().err == ""

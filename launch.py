@@ -178,7 +178,7 @@ def load(argv: Sequence[str]) -> tuple[ConfigDict, str]:
 
 def config_of_run(path: pathlib.Path) -> ConfigDict:
     """The configuration that a run has recorded, its values in the types they were given in."""
-    from configs import common
+    from configs import known_keys
     from medjax.runtime.workdir import FIXED_KEYS, fill, read_config, read_json
 
     known = read_json(path)
@@ -188,7 +188,7 @@ def config_of_run(path: pathlib.Path) -> ConfigDict:
             raise UserError(f"{path} is damaged (it has no {part!r}): {advice}")
     network = known["model"].get("network") if isinstance(known["model"], dict) else None
     try:
-        config = common.keys_of_run(known["task"], network)
+        config = known_keys.keys_of_run(known["task"], network)
     except (KeyError, TypeError):
         raise UserError(f"{path} is damaged (task is {str(known['task'])[:60]!r}): {advice}") from None
     fill(config, read_config(path, config.to_dict()))

@@ -6,10 +6,10 @@ voxels (no wavelets) or published (sampling).
 
 from ml_collections import ConfigDict
 
-from configs import common
+from configs import common, variants
 
 
-def get_config(variants: str | None = None) -> ConfigDict:
+def get_config(arg: str | None = None) -> ConfigDict:
     config = common.base()
     config.data.name = "atlas"
     config.data.size = (64, 80, 64)
@@ -28,9 +28,9 @@ def get_config(variants: str | None = None) -> ConfigDict:
     config.train.eval_every = 500
     config.train.checkpoint_every = 500
     config.train.ema_decay = 0.999
-    known = {"demo": demo, "tiny": tiny, "bf16": common.bf16, "fewstep": common.fewstep, "flow": common.flow}
-    known |= {"voxels": common.voxels, "published": common.published_sampling}
-    return common.apply(config, variants, known)
+    known = {"demo": demo, "tiny": tiny, "bf16": variants.bf16, "fewstep": variants.fewstep, "flow": variants.flow}
+    known |= {"voxels": variants.voxels, "published": variants.published_sampling}
+    return variants.apply(config, arg, known)
 
 
 def demo(config: ConfigDict) -> None:
@@ -61,5 +61,5 @@ def demo(config: ConfigDict) -> None:
 
 def tiny(config: ConfigDict) -> None:
     """Trains and samples on two CPU cores in under a minute."""
-    common.tiny(config)
+    variants.tiny(config)
     config.optimizer.decay = "constant"

@@ -6,10 +6,10 @@ files if no root is given. For CT set data.window to "fixed" and data.window_ran
 
 from ml_collections import ConfigDict
 
-from configs import common
+from configs import common, variants
 
 
-def get_config(variants: str | None = None) -> ConfigDict:
+def get_config(arg: str | None = None) -> ConfigDict:
     config = common.base()
     config.data.name = "folder"
     config.data.fit = "resize"  # whatever the field of view, all of it is kept
@@ -21,4 +21,4 @@ def get_config(variants: str | None = None) -> ConfigDict:
     config.train.checkpoint_every = 500
     config.train.ema_decay = 0.9995
     config.data.batch_size = 2  # fits one GPU
-    return common.apply(config, variants, common.WDM_VARIANTS)
+    return variants.apply(config, arg, variants.WDM_VARIANTS)

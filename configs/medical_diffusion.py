@@ -8,13 +8,13 @@ published, which samples as the paper did: all of its steps.
 
 from ml_collections import ConfigDict
 
-from configs import common
+from configs import affines, common, medical_keys, variants
 
 
-def get_config(variants: str | None = None) -> ConfigDict:
-    words = (variants or "").split(",")
+def get_config(arg: str | None = None) -> ConfigDict:
+    words = (arg or "").split(",")
     config = common.base()
-    (common.latent_diffusion_keys if "ddpm" in words else common.vqgan_keys)(config)
+    (medical_keys.latent_diffusion_keys if "ddpm" in words else medical_keys.vqgan_keys)(config)
     config.data.axes = "kij"  # slices first
     config.data.window_range = (0.0, 1.0)  # from the least to the largest value
     config.data.flip = True
@@ -22,16 +22,16 @@ def get_config(variants: str | None = None) -> ConfigDict:
     if not DATASETS.keys() & set(words):
         words.append("atlas")
     # Whatever the order of the words, a dataset is chosen before what is changed for it.
-    network = {"unet": common.plain_unet, "haar": haar} if "ddpm" in words else {}
+    network = {"unet": medical_keys.plain_unet, "haar": haar} if "ddpm" in words else {}
     known = (
         DATASETS
         | {"vqgan": _stage, "ddpm": _stage}
         | network
-        | {"demo": demo, "tiny": tiny, "kl": kl, "bf16": common.bf16}
+        | {"demo": demo, "tiny": tiny, "kl": kl, "bf16": variants.bf16}
     )
-    known["published"] = common.published_sampling
+    known["published"] = variants.published_sampling
     order = {word: place for place, word in enumerate(known)}
-    return common.apply(config, ",".join(sorted(words, key=lambda word: order.get(word, -1))), known)
+    return variants.apply(config, ",".join(sorted(words, key=lambda word: order.get(word, -1))), known)
 
 
 def atlas(config: ConfigDict) -> None:
@@ -49,7 +49,7 @@ def adni(config: ConfigDict) -> None:
     config.data.size = (64, 64, 64)
     config.data.fit = "brain"
     # A head as FSL stores one; brains fill the cube, so their scale is only known to about this.
-    config.data.affine = common.affine_about_origin(((-2.8, 0, 0), (0, 2.8, 0), (0, 0, 2.8)), (64, 64, 64))
+    config.data.affine = affines.affine_about_origin(((-2.8, 0, 0), (0, 2.8, 0), (0, 0, 2.8)), (64, 64, 64))
     published(config, downsample=2, batch_size=10)
 
 
@@ -61,7 +61,7 @@ def brats(config: ConfigDict) -> None:
     config.data.size = (64, 64, 64)
     config.data.fit = "brain"
     config.data.margin = 10
-    config.data.affine = common.affine_about_origin(((-2.8, 0, 0), (0, -2.8, 0), (0, 0, 2.8)), (64, 64, 64))
+    config.data.affine = affines.affine_about_origin(((-2.8, 0, 0), (0, -2.8, 0), (0, 0, 2.8)), (64, 64, 64))
     published(config, downsample=2, batch_size=10)
 
 
@@ -71,7 +71,7 @@ def mrnet(config: ConfigDict) -> None:
     config.data.orientation = "native"
     config.data.size = (32, 256, 256)
     # Rows run down, columns back, slices to the right, as data_pipelines/readers/mrnet.py reads them.
-    config.data.affine = common.affine_about_origin(((0, 0, -0.625), (0, -0.625, 0), (3.0, 0, 0)), (256, 256, 32))
+    config.data.affine = affines.affine_about_origin(((0, 0, -0.625), (0, -0.625, 0), (3.0, 0, 0)), (256, 256, 32))
     published(config, downsample=4, batch_size=40)
 
 
@@ -81,7 +81,7 @@ def duke(config: ConfigDict) -> None:
     config.data.orientation = "native"
     config.data.size = (32, 256, 256)
     # Pixels and slices differ from scanner to scanner; these are common ones.
-    config.data.affine = common.affine_about_origin(((-0.7, 0, 0), (0, -0.7, 0), (0, 0, 1.1)), (256, 256, 32))
+    config.data.affine = affines.affine_about_origin(((-0.7, 0, 0), (0, -0.7, 0), (0, 0, 1.1)), (256, 256, 32))
     published(config, downsample=4, batch_size=40)
 
 
@@ -91,7 +91,7 @@ def lidc(config: ConfigDict) -> None:
     config.data.orientation = "native"
     config.data.size = (128, 128, 128)
     config.data.spacing = (1.0, 1.0, 1.0)
-    config.data.affine = common.affine_of_field((128.0, -128.0, -128.0), (-1, 1, 1), 2.0)
+    config.data.affine = affines.affine_of_field((128.0, -128.0, -128.0), (-1, 1, 1), 2.0)
     published(config, downsample=4, batch_size=50)
 
 
@@ -125,11 +125,11 @@ def haar(config: ConfigDict) -> None:
 
 def tiny(config: ConfigDict) -> None:
     """Both stages train on two CPU cores in a minute or two, on files laid out as the dataset's where data.root is not given."""
-    common.short_run(config)
+    variants.short_run(config)
     if config.data.name == "lidc":
         config.data.spacing = (8.0, 8.0, 8.0)  # the field of view stays 256 mm
     if config.data.affine is not None:
-        config.data.affine = common.affine_about_origin(((-8, 0, 0), (0, 8, 0), (0, 0, 8)), (32, 32, 32))
+        config.data.affine = affines.affine_about_origin(((-8, 0, 0), (0, 8, 0), (0, 0, 8)), (32, 32, 32))
     vqgan = config.model if config.task == "vqgan" else config.latents.model
     vqgan.downsample = (2, 2, 2)
     vqgan.base_channels = 4
@@ -181,7 +181,7 @@ def demo(config: ConfigDict) -> None:
         config.losses.discriminator_ramp = 100
         config.train.steps = 600
     else:
-        common.plain_unet(config)
+        medical_keys.plain_unet(config)
         config.data.batch_size = 8
         config.model.base_channels = 16
         config.model.blocks_per_level = 1

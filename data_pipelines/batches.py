@@ -18,10 +18,11 @@ import numpy as np
 
 from data_pipelines import records, splits, synthetic, transforms
 from data_pipelines.cases import Example
-from data_pipelines.datasets import Dataset, check_seed, first_examples, open_dataset
+from data_pipelines.datasets import Dataset, first_examples, open_dataset
 from data_pipelines.errors import DataError
 from data_pipelines.formats import nifti
 from data_pipelines.lazy_tensorflow import import_tensorflow
+from data_pipelines.settings import check_seed
 
 if TYPE_CHECKING:
     import tensorflow as tf

@@ -8,25 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from data_pipelines import cache, contents, records, splits, subjects, transforms
+from data_pipelines import cache, contents, records, splits, subjects
 from data_pipelines.cases import Case, Example
-from data_pipelines.decoding import Preprocessing
 from data_pipelines.errors import DataError
-from data_pipelines.readers import duke
 from data_pipelines.records import Latents, Records
-from data_pipelines.sources import (
-    LABEL_NAMES,
-    SERIES,
-    cache_folder,
-    find_sources,
-    has_labels,
-    is_made_up,
-    make_preprocessing,
-    settings,
-)
+from data_pipelines.settings import cache_folder, check, check_seed, has_labels, intensity_range, is_made_up, settings
+from data_pipelines.sources import find_sources
 from data_pipelines.transforms import Shape
-
-NAMES = ("atlas", "folder", "adni", "brats", "duke", "lidc", "mrnet", "synthetic")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -233,23 +221,6 @@ def found_identity(data: Any) -> dict[str, Any]:
     return json.loads(json.dumps({"name": data.name, "size": data.size, "axes": data.axes, **parameters}))
 
 
-def preprocessing_of(data: Any) -> Preprocessing:
-    """Makes a function from the path of one scan to its volume, in [-1, 1], preprocessed as a config asks.
-
-    Raises:
-      DataError: a key of `data` cannot work; so does what is returned, for a scan that cannot be used.
-    """
-    check(data)
-    return make_preprocessing(data, transforms.voxel_shape(tuple(data.size), data.axes))
-
-
-def intensity_range(data: Any) -> tuple[float, float]:
-    """Returns what -1 and 1 stand for in files: the values of a fixed window, or 0 and 1."""
-    own = data.name == "lidc" or (data.name == "brats" and data.fit != "brain")  # a window of their own
-    by_window = data.name != "synthetic" and not own and data.window == "fixed"
-    return tuple(float(value) for value in data.window_range) if by_window else (0.0, 1.0)
-
-
 def _open_records(data: Any, latents: Latents | None) -> Records:
     prepared, folder = records.open_records(data.records), records.folder_of(data.records)
     records.check_latents(prepared.settings, latents, folder)
@@ -257,61 +228,3 @@ def _open_records(data: Any, latents: Latents | None) -> Records:
     if has_labels(data) and not prepared.classes:
         raise DataError(f"data.label_name, data.labels: {folder} was prepared without labels; prepare another folder")
     return prepared
-
-
-def check(data: Any) -> None:
-    """Raises DataError for a key of a config's `data` that cannot work, whatever the scans."""
-    choices = {
-        "name": NAMES,
-        "axes": tuple(transforms.PERMUTATIONS),
-        "orientation": ("RAS", "native"),
-        "fit": ("crop", "resize", "brain"),
-        "window": ("quantile", "fixed"),
-    }
-    for key, allowed in choices.items():
-        if (value := getattr(data, key)) not in allowed:
-            raise DataError(f"data.{key} is {value!r}; use one of {', '.join(allowed)}")
-    if data.records and data.name == "synthetic":
-        raise DataError(f"data.records is {data.records}, but data.name=synthetic reads no files; leave it unset")
-    if len(data.size) != 3 or min(data.size) < 2:
-        raise DataError(f"data.size is {tuple(data.size)}; give three edges (D, H, W) in voxels")
-    if len(data.split) != 3 or min(data.split) < 0 or data.split[0] <= 0:
-        raise DataError(f"data.split is {tuple(data.split)}; give three fractions (train, validation, test)")
-    if data.root and data.name in ("atlas", "synthetic"):
-        raise DataError(f"data.root is {data.root}, but data.name={data.name} reads no files; use configs/folder.py")
-    low, high = data.window_range
-    if data.window == "fixed" and (low, high) == (0.001, 0.999):
-        raise DataError("data.window is 'fixed' but data.window_range is still of quantiles; give two intensities")
-    if not low < high or (data.window == "quantile" and not 0 <= low < high <= 1):
-        raise DataError(f"data.window_range is ({low:g}, {high:g}) for data.window={data.window!r}; give (low, high)")
-    for key in ("spacing", "voxel_size"):
-        if (edges := getattr(data, key)) is not None and (len(edges) != 3 or min(edges) <= 0):
-            raise DataError(f"data.{key} is {tuple(edges)}; give three edges in millimetres, or None")
-    check_seed("data.atlas_seed", data.atlas_seed)
-    if data.subject_pattern:
-        subjects.compiled(data.subject_pattern)
-    if data.margin < 0:
-        raise DataError(f"data.margin is {data.margin}; give 0 voxels or more")
-    _check_series_and_labels(data)
-
-
-def check_seed(key: str, seed: int) -> None:
-    """Raises DataError unless a seed is one that JAX and TensorFlow both take as it is."""
-    if not 0 <= seed < 2**32:
-        raise DataError(f"{key} is {seed}; give a whole number from 0 to {2**32 - 1}")
-
-
-def _check_series_and_labels(data: Any) -> None:
-    if data.series:
-        known = SERIES.get(data.name)
-        if not known:
-            raise DataError(f"data.series is {data.series!r}, but data.name={data.name} has no choice; leave it unset")
-        if data.series not in known and not (data.name == "duke" and duke.NAME.fullmatch(data.series)):
-            raise DataError(f"data.series is {data.series!r}; use one of {', '.join(known)}")
-    if data.label_name and data.labels:
-        raise DataError(f"data.label_name is {data.label_name!r} and data.labels is {data.labels}; use one of the two")
-    if data.label_name:
-        known = (*LABEL_NAMES.get(data.name, ()), *(("lesion",) if is_made_up(data) else ()))
-        if data.label_name not in known:
-            advice = f"use one of {', '.join(known)}" if known else "give labels by a file, data.labels=FILE.csv"
-            raise DataError(f"data.label_name is {data.label_name!r} for data.name={data.name}; {advice}")

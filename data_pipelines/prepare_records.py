@@ -25,13 +25,14 @@ from etils import epath
 
 from data_pipelines import contents, records, splits, transforms
 from data_pipelines.cases import Case
-from data_pipelines.datasets import check, sides_of_subjects, tell_of_empty_sides
+from data_pipelines.datasets import sides_of_subjects, tell_of_empty_sides
 from data_pipelines.decoding import Preprocessing, decode_each, refuse_failures
 from data_pipelines.errors import DataError
 from data_pipelines.formats.nifti import Volume, cannot_write
 from data_pipelines.lazy_tensorflow import import_tensorflow
 from data_pipelines.records import Latents, Records, Shard
-from data_pipelines.sources import find_sources, settings
+from data_pipelines.settings import check, settings
+from data_pipelines.sources import find_sources
 
 LOCK = ".lock"
 Encoder = Callable[[np.ndarray], np.ndarray]  # of a volume [D, H, W] float32 in [-1, 1] to latents [d, h, w, c] float32

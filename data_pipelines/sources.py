@@ -2,23 +2,17 @@
 
 import dataclasses
 import hashlib
-import json
-import sys
 from pathlib import Path
 from typing import Any
 
 from data_pipelines import contents, labels, subjects, transforms
-from data_pipelines.cache import default_folder
 from data_pipelines.cases import Case
 from data_pipelines.decoding import Preprocessing
 from data_pipelines.errors import DataError
-from data_pipelines.readers import adni, atlas_layouts, brats, duke, folder, lidc, mrnet
+from data_pipelines.readers import READERS, Chosen, atlas_layouts
 from data_pipelines.readers.atlas_layouts import Atlas
+from data_pipelines.settings import cache_folder, has_labels, is_made_up, make_preprocessing
 from data_pipelines.transforms import Shape
-
-LABEL_NAMES = {"brats": ("grade",), "mrnet": mrnet.LABELS}  # what readers know of whole scans
-SERIES = {"brats": brats.SERIES, "mrnet": tuple(mrnet.DIRECTIONS), "duke": ("Dyn_N",)}
-MADE_UP_KEYS = ("atlas_count", "atlas_seed", "lesion_share")  # what made-up subjects depend on, besides the size
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,51 +58,10 @@ def find_sources(data: Any, atlas_count: int | None = None) -> Sources:
     return Sources(found, preprocessing, parameters | {"labels": _describe_labels(data, found)})
 
 
-def settings(data: Any) -> dict[str, Any]:
-    """The keys of `data` that decide what the volumes are, whatever the scans, as plain JSON data."""
-    shape = transforms.voxel_shape(tuple(data.size), data.axes)
-    preprocessing = dataclasses.asdict(make_preprocessing(data, shape))
-    del preprocessing["shape"]  # data.size and data.axes, said otherwise
-    made_up = {key: getattr(data, key) for key in MADE_UP_KEYS} if is_made_up(data) else {}
-    own = {key: getattr(data, key) for key in ("name", "size", "axes", "split", "split_seed")}
-    chosen = {key: getattr(data, key) for key in ("series", "label_name", "subject_pattern") if getattr(data, key)}
-    return json.loads(json.dumps(own | preprocessing | made_up | chosen))
-
-
-def make_preprocessing(data: Any, shape: Shape) -> Preprocessing:
-    """Makes the preprocessing that a config asks for: from the path of a scan to its volume of `shape` voxels."""
-    if data.name == "brats" and data.fit != "brain":
-        return brats.Preprocessing(shape, data.orientation)
-    if data.name == "lidc":
-        return lidc.Preprocessing(shape, data.orientation, tuple(data.spacing or (1.0, 1.0, 1.0)))
-    common = {
-        "shape": shape,
-        "orientation": data.orientation,
-        "spacing": tuple(data.spacing) if data.spacing else None,
-        "window": data.window,
-        "window_range": tuple(data.window_range),
-        "fit": data.fit,
-        "margin": data.margin,
-    }
-    voxel_size = tuple(data.voxel_size) if data.voxel_size else None
-    if data.name == "mrnet":
-        return mrnet.Preprocessing(**common, voxel_size=voxel_size or mrnet.VOXEL_SIZE, plane=data.series or "sagittal")
-    return folder.Preprocessing(**common, voxel_size=voxel_size or folder.VOXEL_SIZE)
-
-
-def has_labels(data: Any) -> bool:
-    """Whether a config asks for labels of whole scans."""
-    return bool(data.label_name or data.labels)
-
-
-def is_made_up(data: Any) -> bool:
-    """Whether the scans are the atlas's, in whatever layout."""
-    return data.name == "atlas" or (data.atlas_layout and not data.root)
-
-
-def cache_folder(data: Any) -> Path:
-    """Returns the folder of preprocessed and made-up volumes."""
-    return Path(data.cache).expanduser() if data.cache else default_folder()
+def _chosen(data: Any) -> Chosen:
+    reader = READERS[data.name]
+    label_name = data.label_name if data.label_name in reader.labels else None
+    return Chosen(data.series or None, label_name, tuple(data.voxel_size) if data.voxel_size else None)
 
 
 def _describe_labels(data: Any, found: tuple[Case, ...]) -> dict[str, Any]:
@@ -136,7 +89,7 @@ def _find(data: Any, shape: Shape, atlas_count: int) -> tuple[tuple[Case, ...], 
             f"data.root is not set; give the folder of the {data.name} scans with --config.data.root=FOLDER"
         )
     root = Path(data.root).expanduser()
-    found = _find_in(data, root)
+    found = READERS[data.name].find(root, _chosen(data))
     if data.subject_pattern:
         paths = [scan.path.relative_to(root).as_posix() for scan in found]
         found = subjects.regrouped(found, paths, data.subject_pattern)
@@ -146,42 +99,12 @@ def _find(data: Any, shape: Shape, atlas_count: int) -> tuple[tuple[Case, ...], 
     return found, contents.fingerprint(found)
 
 
-def _find_in(data: Any, root: Path) -> tuple[Case, ...]:
-    """The scans of a folder that is laid out as `data.name` says."""
-    match data.name:
-        case "adni":
-            return adni.find_cases(root)
-        case "brats":
-            return brats.find_cases(root, data.series or "t1n")
-        case "duke":
-            return duke.find_cases(root, data.series or "Dyn_0")
-        case "lidc":
-            return lidc.find_cases(root)
-        case "mrnet":
-            label_name = data.label_name if data.label_name in mrnet.LABELS else None
-            return mrnet.find_cases(root, data.series or "sagittal", label_name)
-    found = folder.find_cases(root)
-    if not data.voxel_size and any(scan.path.suffix == ".npy" for scan in found):
-        print(f"{root}: .npy files do not say how large voxels are, so 1 mm; else set data.voxel_size", file=sys.stderr)
-    return found
-
-
 def _find_made_up(data: Any, made_up: Atlas, cache: Path, count: int) -> tuple[Case, ...]:
     """The scans of made-up subjects, from files laid out as `data.name` says."""
-    match data.name:
-        case "adni":
-            root = atlas_layouts.write_as_adni(cache, made_up, count)
-        case "brats":
-            root = atlas_layouts.write_as_brats(cache, made_up, count, data.series or "t1n")
-        case "duke":
-            root = atlas_layouts.write_as_duke(cache, made_up, count, data.series or "Dyn_0")
-        case "lidc":
-            root = atlas_layouts.write_as_lidc(cache, made_up, count)
-        case "mrnet":
-            root = atlas_layouts.write_as_mrnet(cache, made_up, count, data.series or "sagittal")
-        case _:
-            return atlas_layouts.write_plain(cache, made_up, count)
-    return _find_in(data, root)
+    reader = READERS[data.name]
+    if reader.write_made_up is None:
+        return atlas_layouts.write_plain(cache, made_up, count)
+    return reader.find(reader.write_made_up(cache, made_up, count, data.series or None), _chosen(data))
 
 
 def _sha256(text: str) -> str:

@@ -9,7 +9,11 @@ from pathlib import Path
 from data_pipelines.cases import Case
 from data_pipelines.errors import DataError
 from data_pipelines.formats.nifti import is_nifti
+from data_pipelines.readers import folder
+from data_pipelines.readers.atlas_layouts import Atlas, write_files
 from data_pipelines.readers.folder import list_files
+from data_pipelines.readers.reader import Reader
+from data_pipelines.transforms import to_orientation
 
 SUBJECT = re.compile(r"\d{3}_S_\d{4,5}")  # the site, then the person
 T1 = re.compile(r"MP-?RAGE|MPR(?![a-z])|SPGR|T1w?", re.IGNORECASE)  # what scanners and processing call the series
@@ -34,3 +38,26 @@ def find_cases(root: Path) -> tuple[Case, ...]:
             "give the folder of the ADNI download in NIfTI, or use configs/medical_diffusion.py:folder"
         )
     return tuple(scans)
+
+
+def write_made_up(cache: Path, subjects: Atlas, count: int, series: str | None = None) -> Path:
+    """Writes subjects as ADNI in NIfTI may lie once skulls are stripped, left, anterior, superior as FSL has them.
+
+    Returns:
+      The root.
+    """
+    root = subjects.folder(cache, "atlas-as-adni")
+
+    def scan(n: int) -> Case:
+        name = f"{n // 1000:03d}_S_{n:04d}"
+        return Case(name, name, root / name / "MPRAGE" / f"I{n}" / f"ADNI_{name}_MR_MPRAGE_brain_I{n}.nii")
+
+    write_files(root, subjects, [scan(n) for n in range(count)], lambda image: to_orientation(image, "LAS"))
+    return root
+
+
+ADNI = Reader(
+    find=lambda root, chosen: find_cases(root),
+    preprocessing=folder.chosen_preprocessing,
+    write_made_up=write_made_up,
+)

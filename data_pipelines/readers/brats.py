@@ -9,6 +9,7 @@ import math
 import re
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -17,9 +18,12 @@ from data_pipelines.cases import Case
 from data_pipelines.errors import DataError
 from data_pipelines.formats import nifti
 from data_pipelines.formats.nifti import Volume
+from data_pipelines.readers import folder
+from data_pipelines.readers.atlas_layouts import Atlas, write_files
 from data_pipelines.readers.folder import list_files
+from data_pipelines.readers.reader import Reader
 from data_pipelines.subjects import subject_of
-from data_pipelines.transforms import Shape
+from data_pipelines.transforms import Shape, to_orientation
 
 # BraTS-GLI-00000-000-t2f.nii.gz: the patient, the visit, the series; BraTS20_Training_001_flair.nii.gz before.
 NAME = re.compile(r"((BraTS-[A-Za-z]+-\d+)-\d+)-(?P<series>[a-z0-9]+)\.nii(\.gz)?")
@@ -97,3 +101,38 @@ class Preprocessing:
         factor = max(math.ceil(n / m) for n, m in zip(volume.array.shape, self.shape, strict=True))
         padded = transforms.crop_or_pad(volume, tuple(factor * n for n in self.shape), fill=-1.0)
         return transforms.average_pool(padded, factor)
+
+
+def write_made_up(cache: Path, subjects: Atlas, count: int, series: str | None = None) -> Path:
+    """Writes subjects as BraTS 2023 lays its own out, in its voxel order (left, posterior, superior).
+
+    Returns:
+      The root, as a download of BraTS 2023 would be given.
+    """
+    root = subjects.folder(cache, "atlas-as-brats")
+
+    def scan(n: int) -> Case:
+        name = f"BraTS-GLI-{n:05d}-000"
+        return Case(
+            name, name, root / name / f"{name}-{series or SERIES[0]}.nii.gz", root / name / f"{name}-seg.nii.gz"
+        )
+
+    write_files(root, subjects, [scan(n) for n in range(count)], lambda image: to_orientation(image, "LPS"))
+    return root
+
+
+def chosen_preprocessing(data: Any, shape: Shape) -> Preprocessing | folder.Preprocessing:
+    """Makes WDM's preprocessing, or with data.fit="brain" Medical Diffusion's, which is that of any folder."""
+    if data.fit == "brain":
+        return folder.chosen_preprocessing(data, shape)
+    return Preprocessing(shape, data.orientation)
+
+
+BRATS = Reader(
+    find=lambda root, chosen: find_cases(root, chosen.series or SERIES[0]),
+    preprocessing=chosen_preprocessing,
+    write_made_up=write_made_up,
+    series=SERIES,
+    labels=("grade",),
+    own_window=lambda data: data.fit != "brain",
+)

@@ -9,14 +9,19 @@ from pathlib import Path
 from data_pipelines.cases import Case
 from data_pipelines.errors import DataError
 from data_pipelines.formats.nifti import is_nifti, stem
+from data_pipelines.readers import folder
+from data_pipelines.readers.atlas_layouts import Atlas, write_files
 from data_pipelines.readers.folder import list_files
+from data_pipelines.readers.reader import Reader
 from data_pipelines.subjects import person_in, subject_of
+from data_pipelines.transforms import to_orientation
 
 NAME = re.compile(r"Dyn_\d+")
+BEFORE_CONTRAST = "Dyn_0"
 PATIENT = re.compile(r"Breast_MRI_\d+")
 
 
-def find_cases(root: Path, series: str = "Dyn_0") -> tuple[Case, ...]:
+def find_cases(root: Path, series: str = BEFORE_CONTRAST) -> tuple[Case, ...]:
     """The scans PATIENT/Dyn_0.nii.gz ..., at any depth; the patient is the folder the file is in, less a visit.
 
     Args:
@@ -39,3 +44,28 @@ def find_cases(root: Path, series: str = "Dyn_0") -> tuple[Case, ...]:
 def _patient(folder: Path) -> str:
     match = PATIENT.search(str(folder))
     return match.group() if match else subject_of(folder.name if person_in(folder.name) else folder.as_posix())
+
+
+def write_made_up(cache: Path, subjects: Atlas, count: int, series: str | None = None) -> Path:
+    """Writes subjects as Duke-Breast-Cancer-MRI converted to NIfTI lies, one folder a patient.
+
+    Returns:
+      The root.
+    """
+    root = subjects.folder(cache, "atlas-as-duke")
+
+    def scan(n: int) -> Case:
+        name = f"Breast_MRI_{n + 1:05d}"
+        return Case(name, name, root / name / f"{series or BEFORE_CONTRAST}.nii.gz")
+
+    write_files(root, subjects, [scan(n) for n in range(count)], lambda image: to_orientation(image, "LPS"))
+    return root
+
+
+DUKE = Reader(
+    find=lambda root, chosen: find_cases(root, chosen.series or BEFORE_CONTRAST),
+    preprocessing=folder.chosen_preprocessing,
+    write_made_up=write_made_up,
+    series=("Dyn_N",),
+    is_series=lambda name: bool(NAME.fullmatch(name)),
+)

@@ -2,7 +2,9 @@
 
 import dataclasses
 import math
+import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -11,6 +13,7 @@ from data_pipelines.cases import Case
 from data_pipelines.errors import DataError
 from data_pipelines.formats import nifti, npy
 from data_pipelines.formats.nifti import Volume
+from data_pipelines.readers.reader import Chosen, Reader
 from data_pipelines.subjects import subject_of
 from data_pipelines.transforms import Shape
 
@@ -114,3 +117,32 @@ def brain_box(path: Path, volume: Volume, margin: int) -> tuple[slice, ...]:
         there = np.flatnonzero(inside.any(axis=tuple({0, 1, 2} - {axis})))
         box.append(slice(max(0, int(there[0]) - margin), int(there[-1]) + 1 + margin))
     return tuple(box)
+
+
+def common_fields(data: Any, shape: Shape) -> dict[str, Any]:
+    """Reads from a config what every `Preprocessing` of files has, but for the voxels of those that do not say."""
+    return {
+        "shape": shape,
+        "orientation": data.orientation,
+        "spacing": tuple(data.spacing) if data.spacing else None,
+        "window": data.window,
+        "window_range": tuple(data.window_range),
+        "fit": data.fit,
+        "margin": data.margin,
+    }
+
+
+def chosen_preprocessing(data: Any, shape: Shape) -> Preprocessing:
+    """Makes the preprocessing that a config asks for."""
+    voxel_size = tuple(data.voxel_size) if data.voxel_size else VOXEL_SIZE
+    return Preprocessing(**common_fields(data, shape), voxel_size=voxel_size)
+
+
+def _find(root: Path, chosen: Chosen) -> tuple[Case, ...]:
+    found = find_cases(root)
+    if not chosen.voxel_size and any(npy.is_npy(scan.path) for scan in found):
+        print(f"{root}: .npy files do not say how large voxels are, so 1 mm; else set data.voxel_size", file=sys.stderr)
+    return found
+
+
+FOLDER = Reader(find=_find, preprocessing=chosen_preprocessing)

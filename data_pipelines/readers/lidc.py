@@ -11,9 +11,11 @@ from data_pipelines.cases import Case
 from data_pipelines.errors import DataError
 from data_pipelines.formats import dicom, nifti
 from data_pipelines.formats.nifti import Volume
+from data_pipelines.readers.atlas_layouts import Atlas, write_files
 from data_pipelines.readers.folder import list_files
+from data_pipelines.readers.reader import Reader
 from data_pipelines.subjects import subject_of
-from data_pipelines.transforms import Shape
+from data_pipelines.transforms import Shape, to_orientation
 
 PATIENT = re.compile(r"LIDC-IDRI-\d{4}")
 FIELD_OF_VIEW = 256.0  # mm
@@ -91,3 +93,30 @@ def zoom(volume: Volume, spacing: tuple[float, float, float]) -> Volume:
 def _patient(relative: Path) -> str:
     match = PATIENT.search(str(relative))
     return match.group() if match else subject_of(relative.as_posix())
+
+
+def write_made_up(cache: Path, subjects: Atlas, count: int, series: str | None = None) -> Path:
+    """Writes subjects as LIDC-IDRI converted to NIfTI may lie, one folder a patient, with air at -1000 HU.
+
+    Returns:
+      The root.
+    """
+    root = subjects.folder(cache, "atlas-as-lidc")
+
+    def hounsfield(image: Volume) -> Volume:
+        return to_orientation(dataclasses.replace(image, array=image.array - 1000), "LPS")
+
+    def scan(n: int) -> Case:
+        name = f"LIDC-IDRI-{n + 1:04d}"
+        return Case(name, name, root / name / f"{name}.nii.gz")
+
+    write_files(root, subjects, [scan(n) for n in range(count)], hounsfield)
+    return root
+
+
+LIDC = Reader(
+    find=lambda root, chosen: find_cases(root),
+    preprocessing=lambda data, shape: Preprocessing(shape, data.orientation, tuple(data.spacing or (1.0, 1.0, 1.0))),
+    write_made_up=write_made_up,
+    own_window=lambda data: True,
+)

@@ -2,16 +2,22 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from data_pipelines.aside import written_aside
 from data_pipelines.cases import Case
 from data_pipelines.errors import DataError
 from data_pipelines.formats import npy
 from data_pipelines.formats.nifti import Volume
 from data_pipelines.labels import read_table
+from data_pipelines.readers import folder
+from data_pipelines.readers.atlas_layouts import Atlas, write_files
 from data_pipelines.readers.folder import Preprocessing as FolderPreprocessing
 from data_pipelines.readers.folder import list_files
+from data_pipelines.readers.reader import Reader
+from data_pipelines.transforms import Shape, to_orientation
 
 LABELS = ("abnormal", "acl", "meniscus")
 SIDES = ("train", "valid")
@@ -77,3 +83,48 @@ class Preprocessing(FolderPreprocessing):
         """The exam, in the place that `affine` states."""
         array = np.ascontiguousarray(np.moveaxis(npy.read(path), 0, 2))
         return Volume(array, affine(self.plane, array.shape, self.voxel_size))
+
+
+def write_made_up(cache: Path, subjects: Atlas, count: int, plane: str | None = None) -> Path:
+    """Writes subjects as MRNet lays its exams out, all for training; each of its labels tells who has a lesion.
+
+    Returns:
+      The root.
+    """
+    plane = plane or "sagittal"
+    root = subjects.folder(cache, "atlas-as-mrnet")
+
+    def scan(n: int) -> Case:
+        name = f"{n:04d}"
+        return Case(name, name, root / "train" / plane / f"{name}.npy")
+
+    scans = [scan(n) for n in range(count)]
+    write_files(root, subjects, scans, lambda image: to_orientation(image, DIRECTIONS[plane]), _write_npy)
+    # Of all exams there are: other runs may have asked for more.
+    lines = "".join(f"{n:04d},{subjects.lesion(n)}\n" for n in range(len(list(root.glob("train/*/*.npy")))))
+    for name in LABELS:
+        with written_aside(root / f"train-{name}.csv") as aside:
+            aside.write_text(lines)
+    return root
+
+
+def _write_npy(path: Path, image: Volume) -> None:
+    """Slices, which the last axis counts, come first; 0 to 255 as MRNet has them."""
+    with written_aside(path) as aside:
+        np.save(aside, np.moveaxis(image.array * (255 / 1500), 2, 0).astype(np.uint8))
+
+
+def chosen_preprocessing(data: Any, shape: Shape) -> Preprocessing:
+    """Makes the preprocessing that a config asks for."""
+    fields = folder.common_fields(data, shape)
+    voxel_size = tuple(data.voxel_size) if data.voxel_size else VOXEL_SIZE
+    return Preprocessing(**fields, voxel_size=voxel_size, plane=data.series or "sagittal")
+
+
+MRNET = Reader(
+    find=lambda root, chosen: find_cases(root, chosen.series or "sagittal", chosen.label_name),
+    preprocessing=chosen_preprocessing,
+    write_made_up=write_made_up,
+    series=tuple(DIRECTIONS),
+    labels=LABELS,
+)

@@ -10,8 +10,8 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from data_pipelines.datasets import preprocessing_of
 from data_pipelines.formats import nifti
+from data_pipelines.settings import preprocessing_of
 from data_pipelines.transforms import to_network, voxel_shape
 from medjax.errors import UserError
 from medjax.runtime.mesh import process_rows, put_batch

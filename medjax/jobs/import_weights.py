@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from data_pipelines.datasets import check, intensity_range
+from data_pipelines.settings import check, intensity_range
 from medjax.builders.assemble import Needs, Run, assemble, one_device
 from medjax.builders.pretrained import keep_pretrained
 from medjax.builders.steps import state_shapes, volume_shapes

@@ -38,7 +38,7 @@ def test_other_subjects_go_elsewhere(tmp_path):
 
 
 def test_laid_out_as_brats(tmp_path):
-    root = atlas_layouts.write_as_brats(tmp_path, SUBJECTS, 2)
+    root = brats.write_made_up(tmp_path, SUBJECTS, 2)
     assert (root / "BraTS-GLI-00000-000/BraTS-GLI-00000-000-t1n.nii.gz").exists()
     scans = brats.find_cases(root)
     assert [scan.subject for scan in scans] == ["BraTS-GLI-00000", "BraTS-GLI-00001"]
@@ -49,20 +49,20 @@ def test_laid_out_as_brats(tmp_path):
 
 
 def test_laid_out_as_adni(tmp_path):
-    scans = adni.find_cases(atlas_layouts.write_as_adni(tmp_path, SUBJECTS, 2))
+    scans = adni.find_cases(adni.write_made_up(tmp_path, SUBJECTS, 2))
     assert [scan.subject for scan in scans] == ["000_S_0000", "000_S_0001"]
     np.testing.assert_array_equal(np.sign(np.diag(nifti.read(scans[0].path).affine)), [-1, 1, 1, 1])
 
 
 def test_laid_out_as_dukes(tmp_path):
     for series in ("Dyn_0", "Dyn_1"):
-        scans = duke.find_cases(atlas_layouts.write_as_duke(tmp_path, SUBJECTS, 2, series), series)
+        scans = duke.find_cases(duke.write_made_up(tmp_path, SUBJECTS, 2, series), series)
         assert [scan.subject for scan in scans] == ["Breast_MRI_00001", "Breast_MRI_00002"]
 
 
 @pytest.mark.parametrize("plane", ["sagittal", "coronal", "axial"])
 def test_laid_out_as_mrnet(tmp_path, plane):
-    scans = mrnet.find_cases(atlas_layouts.write_as_mrnet(tmp_path, SUBJECTS, 3, plane), plane, "meniscus")
+    scans = mrnet.find_cases(mrnet.write_made_up(tmp_path, SUBJECTS, 3, plane), plane, "meniscus")
     assert [(scan.name, scan.label) for scan in scans] == [("0000", 1), ("0001", 1), ("0002", 1)]
     stored = np.load(scans[1].path)
     assert stored.dtype == np.uint8
@@ -75,7 +75,7 @@ def test_laid_out_as_mrnet(tmp_path, plane):
 
 
 def test_laid_out_as_lidc(tmp_path):
-    root = atlas_layouts.write_as_lidc(tmp_path, SUBJECTS, 2)
+    root = lidc.write_made_up(tmp_path, SUBJECTS, 2)
     scans = lidc.find_cases(root)
     assert [scan.subject for scan in scans] == ["LIDC-IDRI-0001", "LIDC-IDRI-0002"]
     assert nifti.read(scans[0].path).array.min() == -1000

@@ -1,0 +1,121 @@
+"""Says what the keys of a config's `data` mean, and which values cannot work, whatever the scans."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+from data_pipelines import subjects, transforms
+from data_pipelines.cache import default_folder
+from data_pipelines.decoding import Preprocessing
+from data_pipelines.errors import DataError
+from data_pipelines.readers import READERS
+from data_pipelines.transforms import Shape
+
+MADE_UP_KEYS = ("atlas_count", "atlas_seed", "lesion_share")  # what made-up subjects depend on, besides the size
+
+
+def check(data: Any) -> None:
+    """Raises DataError for a key of a config's `data` that cannot work, whatever the scans."""
+    choices = {
+        "name": (*READERS, "synthetic"),
+        "axes": tuple(transforms.PERMUTATIONS),
+        "orientation": ("RAS", "native"),
+        "fit": ("crop", "resize", "brain"),
+        "window": ("quantile", "fixed"),
+    }
+    for key, allowed in choices.items():
+        if (value := getattr(data, key)) not in allowed:
+            raise DataError(f"data.{key} is {value!r}; use one of {', '.join(allowed)}")
+    if data.records and data.name == "synthetic":
+        raise DataError(f"data.records is {data.records}, but data.name=synthetic reads no files; leave it unset")
+    if len(data.size) != 3 or min(data.size) < 2:
+        raise DataError(f"data.size is {tuple(data.size)}; give three edges (D, H, W) in voxels")
+    if len(data.split) != 3 or min(data.split) < 0 or data.split[0] <= 0:
+        raise DataError(f"data.split is {tuple(data.split)}; give three fractions (train, validation, test)")
+    if data.root and data.name in ("atlas", "synthetic"):
+        raise DataError(f"data.root is {data.root}, but data.name={data.name} reads no files; use configs/folder.py")
+    low, high = data.window_range
+    if data.window == "fixed" and (low, high) == (0.001, 0.999):
+        raise DataError("data.window is 'fixed' but data.window_range is still of quantiles; give two intensities")
+    if not low < high or (data.window == "quantile" and not 0 <= low < high <= 1):
+        raise DataError(f"data.window_range is ({low:g}, {high:g}) for data.window={data.window!r}; give (low, high)")
+    for key in ("spacing", "voxel_size"):
+        if (edges := getattr(data, key)) is not None and (len(edges) != 3 or min(edges) <= 0):
+            raise DataError(f"data.{key} is {tuple(edges)}; give three edges in millimetres, or None")
+    check_seed("data.atlas_seed", data.atlas_seed)
+    if data.subject_pattern:
+        subjects.compiled(data.subject_pattern)
+    if data.margin < 0:
+        raise DataError(f"data.margin is {data.margin}; give 0 voxels or more")
+    _check_series_and_labels(data)
+
+
+def check_seed(key: str, seed: int) -> None:
+    """Raises DataError unless a seed is one that JAX and TensorFlow both take as it is."""
+    if not 0 <= seed < 2**32:
+        raise DataError(f"{key} is {seed}; give a whole number from 0 to {2**32 - 1}")
+
+
+def settings(data: Any) -> dict[str, Any]:
+    """The keys of `data` that decide what the volumes are, whatever the scans, as plain JSON data."""
+    shape = transforms.voxel_shape(tuple(data.size), data.axes)
+    preprocessing = dataclasses.asdict(make_preprocessing(data, shape))
+    del preprocessing["shape"]  # data.size and data.axes, said otherwise
+    made_up = {key: getattr(data, key) for key in MADE_UP_KEYS} if is_made_up(data) else {}
+    own = {key: getattr(data, key) for key in ("name", "size", "axes", "split", "split_seed")}
+    chosen = {key: getattr(data, key) for key in ("series", "label_name", "subject_pattern") if getattr(data, key)}
+    return json.loads(json.dumps(own | preprocessing | made_up | chosen))
+
+
+def make_preprocessing(data: Any, shape: Shape) -> Preprocessing:
+    """Makes the preprocessing that a config asks for: from the path of a scan to its volume of `shape` voxels."""
+    return READERS[data.name].preprocessing(data, shape)
+
+
+def preprocessing_of(data: Any) -> Preprocessing:
+    """Makes a function from the path of one scan to its volume, in [-1, 1], preprocessed as a config asks.
+
+    Raises:
+      DataError: a key of `data` cannot work; so does what is returned, for a scan that cannot be used.
+    """
+    check(data)
+    return make_preprocessing(data, transforms.voxel_shape(tuple(data.size), data.axes))
+
+
+def intensity_range(data: Any) -> tuple[float, float]:
+    """Returns what -1 and 1 stand for in files: the values of a fixed window, or 0 and 1."""
+    own = data.name != "synthetic" and READERS[data.name].own_window(data)
+    by_window = data.name != "synthetic" and not own and data.window == "fixed"
+    return tuple(float(value) for value in data.window_range) if by_window else (0.0, 1.0)
+
+
+def has_labels(data: Any) -> bool:
+    """Whether a config asks for labels of whole scans."""
+    return bool(data.label_name or data.labels)
+
+
+def is_made_up(data: Any) -> bool:
+    """Whether the scans are the atlas's, in whatever layout."""
+    return data.name == "atlas" or (data.atlas_layout and not data.root)
+
+
+def cache_folder(data: Any) -> Path:
+    """Returns the folder of preprocessed and made-up volumes."""
+    return Path(data.cache).expanduser() if data.cache else default_folder()
+
+
+def _check_series_and_labels(data: Any) -> None:
+    reader = READERS.get(data.name)
+    if data.series:
+        if not reader or not reader.series:
+            raise DataError(f"data.series is {data.series!r}, but data.name={data.name} has no choice; leave it unset")
+        if data.series not in reader.series and not reader.is_series(data.series):
+            raise DataError(f"data.series is {data.series!r}; use one of {', '.join(reader.series)}")
+    if data.label_name and data.labels:
+        raise DataError(f"data.label_name is {data.label_name!r} and data.labels is {data.labels}; use one of the two")
+    if data.label_name:
+        known = (*(reader.labels if reader else ()), *(("lesion",) if is_made_up(data) else ()))
+        if data.label_name not in known:
+            advice = f"use one of {', '.join(known)}" if known else "give labels by a file, data.labels=FILE.csv"
+            raise DataError(f"data.label_name is {data.label_name!r} for data.name={data.name}; {advice}")

@@ -29,6 +29,10 @@ def base() -> ConfigDict:
     data.window_range = (0.001, 0.999)
     data.affine = config_dict.placeholder(tuple)  # voxels to mm, four rows: where samples of imported weights shall lie
     data.series = config_dict.placeholder(str)  # which, of brats, mrnet and duke: "t2f", "sagittal", "Dyn_1"
+    data.channels = config_dict.placeholder(
+        tuple
+    )  # names of images of each scan, in order: ("t1n", "t2f"); else one alone
+    data.label_map = False  # each scan's label map besides; scans that have none are left out
     data.voxel_size = config_dict.placeholder(tuple)  # (I, J, K) mm, of files that do not say, as .npy
     data.label_name = config_dict.placeholder(str)  # what to label by: mrnet's "acl", brats' "grade", made-up "lesion"
     data.labels = config_dict.placeholder(str)  # or a CSV file of lines NAME,LABEL: scans or subjects, and 0, 1, ...

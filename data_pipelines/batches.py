@@ -22,12 +22,22 @@ from data_pipelines.datasets import Dataset, first_examples, open_dataset
 from data_pipelines.errors import DataError
 from data_pipelines.formats import nifti
 from data_pipelines.lazy_tensorflow import import_tensorflow
+from data_pipelines.preprocessing import LABELS
 from data_pipelines.settings import check_seed
 
 if TYPE_CHECKING:
     import tensorflow as tf
 
-__all__ = ["Dataset", "first_volumes", "labels", "open_dataset", "train_batches", "volume_count", "volumes"]
+__all__ = [
+    "Dataset",
+    "first_volumes",
+    "label_maps",
+    "labels",
+    "open_dataset",
+    "train_batches",
+    "volume_count",
+    "volumes",
+]
 
 
 def train_batches(
@@ -49,8 +59,8 @@ def train_batches(
       flip: mirror each volume left to right with probability 1/2; the affine stays.
 
     Yields:
-      image: [b, D, H, W, 1] float32 in [-1, 1], or in its place latents: [b, d, h, w, c] float32; affine: [b, 4, 4]
-      float32; and of a dataset with labels, label: [b] int32, -1 where it is not known.
+      image: [b, D, H, W, C] float32 in [-1, 1], or in its place latents: [b, d, h, w, c] float32; of a dataset with label
+      maps labels: [b, D, H, W] int32; and of one with classes class: [b] int32, -1 where it is not known.
 
     Raises:
       DataError: latents cannot be mirrored, a record is damaged, or the seed is none.
@@ -65,11 +75,9 @@ def train_batches(
         return
     tf = import_tensorflow()
     examples = dataset.train
-    affines = tf.constant(np.stack([example.affine for example in examples]), tf.float32)
     left_right = tf.constant([_left_right(example, dataset.axes) for example in examples])
-    paths = [example.path for example in examples]
-    shape = dataset.example_shape
-    read = records.reader(paths, shape, dataset.content) if dataset.prepared else _reader(paths, dataset)
+    paths = [path for example in examples for path in example.images]
+    read = _record_reader(paths, dataset) if dataset.prepared else _reader(examples, dataset)
     label_of = tf.constant(_labels(examples), tf.int32)
     chosen = range(batch_size) if rows is None else rows
     row_of = tf.constant(chosen, tf.int64)
@@ -81,11 +89,11 @@ def train_batches(
         epoch, place = p // len(examples), p % len(examples)
         shuffle_key, flip_key = (tf.stack([tf.constant(seed, tf.int64), x]) for x in (epoch, p))
         example = tf.random.experimental.index_shuffle(place, shuffle_key, tf.constant(len(examples) - 1, tf.int64))
-        array = tf.reshape(read(example), shape)
+        row = read(example)
         if flip:
-            mirrored = tf.reverse(array, left_right[example, tf.newaxis])
-            array = tf.where(tf.random.stateless_uniform([], flip_key) < 0.5, mirrored, array)
-        row = {dataset.content: array, "affine": affines[example]}
+            mirror = tf.random.stateless_uniform([], flip_key) < 0.5
+            axis = left_right[example, tf.newaxis]
+            row = {name: tf.where(mirror, tf.reverse(array, axis), array) for name, array in row.items()}
         return row | {"class": label_of[example]} if dataset.classes else row
 
     indices = tf.data.Dataset.range(step * len(chosen), np.iinfo(np.int64).max, output_type=tf.int64)
@@ -99,12 +107,12 @@ def train_batches(
 
 
 def first_volumes(data: Any, count: int) -> np.ndarray:
-    """At most `count` volumes of the dataset that `data` describes, to look at: [n, D, H, W, 1] float32 in [-1, 1].
+    """At most `count` volumes of the dataset that `data` describes, to look at: [n, D, H, W, C] float32 in [-1, 1].
 
     Raises:
       DataError: the data cannot be found.
     """
-    shape = (*data.size, 1)
+    shape = (*data.size, len(data.channels or ()) or 1)
     return _volumes(first_examples(data, count), shape, data.axes, prepared=bool(data.records))
 
 
@@ -118,7 +126,7 @@ def volumes(dataset: Dataset, side: str, count: int | None = None, chosen: Seque
       chosen: the numbers of those to read among these, in the order wanted. None: all.
 
     Returns:
-      [n, D, H, W, 1] float32 in [-1, 1]; n may be 0. Of a dataset of latents those, [n, d, h, w, c].
+      [n, D, H, W, C] float32 in [-1, 1]; n may be 0. Of a dataset of latents those, [n, d, h, w, c].
     """
     if dataset.name == "synthetic":
         seed = int(dataset.parameters["seed"])
@@ -128,6 +136,20 @@ def volumes(dataset: Dataset, side: str, count: int | None = None, chosen: Seque
         return np.array(made, np.float32).reshape(-1, *dataset.size, 1)
     examples = _chosen(dataset, side, count, chosen)
     return _volumes(examples, dataset.example_shape, dataset.axes, dataset.prepared, dataset.content)
+
+
+def label_maps(
+    dataset: Dataset, side: str, count: int | None = None, chosen: Sequence[int] | None = None
+) -> np.ndarray:
+    """The label maps of the volumes that `volumes` gives, of a dataset that has them: [n, D, H, W] int32."""
+    examples = _chosen(dataset, side, count, chosen)
+    array = np.empty((len(examples), *dataset.size), np.int32)
+    for labels, example in zip(array, examples, strict=True):
+        if dataset.prepared:
+            labels[...] = records.read(example.images[0], dataset.size, LABELS)
+        else:
+            labels[...] = transforms.to_network(nifti.memory_map(example.labels), dataset.axes)
+    return array
 
 
 def labels(dataset: Dataset, side: str, count: int | None = None, chosen: Sequence[int] | None = None) -> np.ndarray:
@@ -157,23 +179,37 @@ def _volumes(
     array = np.empty((len(examples), *shape), np.float32)
     for volume, example in zip(array, examples, strict=True):
         if prepared:
-            volume[...] = records.read(example.path, shape, content)
+            volume[...] = records.read(example.images[0], shape, content)
         else:
-            volume[..., 0] = transforms.to_network(nifti.memory_map(example.path), axes)
+            for channel, path in enumerate(example.images):
+                volume[..., channel] = transforms.to_network(nifti.memory_map(path), axes)
     return array
 
 
-def _reader(paths: Sequence[Path], dataset: Dataset) -> Callable[[tf.Tensor], tf.Tensor]:
-    """Makes a function from the number of a decoded file to its [D, H, W], as `records.reader` does for records."""
+def _record_reader(paths: Sequence[Path], dataset: Dataset) -> Callable[[tf.Tensor], dict[str, tf.Tensor]]:
+    shapes = {dataset.content: dataset.example_shape} | ({LABELS: dataset.size} if dataset.has_label_maps else {})
+    return records.reader(paths, shapes)
+
+
+def _reader(examples: Sequence[Example], dataset: Dataset) -> Callable[[tf.Tensor], dict[str, tf.Tensor]]:
+    """Makes a function from the number of an example to its arrays, as `records.reader` does for records."""
     tf = import_tensorflow()
-    names = tf.constant([str(path) for path in paths])
+    images = tf.constant([[str(path) for path in example.images] for example in examples])
+    label_maps = tf.constant([str(example.labels) for example in examples])
     # The first voxel axis runs fastest in a file, so as TensorFlow sees it the volume is [K, J, I].
     stored_shape = transforms.voxel_shape(dataset.size, dataset.axes)[::-1]
     permutation = [2 - axis for axis in transforms.PERMUTATIONS[dataset.axes]]
 
-    def read(example: tf.Tensor) -> tf.Tensor:
-        numbers = tf.io.decode_raw(tf.io.read_file(names[example]), tf.float32)[nifti.HEADER_BYTES // 4 :]
+    def array(path: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
+        numbers = tf.io.decode_raw(tf.io.read_file(path), dtype)[nifti.HEADER_BYTES // dtype.size :]
         return tf.transpose(tf.reshape(numbers, stored_shape), permutation)
+
+    def read(example: tf.Tensor) -> dict[str, tf.Tensor]:
+        channels = [array(images[example, channel], tf.float32) for channel in range(dataset.channels)]
+        arrays = {dataset.content: tf.stack(channels, axis=-1)}
+        if dataset.has_label_maps:
+            arrays[LABELS] = tf.cast(array(label_maps[example], tf.int16), tf.int32)
+        return arrays
 
     return read
 

@@ -1,23 +1,25 @@
-"""Every source volume is decoded and preprocessed once; what training reads are uncompressed float32 NIfTI files.
+"""Every source volume is decoded and preprocessed once; what training reads are uncompressed NIfTI files, float32 (labels int16).
 
 Beside each lies its checksum, NAME.crc32. A file that is not what was written is not used but made again from its source.
 """
 
+import dataclasses
 import hashlib
 import os
 import sys
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import filelock
+import numpy as np
 
 from data_pipelines.aside import remove_unfinished
 from data_pipelines.cases import Case, Example
-from data_pipelines.decoding import MAX_WORKERS, Preprocessing, decode_each, refuse_failures
+from data_pipelines.decoding import MAX_WORKERS, decode_each, refuse_failures
 from data_pipelines.formats import nifti
-from data_pipelines.formats.nifti import Volume
+from data_pipelines.preprocessing import LABELS, Arrays, Preprocessing
 from data_pipelines.progress import progress
 
 VERSION = 1  # of what preprocessing does with the same parameters
@@ -38,7 +40,7 @@ def decode(
 
     Args:
       scans: what to decode.
-      preprocessing: a frozen dataclass, called with a source's path; its repr is part of the hash.
+      preprocessing: a frozen dataclass, called with a case; its repr is part of the hash.
       folder: the cache.
       skip_bad_files: leave out scans that cannot be used, and say so on stderr, instead of raising.
 
@@ -49,14 +51,14 @@ def decode(
       DataError: a scan cannot be used (unless skipped), none can, or the cache cannot be written.
     """
     folder = folder / "decoded" / _digest(f"{preprocessing!r} {VERSION}")
-    paths = {scan.name: folder / f"{_digest(_state_of(scan))}-{nifti.stem(scan.path)}.nii" for scan in scans}
+    paths = {scan.name: _paths(folder, scan) for scan in scans}
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(folder / ".lock"):
             remove_unfinished(folder)
-            whole = _whole(list(paths.values()))
-            missing = [scan for scan in scans if not whole[paths[scan.name]]]
-            failures = decode_each(missing, preprocessing, lambda scan, volume: _keep(paths[scan.name], volume))
+            whole = _whole([path for of_scan in paths.values() for path in of_scan.values()])
+            missing = [scan for scan in scans if not all(whole[path] for path in paths[scan.name].values())]
+            failures = decode_each(missing, preprocessing, lambda scan, arrays: _keep(paths[scan.name], arrays))
     except OSError as error:
         raise nifti.cannot_write(folder, error) from error
     refuse_failures(list(failures.values()), len(scans), skip_bad_files)
@@ -65,11 +67,26 @@ def decode(
     return {scan.name: _example(scan, paths[scan.name]) for scan in scans if scan.name not in failures}
 
 
-def _keep(path: Path, volume: Volume) -> None:
-    """Writes a volume, then its checksum: one whose checksum is missing is not whole."""
-    _checksum_file(path).unlink(missing_ok=True)
-    nifti.write(path, volume)
-    _checksum_file(path).write_text(f"{_checksum(path):08x}\n")
+def _paths(folder: Path, scan: Case) -> dict[str, Path]:
+    """Names the file of each array of a scan: of its one image by the image's own name alone."""
+    base = folder / f"{_digest(_state_of(scan))}-{nifti.stem(scan.path)}"
+    if len(scan.images) == 1:
+        paths = {name: base.with_name(f"{base.name}.nii") for name in scan.images}
+    else:
+        paths = {name: base.with_name(f"{base.name}-{n}.nii") for n, name in enumerate(scan.images)}
+    return paths if scan.label_map is None else paths | {LABELS: base.with_name(f"{base.name}-{LABELS}.nii")}
+
+
+def _keep(paths: Mapping[str, Path], arrays: Arrays) -> None:
+    """Writes arrays, and after each its checksum: one whose checksum is missing is not whole."""
+    for name, path in paths.items():
+        _checksum_file(path).unlink(missing_ok=True)
+        if name == LABELS:
+            labels = dataclasses.replace(arrays[name], array=arrays[name].array.astype(np.int16))
+            nifti.write(path, labels, np.int16)
+        else:
+            nifti.write(path, arrays[name])
+        _checksum_file(path).write_text(f"{_checksum(path):08x}\n")
 
 
 def _whole(paths: Sequence[Path]) -> dict[Path, bool]:
@@ -101,17 +118,21 @@ def _checksum_file(path: Path) -> Path:
     return path.with_name(f"{path.name}.crc32")
 
 
-def _example(scan: Case, path: Path) -> Example:
-    affine, description = nifti.read_header(path)
-    return Example(scan.name, scan.subject, path, scan.path, affine, scan.label_map, description, scan.label)
+def _example(scan: Case, paths: Mapping[str, Path]) -> Example:
+    images = tuple(paths[name] for name in scan.images)
+    affine, description = nifti.read_header(images[0])
+    scalars = tuple(scan.scalars.values())
+    return Example(scan.name, scan.subject, images, paths.get(LABELS), affine, description, scan.label, scalars)
 
 
 def _state_of(scan: Case) -> str:
-    """Path, size and time of change of a file, or of all files of a DICOM series, and its digest where it has one."""
-    path = scan.path
-    files = sorted(path.iterdir()) if path.is_dir() else [path]
-    stats = [file.stat() for file in files]
-    return f"{path.resolve()} {[(stat.st_size, stat.st_mtime_ns) for stat in stats]} {scan.digest}"
+    """Path, size and time of change of each file, or of all files of a DICOM series, and the digest where there is one."""
+    lines = []
+    for path in scan.files:
+        files = sorted(path.iterdir()) if path.is_dir() else [path]
+        stats = [file.stat() for file in files]
+        lines.append(f"{path.resolve()} {[(stat.st_size, stat.st_mtime_ns) for stat in stats]} {scan.digest}")
+    return "\n".join(lines)
 
 
 def _digest(text: str) -> str:

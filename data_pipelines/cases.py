@@ -1,6 +1,7 @@
-"""Defines what a dataset is made of: scans as they were found, and examples ready to be read."""
+"""Defines what a dataset is made of: cases as they were found, and examples ready to be read."""
 
 import dataclasses
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -8,45 +9,62 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """One volume of a dataset, still on disk.
+    """One scan of a dataset, with all that belongs to it, still on disk.
 
     Attributes:
-      name: unique in its dataset; the same wherever the dataset lies.
-      subject: whose scan it is; the scans of one subject stay on one side of a split.
-      path: a NIfTI or .npy file, or the folder of one DICOM series.
-      label_map: a NIfTI file of integer labels on the same voxels, if there is one.
-      label: of the whole scan, from 0, if it is known.
-      digest: of what the file holds (contents.py); empty for scans that were made up.
+      name: unique name in its dataset; the same wherever the dataset lies.
+      subject: whose scan it is; the cases of one subject stay on one side of a split.
+      images: NIfTI or .npy files, or folders of one DICOM series each, by the names of channels and in their order; the
+        first gives the grid.
+      label_map: a NIfTI file of whole numbers, if there is one.
+      label: class of the whole scan, from 0, if it is known.
+      digest: hash of what the files hold (contents.py); empty for scans that were made up.
+      visit: which of the subject's visits; empty where there is one, or none is named.
+      scalars: numbers known of the scan, such as age, by name.
     """
 
     name: str
     subject: str
-    path: Path
+    images: Mapping[str, Path]
     label_map: Path | None = None
     label: int | None = None
     digest: str = ""
+    visit: str = ""
+    scalars: Mapping[str, float] = dataclasses.field(default_factory=dict)
+
+    @property
+    def path(self) -> Path:
+        """The first image, which errors name."""
+        return next(iter(self.images.values()))
+
+    @property
+    def files(self) -> Iterator[Path]:
+        """All that is read of it: the images, then the label map."""
+        yield from self.images.values()
+        if self.label_map is not None:
+            yield self.label_map
 
 
 @dataclasses.dataclass(frozen=True)
 class Example:
-    """One preprocessed volume.
+    """One preprocessed case.
 
     Attributes:
-      name: of the scan.
-      subject: of the scan.
-      path: of the preprocessed volume, float32 in uncompressed NIfTI (cache.py), or of a record (records.py).
-      source: of the file or DICOM folder it was made from; a record does not know it.
-      affine: [4, 4] float64, of the preprocessed volume.
-      label_map: of the scan, on the voxels of the source; a record has none.
+      name: of the case.
+      subject: of the case.
+      images: float32 in uncompressed NIfTI (cache.py), a file for each channel; or one record that holds all (records.py).
+      labels: int16 in uncompressed NIfTI; None without a label map, and where a record holds it.
+      affine: [4, 4] float64, of the preprocessed images.
       description: what preprocessing noted, such as padding; usually empty.
-      label: of the whole scan, from 0, if it is known.
+      label: class of the whole scan, from 0, if it is known.
+      scalars: numbers asked for, in their order; NaN where one is not known.
     """
 
     name: str
     subject: str
-    path: Path
-    source: Path | None
+    images: tuple[Path, ...]
+    labels: Path | None
     affine: np.ndarray
-    label_map: Path | None
     description: str
     label: int | None = None
+    scalars: tuple[float, ...] = ()

@@ -24,8 +24,18 @@ THREADS = 16
 RULES = 2  # how subjects are named and divided and what is digested; part of the identity of a dataset
 
 
+def case_digests(cases: Sequence[Case]) -> list[str]:
+    """The digests of cases, in their order: that of the one file, or a hash of those of all files.
+
+    Raises:
+      DataError: one cannot be read.
+    """
+    of_files = iter(digests([path for case in cases for path in case.files]))
+    return [_joined([next(of_files) for _ in case.files]) for case in cases]
+
+
 def digests(paths: Sequence[Path]) -> list[str]:
-    """The digests of scans, in their order.
+    """The digests of files and DICOM folders, in their order.
 
     Raises:
       DataError: one cannot be read.
@@ -50,6 +60,10 @@ def digest(path: Path) -> str:
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error}); restore or remove it") from error
     return state.hexdigest()[:16]
+
+
+def _joined(parts: Sequence[str]) -> str:
+    return parts[0] if len(parts) == 1 else hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
 def digests_by_name(scans: Iterable[Case]) -> dict[str, str]:

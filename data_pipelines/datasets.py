@@ -35,6 +35,8 @@ class Dataset:
         layout 1, none.
       prepared: the examples are prepared records (records.py), not decoded files (cache.py).
       classes: how many labels there are, 0 to classes - 1; 0 without.
+      channels: how many images an example has, of one grid.
+      has_label_maps: whether each example has a label map.
       latents: which the examples hold in place of volumes; None where they hold volumes.
       latent_ranges: of latents, the least and the largest value of each channel in each training volume, [n, c] float32
         each.
@@ -53,6 +55,8 @@ class Dataset:
     parameters: dict[str, Any]
     prepared: bool = False
     classes: int = 0
+    channels: int = 1
+    has_label_maps: bool = False
     latents: Latents | None = None
     latent_ranges: tuple[np.ndarray, np.ndarray] | None = None
     digests: dict[str, str] = dataclasses.field(default_factory=dict)
@@ -64,8 +68,8 @@ class Dataset:
 
     @property
     def example_shape(self) -> tuple[int, int, int, int]:
-        """(D, H, W, 1) of volumes, (d, h, w, c) of latents."""
-        return self.latents.shape if self.latents else (*self.size, 1)
+        """(D, H, W, C) of volumes, (d, h, w, c) of latents."""
+        return self.latents.shape if self.latents else (*self.size, self.channels)
 
     def identity(self) -> dict[str, Any]:
         """Plain JSON data, equal for two datasets if and only if a model of one may go on training on the other."""
@@ -147,6 +151,8 @@ def _dataset(
         parameters=parameters,
         prepared=prepared,
         classes=parameters.get("labels", {}).get("classes", 0),
+        channels=len(data.channels or ()) or 1,
+        has_label_maps=data.label_map,
     )
 
 
@@ -225,6 +231,10 @@ def _open_records(data: Any, latents: Latents | None) -> Records:
     prepared, folder = records.open_records(data.records), records.folder_of(data.records)
     records.check_latents(prepared.settings, latents, folder)
     records.check_settings(prepared.settings, settings(data), folder)
+    for key, unset in (("channels", []), ("label_map", False)):
+        wanted, there = getattr(data, key) or unset, prepared.settings.get(key, unset)
+        if there != (list(wanted) if key == "channels" else wanted):
+            raise DataError(f"data.{key} is {wanted}, but {folder} was prepared with {there}; prepare another folder")
     if has_labels(data) and not prepared.classes:
         raise DataError(f"data.label_name, data.labels: {folder} was prepared without labels; prepare another folder")
     return prepared

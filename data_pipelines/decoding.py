@@ -1,29 +1,26 @@
-"""Scans to preprocessed volumes, several at a time, and what becomes of those that cannot be used."""
+"""Scans to preprocessed arrays, several at a time, and what becomes of those that cannot be used."""
 
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from pathlib import Path
 
 from data_pipelines.cases import Case
 from data_pipelines.errors import DataError
-from data_pipelines.formats.nifti import Volume
+from data_pipelines.preprocessing import Arrays, Preprocessing
 from data_pipelines.progress import progress
 
 MAX_WORKERS = 16  # a CT on its way to 1 mm takes about a gigabyte
 
-Preprocessing = Callable[[Path], Volume]
-
 
 def decode_each(
-    scans: Sequence[Case], preprocessing: Preprocessing, keep: Callable[[Case, Volume], None]
+    scans: Sequence[Case], preprocessing: Preprocessing, keep: Callable[[Case, Arrays], None]
 ) -> dict[str, DataError]:
-    """Preprocesses every scan and hands each volume to `keep`, from several threads, in no order.
+    """Preprocesses every scan and hands its arrays to `keep`, from several threads, in no order.
 
     Args:
       scans: what to decode.
-      preprocessing: called with a scan's path.
-      keep: called with a scan and its volume; what it raises ends everything.
+      preprocessing: called with a scan.
+      keep: called with a scan and its arrays; what it raises ends everything.
 
     Returns:
       By scan name, in that order, what is wrong with the scans that cannot be used.
@@ -31,10 +28,10 @@ def decode_each(
 
     def decode(scan: Case) -> DataError | None:
         try:
-            volume = preprocessing(scan.path)
+            arrays = preprocessing(scan)
         except DataError as error:
             return error
-        keep(scan, volume)
+        keep(scan, arrays)
         return None
 
     failures = {}

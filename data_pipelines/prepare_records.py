@@ -26,16 +26,19 @@ from etils import epath
 from data_pipelines import contents, records, splits, transforms
 from data_pipelines.cases import Case
 from data_pipelines.datasets import sides_of_subjects, tell_of_empty_sides
-from data_pipelines.decoding import Preprocessing, decode_each, refuse_failures
+from data_pipelines.decoding import decode_each, refuse_failures
 from data_pipelines.errors import DataError
-from data_pipelines.formats.nifti import Volume, cannot_write
+from data_pipelines.formats.nifti import cannot_write
 from data_pipelines.lazy_tensorflow import import_tensorflow
+from data_pipelines.preprocessing import LABELS, Arrays, Preprocessing
 from data_pipelines.records import Latents, Records, Shard
 from data_pipelines.settings import check, settings
 from data_pipelines.sources import find_sources
 
 LOCK = ".lock"
-Encoder = Callable[[np.ndarray], np.ndarray]  # of a volume [D, H, W] float32 in [-1, 1] to latents [d, h, w, c] float32
+Encoder = Callable[
+    [np.ndarray], np.ndarray
+]  # of a volume [D, H, W, C] float32 in [-1, 1] to latents [d, h, w, c] float32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +48,7 @@ class Preparation:
     Attributes:
       folder: data.records.
       scans: all of the dataset, in the order found.
-      preprocessing: from the path of one to its volume.
+      preprocessing: from one to its arrays.
       settings: as in `Records`.
       parameters: of the dataset, the number of usable scans aside.
       skip_bad_files: leave out what cannot be used.
@@ -175,18 +178,24 @@ def decode(preparation: Preparation, numbers: Sequence[int], encode: Encoder | N
     content = "latents" if "latents" in preparation.settings else "image"
     turn = threading.Lock()
 
-    def keep(scan: Case, volume: Volume) -> None:
+    def keep(scan: Case, arrays: Arrays) -> None:
         n = number_of[scan.name]
-        array = transforms.to_network(volume.array, preparation.settings["axes"])
-        affine = np.asarray(volume.affine, np.float64).tolist()
-        note = {"affine": affine, "description": volume.description, "label": scan.label, "digest": scan.digest}
+        first = arrays[next(iter(scan.images))]
+        turned = {
+            name: transforms.to_network(array.array, preparation.settings["axes"]) for name, array in arrays.items()
+        }
+        affine = np.asarray(first.affine, np.float64).tolist()
+        note = {"affine": affine, "description": first.description, "label": scan.label, "digest": scan.digest}
+        image = np.stack([turned[name] for name in scan.images], axis=-1)
         if content == "latents":
             with turn:  # memory for one
-                array = _checked(preparation, encode(array))
-            axes = tuple(range(array.ndim - 1))
-            note |= {"low": array.min(axes).tolist(), "high": array.max(axes).tolist()}
+                kept = {content: (latents := _checked(preparation, encode(image)))}
+            axes = tuple(range(latents.ndim - 1))
+            note |= {"low": latents.min(axes).tolist(), "high": latents.max(axes).tolist()}
+        else:
+            kept = {content: image} | ({LABELS: turned[LABELS]} if LABELS in turned else {})
         label = None if "labels" not in preparation.parameters else -1 if scan.label is None else scan.label
-        size = records.write(preparation.shard(n), scan.name, array, volume.affine, content, label)
+        size = records.write(preparation.shard(n), scan.name, kept, first.affine, label)
         records.write_json(preparation.note(n), note | {"bytes": size})
 
     with _explained(preparation.folder):

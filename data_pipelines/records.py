@@ -2,12 +2,14 @@
 
 A shard holds a single tf.train.Example, so reading volume i of a shuffled epoch is reading one file, from a disk or a
 bucket alike, and a process reads the files of its own rows and no others. Its features, bytes but for the label:
-  image    [D, H, W] float16 in [-1, 1], as the network reads it; within 2.5e-4 of the float32 value
+  image    [D, H, W], or [D, H, W, C] of several channels, float16 in [-1, 1], as the network reads it; within 2.5e-4 of the
+           float32 value
   latents  or, in its place, [d, h, w, c] float32, what a trained encoder made of it
+  labels   where the dataset has label maps: [D, H, W] int16
   affine   [4, 4] float64
   name     of the scan, in UTF-8
   label    where the dataset has labels: int64, -1 if this scan's is not known
-A label volume [D, H, W] uint8 would be one more. records.json says the rest: what a config needs to agree with.
+records.json says the rest: what a config needs to agree with.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +32,7 @@ from data_pipelines.cases import Example
 from data_pipelines.crc32c import crc32c, masked
 from data_pipelines.errors import DataError
 from data_pipelines.lazy_tensorflow import import_tensorflow
+from data_pipelines.preprocessing import LABELS
 from data_pipelines.splits import SPLITS
 from data_pipelines.subjects import subject_of
 from data_pipelines.transforms import Shape
@@ -43,7 +46,7 @@ FRAME_BYTES = 12  # before the one example of a TFRecord file: its length and a 
 REQUESTS = 32  # to a bucket at a time
 CHECKSUM = "crc32c"  # the key of it, in JSON files: of all else there
 COPY = "copy it again, or prepare another folder"
-DTYPES = {"image": np.dtype("<f2"), "latents": np.dtype("<f4")}  # of what a shard may hold
+DTYPES = {"image": np.dtype("<f2"), "latents": np.dtype("<f4"), LABELS: np.dtype("<i2")}  # of what a shard may hold
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,10 +138,9 @@ class Records:
             Example(
                 name=shard.name,
                 subject=shard.subject,
-                path=path,
-                source=None,
+                images=(path,),
+                labels=None,
                 affine=np.asarray(shard.affine, np.float64),
-                label_map=None,
                 description=shard.description,
                 label=shard.label,
             )
@@ -236,9 +238,8 @@ def check_latents(made: dict[str, Any], wanted: Latents | None, folder: epath.Pa
 def write(
     path: epath.Path,
     name: str,
-    array: np.ndarray,
+    arrays: Mapping[str, np.ndarray],
     affine: np.ndarray,
-    content: str = "image",
     label: int | None = None,
 ) -> int:
     """Writes one shard; its bytes depend on nothing but the arguments.
@@ -246,9 +247,8 @@ def write(
     Args:
       path: an existing file of that name is replaced.
       name: of the scan.
-      array: [D, H, W] in [-1, 1], or latents [d, h, w, c].
+      arrays: "image" [D, H, W, C] in [-1, 1], or "latents" [d, h, w, c]; and "labels" [D, H, W], whole numbers, if there are.
       affine: [4, 4].
-      content: what the array is, "image" or "latents".
       label: of a dataset that has labels; -1 if it is not known.
 
     Returns:
@@ -260,7 +260,7 @@ def write(
         return tf.train.Feature(bytes_list=tf.train.BytesList(value=[content]))
 
     features = {
-        content: feature(np.ascontiguousarray(array, DTYPES[content]).tobytes()),
+        **{key: feature(np.ascontiguousarray(array, DTYPES[key]).tobytes()) for key, array in arrays.items()},
         "affine": feature(np.asarray(affine, "<f8").tobytes()),
         "name": feature(name.encode()),
     }
@@ -274,7 +274,7 @@ def write(
 
 
 def read(path: epath.Path, shape: Sequence[int], content: str = "image") -> np.ndarray:
-    """The array of `shape`, float32, of one shard, without TensorFlow; checksums are compared.
+    """The array of `shape`, float32 (labels int32), of one shard, without TensorFlow; checksums are compared.
 
     Raises:
       DataError: the file is not whole, not what was written, or of something else.
@@ -292,24 +292,37 @@ def read(path: epath.Path, shape: Sequence[int], content: str = "image") -> np.n
     try:
         example = tf_example_pb2.Example.FromString(serialized)
         array = example.features.feature[content].bytes_list.value[0]
-        return np.frombuffer(array, DTYPES[content]).reshape(shape).astype(np.float32)
+        return (
+            np.frombuffer(array, DTYPES[content]).reshape(shape).astype(np.int32 if content == LABELS else np.float32)
+        )
     except (LookupError, ValueError, DecodeError) as error:
         raise DataError(f"{path}: holds no {content} of shape {tuple(shape)}; prepare another folder") from error
 
 
 def reader(
-    paths: Sequence[epath.Path], shape: Sequence[int], content: str = "image"
-) -> Callable[[tf.Tensor], tf.Tensor]:
-    """Makes a TensorFlow function from a shard's number to its array of `shape`, float32; checksums are compared."""
+    paths: Sequence[epath.Path], shapes: Mapping[str, Sequence[int]]
+) -> Callable[[tf.Tensor], dict[str, tf.Tensor]]:
+    """Makes a TensorFlow function from a shard's number to its arrays; checksums are compared.
+
+    Args:
+      paths: of the shards.
+      shapes: of the arrays that are read, by "image" or "latents", float32, and "labels", int32.
+    """
     tf = import_tensorflow()
     names = tf.constant([os.fspath(path) for path in paths])
-    dtype = DTYPES[content]
-    buffer = dtype.itemsize * int(np.prod(shape)) + 2**16  # a whole shard: one request to a bucket
+    # A whole shard: one request to a bucket.
+    buffer = sum(DTYPES[key].itemsize * int(np.prod(shape)) for key, shape in shapes.items()) + 2**16
 
-    def read(index: tf.Tensor) -> tf.Tensor:
+    def read(index: tf.Tensor) -> dict[str, tf.Tensor]:
         serialized = tf.data.TFRecordDataset(names[index], buffer_size=buffer).get_single_element()
-        array = tf.io.parse_single_example(serialized, {content: tf.io.FixedLenFeature([], tf.string)})[content]
-        return tf.cast(tf.reshape(tf.io.decode_raw(array, dtype.name), shape), tf.float32)
+        found = tf.io.parse_single_example(serialized, {key: tf.io.FixedLenFeature([], tf.string) for key in shapes})
+        return {
+            key: tf.cast(
+                tf.reshape(tf.io.decode_raw(found[key], DTYPES[key].name), shape),
+                tf.int32 if key == LABELS else tf.float32,
+            )
+            for key, shape in shapes.items()
+        }
 
     return read
 
@@ -330,13 +343,17 @@ def write_tfds_metadata(records: Records, folder: epath.Path, size: Shape) -> No
     """Writes features.json and dataset_info.json, for `tfds.builder_from_directory(folder)`; the shards must be there."""
     import tensorflow_datasets as tfds
 
-    content, shape = ("latents", records.latents.shape) if records.latents else ("image", size)
+    channels = len(records.settings.get("channels", ())) or 1
+    shape = size if channels == 1 else (*size, channels)
+    content, shape = ("latents", records.latents.shape) if records.latents else ("image", shape)
     dtype = DTYPES[content].newbyteorder("=").type
     features = {
         content: tfds.features.Tensor(shape=shape, dtype=dtype, encoding="bytes"),
         "affine": tfds.features.Tensor(shape=(4, 4), dtype=np.float64, encoding="bytes"),
         "name": tfds.features.Text(),
     }
+    if records.settings.get("label_map"):
+        features[LABELS] = tfds.features.Tensor(shape=size, dtype=np.int16, encoding="bytes")
     if records.classes:
         features["label"] = tfds.features.Scalar(np.int64)
     splits = []

@@ -7,11 +7,12 @@ from typing import Any
 
 from data_pipelines import subjects, transforms
 from data_pipelines.cache import default_folder
-from data_pipelines.decoding import Preprocessing
 from data_pipelines.errors import DataError
-from data_pipelines.readers import READERS
+from data_pipelines.preprocessing import LABELS, Preprocessing
+from data_pipelines.readers import READERS, Reader
 from data_pipelines.transforms import Shape
 
+CHOICE = {"series": "one of", "channels": "some of"}
 MADE_UP_KEYS = ("atlas_count", "atlas_seed", "lesion_share")  # what made-up subjects depend on, besides the size
 
 
@@ -65,16 +66,27 @@ def settings(data: Any) -> dict[str, Any]:
     made_up = {key: getattr(data, key) for key in MADE_UP_KEYS} if is_made_up(data) else {}
     own = {key: getattr(data, key) for key in ("name", "size", "axes", "split", "split_seed")}
     chosen = {key: getattr(data, key) for key in ("series", "label_name", "subject_pattern") if getattr(data, key)}
-    return json.loads(json.dumps(own | preprocessing | made_up | chosen))
+    return json.loads(json.dumps(own | preprocessing | made_up | chosen | arrays_of(data)))
+
+
+def channels(data: Any) -> tuple[str, ...]:
+    """Names the images that a config asks for, in their order; () leaves the choice to the reader."""
+    return tuple(data.channels) if data.channels else (data.series,) if data.series else ()
+
+
+def arrays_of(data: Any) -> dict[str, Any]:
+    """The keys that say what besides one image a scan is to give, as far as they are set."""
+    asked = {"channels": tuple(data.channels or ()), "label_map": data.label_map}
+    return {key: value for key, value in asked.items() if value}
 
 
 def make_preprocessing(data: Any, shape: Shape) -> Preprocessing:
-    """Makes the preprocessing that a config asks for: from the path of a scan to its volume of `shape` voxels."""
+    """Makes the preprocessing that a config asks for: from a case to its arrays of `shape` voxels."""
     return READERS[data.name].preprocessing(data, shape)
 
 
 def preprocessing_of(data: Any) -> Preprocessing:
-    """Makes a function from the path of one scan to its volume, in [-1, 1], preprocessed as a config asks.
+    """Makes a function from a case to its arrays, images in [-1, 1], preprocessed as a config asks.
 
     Raises:
       DataError: a key of `data` cannot work; so does what is returned, for a scan that cannot be used.
@@ -107,11 +119,15 @@ def cache_folder(data: Any) -> Path:
 
 def _check_series_and_labels(data: Any) -> None:
     reader = READERS.get(data.name)
-    if data.series:
-        if not reader or not reader.series:
-            raise DataError(f"data.series is {data.series!r}, but data.name={data.name} has no choice; leave it unset")
-        if data.series not in reader.series and not reader.is_series(data.series):
-            raise DataError(f"data.series is {data.series!r}; use one of {', '.join(reader.series)}")
+    if data.series and data.channels:
+        raise DataError(f"data.series is {data.series!r} and data.channels is {data.channels}; use data.channels alone")
+    if data.series and not (reader and reader.channels):
+        raise DataError(f"data.series is {data.series!r}, but data.name={data.name} has no choice; leave it unset")
+    for key, names in (("series", (data.series,) if data.series else ()), ("channels", tuple(data.channels or ()))):
+        for name in names if reader and reader.channels else ():
+            if name not in reader.channels and not reader.is_channel(name):
+                raise DataError(f"data.{key} is {getattr(data, key)!r}; use {CHOICE[key]} {', '.join(reader.channels)}")
+    _check_arrays(data, reader)
     if data.label_name and data.labels:
         raise DataError(f"data.label_name is {data.label_name!r} and data.labels is {data.labels}; use one of the two")
     if data.label_name:
@@ -119,3 +135,19 @@ def _check_series_and_labels(data: Any) -> None:
         if data.label_name not in known:
             advice = f"use one of {', '.join(known)}" if known else "give labels by a file, data.labels=FILE.csv"
             raise DataError(f"data.label_name is {data.label_name!r} for data.name={data.name}; {advice}")
+
+
+def _check_arrays(data: Any, reader: Reader | None) -> None:
+    names = tuple(data.channels or ())
+    if not all(isinstance(name, str) and name for name in names) or len(set(names)) < len(names) or LABELS in names:
+        raise DataError(f'data.channels is {names}; give different names of images, such as ("t1n", "t2f")')
+    if reader is None:
+        if names or data.label_map:
+            raise DataError(
+                f"data.channels, data.label_map: data.name={data.name} has one image alone; leave them unset"
+            )
+        return
+    if len(names) > 1 and not reader.several:
+        raise DataError(f"data.channels is {names}, but scans of data.name={data.name} have one image each; give one")
+    if data.label_map and not reader.label_maps:
+        raise DataError(f"data.label_map is True, but data.name={data.name} has no label maps; set it to False")

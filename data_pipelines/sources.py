@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from data_pipelines.decoding import Preprocessing
 from data_pipelines.errors import DataError
 from data_pipelines.readers import READERS, Chosen, atlas_layouts
 from data_pipelines.readers.atlas_layouts import Atlas
-from data_pipelines.settings import cache_folder, has_labels, is_made_up, make_preprocessing
+from data_pipelines.settings import arrays_of, cache_folder, channels, has_labels, is_made_up, make_preprocessing
 from data_pipelines.transforms import Shape
 
 
@@ -21,7 +22,7 @@ class Sources:
 
     Attributes:
       scans: as they were found.
-      preprocessing: from the path of one to its volume.
+      preprocessing: from one to its arrays.
       parameters: of the dataset they make, the number of usable scans aside.
     """
 
@@ -51,6 +52,7 @@ def find_sources(data: Any, atlas_count: int | None = None) -> Sources:
         "rules": contents.RULES,
         "fingerprint": fingerprint,
     }
+    parameters |= arrays_of(data)
     if data.labels:
         found = labels.attach(found, Path(data.labels).expanduser())
     if not has_labels(data):
@@ -58,10 +60,30 @@ def find_sources(data: Any, atlas_count: int | None = None) -> Sources:
     return Sources(found, preprocessing, parameters | {"labels": _describe_labels(data, found)})
 
 
+def _with_what_is_asked_for(data: Any, found: tuple[Case, ...]) -> tuple[Case, ...]:
+    """The cases with their label maps where data.label_map asks for them, less those that have none, and without elsewhere.
+
+    Raises:
+      DataError: no case has one.
+    """
+    if not data.label_map:
+        return tuple(dataclasses.replace(scan, label_map=None) for scan in found)
+    having = tuple(scan for scan in found if scan.label_map is not None)
+    if not having:
+        raise DataError(f"data.label_map is True: none of {len(found)} scans has a label map; set it to False")
+    if len(having) < len(found):
+        without = next(scan for scan in found if scan.label_map is None)
+        left_out = (
+            f"{len(found) - len(having)} of {len(found)} scans, such as {without.name}, have none and are left out"
+        )
+        print(f"data.label_map is True: {left_out}", file=sys.stderr)
+    return having
+
+
 def _chosen(data: Any) -> Chosen:
     reader = READERS[data.name]
     label_name = data.label_name if data.label_name in reader.labels else None
-    return Chosen(data.series or None, label_name, tuple(data.voxel_size) if data.voxel_size else None)
+    return Chosen(channels(data), label_name, tuple(data.voxel_size) if data.voxel_size else None)
 
 
 def _describe_labels(data: Any, found: tuple[Case, ...]) -> dict[str, Any]:
@@ -80,6 +102,7 @@ def _find(data: Any, shape: Shape, atlas_count: int) -> tuple[tuple[Case, ...], 
         made_up = Atlas(data.atlas_seed, shape, data.lesion_share)
         # Other runs may have asked for more subjects.
         found = _find_made_up(data, made_up, cache_folder(data), atlas_count)[:atlas_count]
+        found = _with_what_is_asked_for(data, found)
         if data.label_name == "lesion":
             found = tuple(dataclasses.replace(scan, label=made_up.lesion(n)) for n, scan in enumerate(found))
         # The fingerprint is not of the files, whose compression differs from machine to machine.
@@ -89,12 +112,12 @@ def _find(data: Any, shape: Shape, atlas_count: int) -> tuple[tuple[Case, ...], 
             f"data.root is not set; give the folder of the {data.name} scans with --config.data.root=FOLDER"
         )
     root = Path(data.root).expanduser()
-    found = READERS[data.name].find(root, _chosen(data))
+    found = _with_what_is_asked_for(data, READERS[data.name].find(root, _chosen(data)))
     if data.subject_pattern:
         paths = [scan.path.relative_to(root).as_posix() for scan in found]
         found = subjects.regrouped(found, paths, data.subject_pattern)
     subjects.tell(f"data.root={root}", [(scan.name, scan.subject) for scan in found])
-    digests = contents.digests([scan.path for scan in found])
+    digests = contents.case_digests(found)
     found = tuple(dataclasses.replace(scan, digest=digest) for scan, digest in zip(found, digests, strict=True))
     return found, contents.fingerprint(found)
 
@@ -104,7 +127,7 @@ def _find_made_up(data: Any, made_up: Atlas, cache: Path, count: int) -> tuple[C
     reader = READERS[data.name]
     if reader.write_made_up is None:
         return atlas_layouts.write_plain(cache, made_up, count)
-    return reader.find(reader.write_made_up(cache, made_up, count, data.series or None), _chosen(data))
+    return reader.find(reader.write_made_up(cache, made_up, count, channels(data)), _chosen(data))
 
 
 def _sha256(text: str) -> str:

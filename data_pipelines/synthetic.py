@@ -26,5 +26,5 @@ def train_batches(
     chosen = range(batch_size) if rows is None else rows
     while True:
         images = np.stack([volume(size, seed, step * batch_size + row) for row in chosen])[..., None]
-        yield {"image": images, "affine": np.tile(np.eye(4, dtype=np.float32), (len(chosen), 1, 1))}
+        yield {"image": images}
         step += 1

@@ -4,6 +4,7 @@ The published Medical Diffusion (arXiv 2211.03364) crops to the brain, which tak
 """
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from data_pipelines.cases import Case
@@ -31,7 +32,7 @@ def find_cases(root: Path) -> tuple[Case, ...]:
     for path in files:
         subject = SUBJECT.search(str(path))
         if subject and T1.search(str(path)) and not NO_SCAN.search(path.name):
-            scans.append(Case(str(path), subject.group(), root / path))
+            scans.append(Case(str(path), subject.group(), {"t1": root / path}))
     if not scans:
         raise DataError(
             f"data.root={root}: {len(files)} NIfTI files, none with a subject like 002_S_0295 and MPRAGE in its path; "
@@ -40,7 +41,7 @@ def find_cases(root: Path) -> tuple[Case, ...]:
     return tuple(scans)
 
 
-def write_made_up(cache: Path, subjects: Atlas, count: int, series: str | None = None) -> Path:
+def write_made_up(cache: Path, subjects: Atlas, count: int, channels: Sequence[str] = ()) -> Path:
     """Writes subjects as ADNI in NIfTI may lie once skulls are stripped, left, anterior, superior as FSL has them.
 
     Returns:
@@ -50,7 +51,7 @@ def write_made_up(cache: Path, subjects: Atlas, count: int, series: str | None =
 
     def scan(n: int) -> Case:
         name = f"{n // 1000:03d}_S_{n:04d}"
-        return Case(name, name, root / name / "MPRAGE" / f"I{n}" / f"ADNI_{name}_MR_MPRAGE_brain_I{n}.nii")
+        return Case(name, name, {"t1": root / name / "MPRAGE" / f"I{n}" / f"ADNI_{name}_MR_MPRAGE_brain_I{n}.nii"})
 
     write_files(root, subjects, [scan(n) for n in range(count)], lambda image: to_orientation(image, "LAS"))
     return root

@@ -54,7 +54,7 @@ def write_plain(cache: Path, subjects: Atlas, count: int) -> tuple[Case, ...]:
 
     def scan(n: int) -> Case:
         name = f"sub-{n:05d}"
-        return Case(name, name, folder / f"images/{name}.nii.gz", folder / f"labels/{name}.nii.gz")
+        return Case(name, name, {"t1": folder / f"images/{name}.nii.gz"}, folder / f"labels/{name}.nii.gz")
 
     return write_files(folder, subjects, [scan(n) for n in range(count)], lambda image: image)
 
@@ -80,7 +80,7 @@ def write_files(
         scan = scans[n]
         image, labels = atlas.subject(subjects.seed, n, subjects.size, subjects.lesion_share)
         # The label first: where there is an image, its label is there too.
-        if scan.label_map:
+        if scan.label_map and not scan.label_map.exists():
             labels = labels if scan.path.parent != scan.label_map.parent else to_orientation(labels, "LPS")
             nifti.write(scan.label_map, dataclasses.replace(labels, array=labels.array.astype(np.uint8)), np.uint8)
         image = change(image)

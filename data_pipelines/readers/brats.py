@@ -7,7 +7,7 @@ import csv
 import dataclasses
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from data_pipelines import transforms
 from data_pipelines.cases import Case
 from data_pipelines.errors import DataError
 from data_pipelines.formats import nifti
-from data_pipelines.formats.nifti import Volume
+from data_pipelines.preprocessing import Arrays, of_each, on_one_grid
 from data_pipelines.readers import folder
 from data_pipelines.readers.atlas_layouts import Atlas, write_files
 from data_pipelines.readers.folder import list_files
@@ -34,33 +34,48 @@ GRADES = {"LGG": 0, "HGG": 1}  # gliomas of low and of high grade
 QUANTILES = (0.001, 0.999)
 
 
-def find_cases(root: Path, series: str = "t1n") -> tuple[Case, ...]:
+def find_cases(root: Path, channels: Sequence[str] = SERIES[:1]) -> tuple[Case, ...]:
     """The scans BraTS-GLI-00000-000/BraTS-GLI-00000-000-t1n.nii.gz ..., at any depth, with their label maps.
+
+    A scan that lacks one of the channels is left out.
 
     Their labels are `GRADES`, of years that tell: by a folder HGG or LGG above the scan, or by name_mapping.csv.
 
     Args:
       root: as downloaded.
-      series: one of `SERIES`.
+      channels: some of `SERIES`, in the order wanted.
 
     Raises:
       DataError: no such folder, or no such scans in it.
     """
     files = list_files(root)
     grades = _grades(path for path in files if path.name == "name_mapping.csv")
-    scans = []
+    known = {written: series for series, earlier in EARLIER.items() for written in (series, earlier)}
+    there: dict[tuple[Path, str], dict[str, tuple[Path, re.Match[str]]]] = {}
     for path in files:
         match = NAME.fullmatch(path.name) or EARLIER_NAME.fullmatch(path.name)
-        if match and match["series"] in (series, EARLIER[series]):
-            name, subject = match[1], subject_of(match[2])
-            start, end = match.span("series")
-            label_map = path.with_name(f"{path.name[:start]}seg{path.name[end:]}")
-            above = [GRADES[part] for part in path.relative_to(root).parts if part in GRADES]
-            grade = above[0] if above else grades.get(name)
-            scans.append(Case(name, subject, path, label_map if label_map.exists() else None, grade))
+        if match and match["series"] in known:
+            there.setdefault((path.parent, match[1]), {})[known[match["series"]]] = (path, match)
+    scans = []
+    for (above, name), images in there.items():
+        if not set(channels) <= images.keys():
+            continue
+        path, match = images[channels[0]]
+        start, end = match.span("series")
+        label_map = path.with_name(f"{path.name[:start]}seg{path.name[end:]}")
+        by_folder = [GRADES[part] for part in above.relative_to(root).parts if part in GRADES]
+        scans.append(
+            Case(
+                name,
+                subject_of(match[2]),
+                {channel: images[channel][0] for channel in channels},
+                label_map if label_map.exists() else None,
+                by_folder[0] if by_folder else grades.get(name),
+            )
+        )
     if not scans:
         raise DataError(
-            f"data.root={root}: {len(files)} files, none named like BraTS-GLI-00000-000-{series}.nii.gz; "
+            f"data.root={root}: {len(files)} files, none named like BraTS-GLI-00000-000-{channels[0]}.nii.gz; "
             "give the folder of the BraTS download, or use configs/folder.py"
         )
     return tuple(scans)
@@ -92,18 +107,27 @@ class Preprocessing:
     shape: Shape
     orientation: str = "native"
 
-    def __call__(self, path: Path) -> Volume:
-        volume = transforms.to_orientation(nifti.read(path), self.orientation)
-        low, high = np.quantile(volume.array, QUANTILES)
-        if not low < high:
-            raise DataError(f"{path}: 99.8 % of the voxels are {low:g}; not a T1 scan of a brain, remove it")
-        volume = transforms.window(volume, low, high)
-        factor = max(math.ceil(n / m) for n, m in zip(volume.array.shape, self.shape, strict=True))
-        padded = transforms.crop_or_pad(volume, tuple(factor * n for n in self.shape), fill=-1.0)
-        return transforms.average_pool(padded, factor)
+    def __call__(self, case: Case) -> Arrays:
+        arrays = {
+            name: transforms.to_orientation(volume, self.orientation)
+            for name, volume in on_one_grid(case, nifti.read).items()
+        }
+        for name, path in case.images.items():
+            low, high = np.quantile(arrays[name].array, QUANTILES)
+            if not low < high:
+                raise DataError(f"{path}: 99.8 % of the voxels are {low:g}; not a T1 scan of a brain, remove it")
+            arrays[name] = transforms.window(arrays[name], low, high)
+        shape = next(iter(arrays.values())).array.shape
+        factor = max(math.ceil(n / m) for n, m in zip(shape, self.shape, strict=True))
+        field = tuple(factor * n for n in self.shape)
+        return of_each(
+            arrays,
+            lambda image: transforms.average_pool(transforms.crop_or_pad(image, field, fill=-1.0), factor),
+            lambda labels: transforms.pick(transforms.crop_or_pad(labels, field), factor),
+        )
 
 
-def write_made_up(cache: Path, subjects: Atlas, count: int, series: str | None = None) -> Path:
+def write_made_up(cache: Path, subjects: Atlas, count: int, channels: Sequence[str] = SERIES[:1]) -> Path:
     """Writes subjects as BraTS 2023 lays its own out, in its voxel order (left, posterior, superior).
 
     Returns:
@@ -111,13 +135,14 @@ def write_made_up(cache: Path, subjects: Atlas, count: int, series: str | None =
     """
     root = subjects.folder(cache, "atlas-as-brats")
 
-    def scan(n: int) -> Case:
+    def scan(n: int, channel: str) -> Case:
         name = f"BraTS-GLI-{n:05d}-000"
-        return Case(
-            name, name, root / name / f"{name}-{series or SERIES[0]}.nii.gz", root / name / f"{name}-seg.nii.gz"
-        )
+        image = root / name / f"{name}-{channel}.nii.gz"
+        return Case(name, name, {channel: image}, root / name / f"{name}-seg.nii.gz")
 
-    write_files(root, subjects, [scan(n) for n in range(count)], lambda image: to_orientation(image, "LPS"))
+    for channel in channels or SERIES[:1]:
+        scans = [scan(n, channel) for n in range(count)]
+        write_files(root, subjects, scans, lambda image: to_orientation(image, "LPS"))
     return root
 
 
@@ -129,10 +154,11 @@ def chosen_preprocessing(data: Any, shape: Shape) -> Preprocessing | folder.Prep
 
 
 BRATS = Reader(
-    find=lambda root, chosen: find_cases(root, chosen.series or SERIES[0]),
+    find=lambda root, chosen: find_cases(root, chosen.channels or SERIES[:1]),
     preprocessing=chosen_preprocessing,
     write_made_up=write_made_up,
-    series=SERIES,
+    channels=SERIES,
+    label_maps=True,
     labels=("grade",),
     own_window=lambda data: data.fit != "brain",
 )

@@ -13,6 +13,7 @@ from data_pipelines.cases import Case
 from data_pipelines.errors import DataError
 from data_pipelines.formats import nifti, npy
 from data_pipelines.formats.nifti import Volume
+from data_pipelines.preprocessing import Arrays, of_each, on_one_grid
 from data_pipelines.readers.reader import Chosen, Reader
 from data_pipelines.subjects import subject_of
 from data_pipelines.transforms import Shape
@@ -34,7 +35,7 @@ def find_cases(root: Path) -> tuple[Case, ...]:
         found = ", ".join(sorted({"".join(path.suffixes[-2:]) or path.name for path in files})[:5])
         raise DataError(f"data.root={root}: {len(files)} files ({found}), none .nii, .nii.gz or .npy; convert to NIfTI")
     names = [path.relative_to(root).as_posix() for path in scans]
-    return tuple(Case(name, subject_of(name), path) for name, path in zip(names, scans, strict=True))
+    return tuple(Case(name, subject_of(name), {"image": path}) for name, path in zip(names, scans, strict=True))
 
 
 def list_files(root: Path) -> list[Path]:
@@ -79,10 +80,25 @@ class Preprocessing:
             return Volume(npy.read(path), np.diag([*self.voxel_size, 1.0]))
         return nifti.read(path)
 
-    def __call__(self, path: Path) -> Volume:
-        volume = transforms.to_orientation(self.read(path), self.orientation)
+    def __call__(self, case: Case) -> Arrays:
+        arrays = on_one_grid(case, self.read)
+        arrays = {name: transforms.to_orientation(volume, self.orientation) for name, volume in arrays.items()}
         if self.spacing is not None:
-            volume = transforms.resample(volume, self.spacing)
+            arrays = of_each(
+                arrays,
+                lambda image: transforms.resample(image, self.spacing),
+                lambda labels: transforms.resample(labels, self.spacing, order=0),
+            )
+        box = brain_box(case.path, arrays[next(iter(case.images))], self.margin) if self.fit == "brain" else None
+        for name, path in case.images.items():
+            arrays[name] = self._windowed(path, arrays[name])
+        return of_each(
+            arrays,
+            lambda image: self._fitted(image, box, fill=-1.0, order=3),
+            lambda labels: self._fitted(labels, box, fill=0.0, order=0),
+        )
+
+    def _windowed(self, path: Path, volume: Volume) -> Volume:
         low, high = self.window_range
         if self.window == "quantile":
             low, high = np.quantile(volume.array, self.window_range)
@@ -91,15 +107,18 @@ class Preprocessing:
                 f"{path}: no contrast in the window {low:g} to {high:g} (values are {volume.array.min():g} to "
                 f"{volume.array.max():g}); change data.window_range or remove the file"
             )
-        box = brain_box(path, volume, self.margin) if self.fit == "brain" else None
-        volume = transforms.window(volume, low, high)
+        return transforms.window(volume, low, high)
+
+    def _fitted(self, volume: Volume, box: tuple[slice, ...] | None, fill: float, order: int) -> Volume:
         if self.fit == "crop":
-            return transforms.crop_or_pad(volume, self.shape, fill=-1.0)
+            return transforms.crop_or_pad(volume, self.shape, fill)
         if box:
             brain = transforms.crop(volume, box)
             scale = max(n / m for n, m in zip(brain.array.shape, self.shape, strict=True))
-            volume = transforms.crop_or_pad(brain, tuple(math.ceil(scale * m) for m in self.shape), fill=-1.0)
-        resized = transforms.resize(volume, self.shape)
+            volume = transforms.crop_or_pad(brain, tuple(math.ceil(scale * m) for m in self.shape), fill)
+        resized = transforms.resize(volume, self.shape, order)
+        if order == 0:
+            return resized
         return dataclasses.replace(resized, array=np.clip(resized.array, -1, 1))  # cubic splines overshoot
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from data_pipelines.cases import Case
 from data_pipelines.errors import DataError
 from data_pipelines.formats import dicom, nifti
 from data_pipelines.formats.nifti import Volume
+from data_pipelines.preprocessing import Arrays
 from data_pipelines.readers.atlas_layouts import Atlas, write_files
 from data_pipelines.readers.folder import list_files
 from data_pipelines.readers.reader import Reader
@@ -41,7 +43,7 @@ def find_cases(root: Path) -> tuple[Case, ...]:
             f"data.root={root}: {len(files)} files, neither NIfTI nor a CT series of .dcm files; "
             "give the folder of the LIDC-IDRI download"
         )
-    return tuple(Case(str(path.relative_to(root)), _patient(path.relative_to(root)), path) for path in paths)
+    return tuple(Case(str(path.relative_to(root)), _patient(path.relative_to(root)), {"ct": path}) for path in paths)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +62,8 @@ class Preprocessing:
     orientation: str = "native"
     spacing: tuple[float, float, float] = (1.0, 1.0, 1.0)
 
-    def __call__(self, path: Path) -> Volume:
+    def __call__(self, case: Case) -> Arrays:
+        ((name, path),) = case.images.items()
         # LAS is the voxel order that WDM's converter (dicom2nifti) writes.
         volume = transforms.to_orientation(dicom.read_series(path), "LAS") if path.is_dir() else nifti.read(path)
         volume = zoom(transforms.to_orientation(volume, self.orientation), self.spacing)
@@ -74,7 +77,7 @@ class Preprocessing:
         if padded.array.shape != cropped.array.shape:
             shape = "x".join(str(n) for n in cropped.array.shape)
             padded = dataclasses.replace(padded, description=f"padded with air from {shape}")
-        return transforms.average_pool(padded, factor)
+        return {name: transforms.average_pool(padded, factor)}
 
 
 def zoom(volume: Volume, spacing: tuple[float, float, float]) -> Volume:
@@ -95,7 +98,7 @@ def _patient(relative: Path) -> str:
     return match.group() if match else subject_of(relative.as_posix())
 
 
-def write_made_up(cache: Path, subjects: Atlas, count: int, series: str | None = None) -> Path:
+def write_made_up(cache: Path, subjects: Atlas, count: int, channels: Sequence[str] = ()) -> Path:
     """Writes subjects as LIDC-IDRI converted to NIfTI may lie, one folder a patient, with air at -1000 HU.
 
     Returns:
@@ -108,7 +111,7 @@ def write_made_up(cache: Path, subjects: Atlas, count: int, series: str | None =
 
     def scan(n: int) -> Case:
         name = f"LIDC-IDRI-{n + 1:04d}"
-        return Case(name, name, root / name / f"{name}.nii.gz")
+        return Case(name, name, {"ct": root / name / f"{name}.nii.gz"})
 
     write_files(root, subjects, [scan(n) for n in range(count)], hounsfield)
     return root

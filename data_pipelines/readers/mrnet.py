@@ -1,6 +1,7 @@
 """MRNet knee MRI (Bien et al. 2018), as downloaded: .npy of [slices, rows, columns] in train and valid, by plane."""
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,9 @@ def find_cases(root: Path, plane: str = "sagittal", label_name: str | None = Non
         if label_name and side not in tables:
             tables[side] = read_table(side.with_name(f"{side.name}-{label_name}.csv"))
         # Exams of one patient are not told from others.
-        scans.append(Case(path.stem, path.stem, path, label=tables[side].get(path.stem) if label_name else None))
+        scans.append(
+            Case(path.stem, path.stem, {plane: path}, label=tables[side].get(path.stem) if label_name else None)
+        )
     return tuple(scans)
 
 
@@ -85,18 +88,18 @@ class Preprocessing(FolderPreprocessing):
         return Volume(array, affine(self.plane, array.shape, self.voxel_size))
 
 
-def write_made_up(cache: Path, subjects: Atlas, count: int, plane: str | None = None) -> Path:
+def write_made_up(cache: Path, subjects: Atlas, count: int, channels: Sequence[str] = ("sagittal",)) -> Path:
     """Writes subjects as MRNet lays its exams out, all for training; each of its labels tells who has a lesion.
 
     Returns:
       The root.
     """
-    plane = plane or "sagittal"
+    (plane,) = channels or ("sagittal",)
     root = subjects.folder(cache, "atlas-as-mrnet")
 
     def scan(n: int) -> Case:
         name = f"{n:04d}"
-        return Case(name, name, root / "train" / plane / f"{name}.npy")
+        return Case(name, name, {plane: root / "train" / plane / f"{name}.npy"})
 
     scans = [scan(n) for n in range(count)]
     write_files(root, subjects, scans, lambda image: to_orientation(image, DIRECTIONS[plane]), _write_npy)
@@ -122,9 +125,10 @@ def chosen_preprocessing(data: Any, shape: Shape) -> Preprocessing:
 
 
 MRNET = Reader(
-    find=lambda root, chosen: find_cases(root, chosen.series or "sagittal", chosen.label_name),
+    find=lambda root, chosen: find_cases(root, *(chosen.channels or ("sagittal",)), label_name=chosen.label_name),
     preprocessing=chosen_preprocessing,
     write_made_up=write_made_up,
-    series=tuple(DIRECTIONS),
+    channels=tuple(DIRECTIONS),
+    several=False,
     labels=LABELS,
 )

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from data_pipelines.cases import Case
-from data_pipelines.decoding import Preprocessing
+from data_pipelines.preprocessing import Preprocessing
 from data_pipelines.readers.atlas_layouts import Atlas
 from data_pipelines.transforms import Shape
 
@@ -16,12 +16,12 @@ class Chosen:
     """Says which of a dataset's scans a config asks for.
 
     Attributes:
-      series: name of one of the reader's series; None for the first.
+      channels: names of images, in the order wanted; empty for the reader's own choice.
       label_name: name of one of the reader's labels; None where none is asked for.
       voxel_size: (I, J, K) mm of files that do not say; None where a config leaves it open.
     """
 
-    series: str | None = None
+    channels: tuple[str, ...] = ()
     label_name: str | None = None
     voxel_size: tuple[float, float, float] | None = None
 
@@ -35,8 +35,10 @@ class Reader:
       preprocessing: function from the `data` part of a config, and (I, J, K) voxels, to what is done with a scan.
       write_made_up: function that lays made-up subjects out as this dataset's files in a cache folder and gives the root;
         None where the layout is none.
-      series: names that data.series may have.
-      is_series: function that tells further names for data.series.
+      channels: names that data.channels may hold; empty where the files decide.
+      is_channel: function that tells further such names.
+      several: whether one case may have several.
+      label_maps: whether cases may have label maps.
       labels: names that data.label_name may have.
       own_window: function that tells of the `data` part of a config whether intensities have the dataset's own window, not
         data.window.
@@ -44,8 +46,10 @@ class Reader:
 
     find: Callable[[Path, Chosen], tuple[Case, ...]]
     preprocessing: Callable[[Any, Shape], Preprocessing]
-    write_made_up: Callable[[Path, Atlas, int, str | None], Path] | None = None
-    series: tuple[str, ...] = ()
-    is_series: Callable[[str], bool] = lambda name: False
+    write_made_up: Callable[[Path, Atlas, int, tuple[str, ...]], Path] | None = None
+    channels: tuple[str, ...] = ()
+    is_channel: Callable[[str], bool] = lambda name: False
+    several: bool = True
+    label_maps: bool = False
     labels: tuple[str, ...] = ()
     own_window: Callable[[Any], bool] = lambda data: False

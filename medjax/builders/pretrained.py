@@ -399,14 +399,14 @@ def first_latents(task: Task, frozen: Arrays, dataset: Dataset) -> Iterator[np.n
     count = volume_count(dataset, "train", MEASURED)
     for n in range(count):
         values = volumes(dataset, "train", count, chosen=[n])[0]
-        yield encode(values[..., 0]) if encode else values
+        yield encode(values) if encode else values
 
 
 def local_encoder(task: Task, frozen: Arrays) -> Callable[[np.ndarray], np.ndarray]:
     """Makes a function from a volume [D, H, W] to its latents [d, h, w, c], on this process's first device alone."""
     own = jax.tree.map(np.asarray, frozen["vqgan"])
     encode = jax.jit(task.latents.autoencoder.encode)
-    return lambda volume: np.asarray(encode(own, volume[None, ..., None]))[0]
+    return lambda volume: np.asarray(encode(own, volume[None]))[0]
 
 
 def on_every_device(arrays: Arrays, mesh: Mesh) -> Arrays:

@@ -10,6 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from data_pipelines.cases import Case
 from data_pipelines.formats import nifti
 from data_pipelines.settings import preprocessing_of
 from data_pipelines.transforms import to_network, voxel_shape
@@ -106,4 +107,5 @@ def _read_sample(path: pathlib.Path, trained: dict[str, Any], data: dict[str, An
 
 
 def _read_scan(path: pathlib.Path, trained: dict[str, Any]) -> nifti.Volume:
-    return preprocessing_of(ConfigDict(trained["data"]))(path)
+    case = Case(path.name, path.name, {"image": path})
+    return preprocessing_of(ConfigDict(trained["data"]))(case)["image"]

@@ -54,7 +54,7 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
 
 
 def encoder_of(config: ConfigDict, workdir: pathlib.Path) -> tuple[Latents | None, prepare_records.Encoder | None]:
-    """Says which latents to write and what makes them of a volume [D, H, W]; (None, None) for volumes themselves."""
+    """Says which latents to write and what makes them of a volume [D, H, W, C]; (None, None) for volumes themselves."""
     # However training is to cut volumes and batches, here each process encodes its own, on its first device.
     run = assemble(config, workdir, Needs(pretrained="encoder", own=False), mesh=make_mesh(EVERY_DEVICE))
     latents = latents_of(run.pretrained, run.task)
@@ -87,7 +87,7 @@ def write_records(data: ConfigDict, latents: Latents | None, encode: prepare_rec
 def read_records(config: ConfigDict, latents: Latents | None) -> dict[str, Any]:
     """Reports what is there now, and how fast it can be read."""
     dataset = open_dataset(config.data, config.seed, latents)
-    paths = [example.path for example in dataset.train + dataset.validation + dataset.test]
+    paths = [example.images[0] for example in dataset.train + dataset.validation + dataset.test]
     return {
         "volumes": len(paths),
         "skipped": dataset.skipped,

@@ -11,6 +11,7 @@ from data_pipelines.cases import Case
 from data_pipelines.errors import DataError
 from data_pipelines.formats import nifti
 from data_pipelines.formats.nifti import Volume
+from data_pipelines.preprocessing import Arrays
 from data_pipelines.readers.folder import Preprocessing
 
 SHAPE = (8, 9, 10)
@@ -23,10 +24,10 @@ class Counting:
 
     gain: float = 1.0
 
-    def __call__(self, path: Path) -> Volume:
-        calls.append(path.name)
-        volume = nifti.read(path)
-        return dataclasses.replace(volume, array=self.gain * volume.array)
+    def __call__(self, case: Case) -> Arrays:
+        calls.append(case.path.name)
+        volume = nifti.read(case.path)
+        return {"image": dataclasses.replace(volume, array=self.gain * volume.array)}
 
 
 @pytest.fixture
@@ -37,7 +38,7 @@ def scans(tmp_path):
     for n in range(4):
         path = tmp_path / f"source/{n}.nii.gz"
         nifti.write(path, Volume(rng.normal(size=SHAPE).astype(np.float32), np.diag([1, 2, 3.0, 1])))
-        found.append(Case(path.name, str(n), path))
+        found.append(Case(path.name, str(n), {"image": path}))
     return found
 
 
@@ -47,20 +48,19 @@ def test_decoded_once_and_memory_mappable(scans, tmp_path):
     assert sorted(calls) == ["0.nii.gz", "1.nii.gz", "2.nii.gz", "3.nii.gz"]
     for scan in scans:
         example = examples[scan.name]
-        np.testing.assert_array_equal(nifti.memory_map(example.path), nifti.read(scan.path).array)
+        np.testing.assert_array_equal(nifti.memory_map(example.images[0]), nifti.read(scan.path).array)
         np.testing.assert_allclose(example.affine, np.diag([1, 2, 3, 1]))
-        assert example.source == scan.path
 
 
 def test_another_preprocessing_or_a_changed_source_is_decoded_anew(scans, tmp_path):
     before = cache.decode(scans, Counting(), tmp_path / "cache")
     after = cache.decode(scans, Counting(gain=2.0), tmp_path / "cache")
-    assert len(calls) == 8 and not {e.path for e in before.values()} & {e.path for e in after.values()}
+    assert len(calls) == 8 and not {e.images for e in before.values()} & {e.images for e in after.values()}
     nifti.write(scans[0].path, Volume(np.random.default_rng(9).normal(size=SHAPE).astype(np.float32), np.eye(4)))
     os.utime(scans[0].path, ns=(10**18, 10**18))
     again = cache.decode(scans, Counting(), tmp_path / "cache")
     assert calls[8:] == ["0.nii.gz"]
-    np.testing.assert_array_equal(nifti.memory_map(again["0.nii.gz"].path), nifti.read(scans[0].path).array)
+    np.testing.assert_array_equal(nifti.memory_map(again["0.nii.gz"].images[0]), nifti.read(scans[0].path).array)
     os.utime(scans[1].path, ns=(10**18, 10**18))  # of the same size as before
     cache.decode(scans, Counting(), tmp_path / "cache")
     assert calls[9:] == ["1.nii.gz"]
@@ -99,7 +99,7 @@ def test_full_disk_is_the_cache_s_fault_not_the_scan_s(scans, tmp_path, monkeypa
 
 def test_leftovers_of_a_killed_run_are_removed(scans, tmp_path):
     examples = cache.decode(scans, Counting(), tmp_path / "cache")
-    leftover = examples["0.nii.gz"].path.with_name(".unfinished-77-x.nii")
+    leftover = examples["0.nii.gz"].images[0].with_name(".unfinished-77-x.nii")
     leftover.touch()
     cache.decode(scans, Counting(), tmp_path / "cache")
     assert not leftover.exists()
@@ -115,7 +115,7 @@ def test_default_folder_follows_xdg(monkeypatch, tmp_path):
 @pytest.mark.parametrize("where", [100, -3])  # in the header, in the voxels
 def test_a_flipped_bit_is_noticed_and_the_volume_decoded_again(where, scans, tmp_path, capsys):
     examples = cache.decode(scans, Counting(), tmp_path / "cache")
-    path = examples["2.nii.gz"].path
+    path = examples["2.nii.gz"].images[0]
     good = path.read_bytes()
     bad = bytearray(good)
     bad[where] ^= 1
@@ -129,7 +129,7 @@ def test_a_flipped_bit_is_noticed_and_the_volume_decoded_again(where, scans, tmp
 
 def test_a_volume_without_its_checksum_is_not_whole(scans, tmp_path):
     examples = cache.decode(scans, Counting(), tmp_path / "cache")
-    path = examples["1.nii.gz"].path
+    path = examples["1.nii.gz"].images[0]
     path.with_name(f"{path.name}.crc32").unlink()
     calls.clear()
     cache.decode(scans, Counting(), tmp_path / "cache")

@@ -44,7 +44,7 @@ def test_a_file_that_cannot_be_read(tmp_path):
 
 
 def test_a_fingerprint_is_of_names_subjects_and_contents(tmp_path):
-    scans = [Case(f"{n}", f"subject {n}", tmp_path / "x", digest=f"{n}") for n in range(3)]
+    scans = [Case(f"{n}", f"subject {n}", {"image": tmp_path / "x"}, digest=f"{n}") for n in range(3)]
     first = fingerprint(scans)
     assert fingerprint(scans[::-1]) == first
     changes = ({"name": "9"}, {"subject": "subject 1"}, {"digest": "9"})

@@ -28,7 +28,7 @@ def test_other_tables(tmp_path, text, expected):
 
 
 def test_of_scans_or_of_their_subjects(tmp_path):
-    scans = tuple(Case(f"{subject}/t1.nii", subject, Path(subject)) for subject in ("a", "b", "c"))
+    scans = tuple(Case(f"{subject}/t1.nii", subject, {"t1": Path(subject)}) for subject in ("a", "b", "c"))
     (tmp_path / "labels.csv").write_text("a,0\nb,1\nb/t1.nii,2\n")
     assert [scan.label for scan in labels.attach(scans, tmp_path / "labels.csv")] == [0, 2, None]
     (tmp_path / "labels.csv").write_text("x,0\n")

@@ -5,6 +5,7 @@ import hashlib
 import numpy as np
 import pytest
 
+from case_of import case_of
 from data_pipelines.formats import nifti
 from data_pipelines.formats.nifti import Volume
 from data_pipelines.readers import brats, lidc
@@ -19,7 +20,7 @@ def test_brats_matches_the_published_preprocessing(golden, edge, tmp_path):
     assert hashlib.sha256(source.tobytes()).hexdigest() == str(golden["in/brats/sha256"])
     path = tmp_path / "BraTS-GLI-00000-000-t1n.nii.gz"
     nifti.write(path, Volume(source, np.eye(4)), np.int16)
-    volume = brats.Preprocessing((edge,) * 3)(path)
+    volume = brats.Preprocessing((edge,) * 3)(case_of(path))["image"]
     expect(golden, f"brats_train_{edge}", volume.array)
     expect(golden, f"brats_real_{edge}", (volume.array + 1) / 2)
     # Voxel (8, 8, 50) of the padded 256^3 grid is the file's first.
@@ -35,7 +36,7 @@ def test_lidc_matches_the_published_preprocessing(golden, edge, tmp_path):
     assert hashlib.sha256(source.tobytes()).hexdigest() == str(golden["in/ct/sha256"])
     path = tmp_path / "LIDC-IDRI-0001.nii.gz"
     nifti.write(path, Volume(source, np.diag([*golden.config["ct_voxel"], 1])), np.int16)
-    volume = lidc.Preprocessing((edge,) * 3)(path)
+    volume = lidc.Preprocessing((edge,) * 3)(case_of(path))["image"]
     expect(golden, f"lidc_train_{edge}", volume.array)
     if edge == 256:
         expect(golden, "lidc_processed", (volume.array + 1) / 2)

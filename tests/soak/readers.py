@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from case_of import case_of
 from soak import mutations
 
 SHAPE = (8, 8, 8)
@@ -82,7 +83,7 @@ def read_nifti(folder: pathlib.Path) -> object:
     from data_pipelines.readers.folder import Preprocessing
 
     (path,) = folder.iterdir()
-    return Preprocessing(SHAPE)(path)
+    return Preprocessing(SHAPE)(case_of(path))["image"]
 
 
 def write_npy(folder: pathlib.Path) -> None:
@@ -92,7 +93,7 @@ def write_npy(folder: pathlib.Path) -> None:
 def read_npy(folder: pathlib.Path) -> object:
     from data_pipelines.readers.folder import Preprocessing
 
-    return Preprocessing(SHAPE)(folder / "scan.npy")
+    return Preprocessing(SHAPE)(case_of(folder / "scan.npy"))["image"]
 
 
 def write_dicom(folder: pathlib.Path) -> None:

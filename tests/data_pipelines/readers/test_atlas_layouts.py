@@ -56,20 +56,20 @@ def test_laid_out_as_adni(tmp_path):
 
 def test_laid_out_as_dukes(tmp_path):
     for series in ("Dyn_0", "Dyn_1"):
-        scans = duke.find_cases(duke.write_made_up(tmp_path, SUBJECTS, 2, series), series)
+        scans = duke.find_cases(duke.write_made_up(tmp_path, SUBJECTS, 2, (series,)), (series,))
         assert [scan.subject for scan in scans] == ["Breast_MRI_00001", "Breast_MRI_00002"]
 
 
 @pytest.mark.parametrize("plane", ["sagittal", "coronal", "axial"])
 def test_laid_out_as_mrnet(tmp_path, plane):
-    scans = mrnet.find_cases(mrnet.write_made_up(tmp_path, SUBJECTS, 3, plane), plane, "meniscus")
+    scans = mrnet.find_cases(mrnet.write_made_up(tmp_path, SUBJECTS, 3, (plane,)), plane, "meniscus")
     assert [(scan.name, scan.label) for scan in scans] == [("0000", 1), ("0001", 1), ("0002", 1)]
     stored = np.load(scans[1].path)
     assert stored.dtype == np.uint8
     # Back in the world's axes it is the subject.
     volume = mrnet.Preprocessing(SUBJECTS.size, "RAS", window="fixed", window_range=(0.0, 255.0), plane=plane)(
-        scans[1].path
-    )
+        scans[1]
+    )[plane]
     image, _ = atlas.subject(0, 1, SUBJECTS.size, 1.0)
     np.testing.assert_allclose((volume.array + 1) * 750, image.array, atol=6)
 

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from case_of import case_of
 from data_pipelines.errors import DataError
 from data_pipelines.formats import nifti
 from data_pipelines.formats.nifti import Volume
@@ -36,7 +37,7 @@ def test_one_series_of_any_year_with_the_grades_that_are_told(tmp_path):
         "HGG,NA,Brats18_X_1,NA,BraTS19_X_1,BraTS20_Training_001\n"
         "NA,NA,NA,NA,NA,BraTS20_Training_002\n"
     )
-    found = {scan.name: (scan.label, scan.label_map is not None) for scan in brats.find_cases(tmp_path, "t2f")}
+    found = {scan.name: (scan.label, scan.label_map is not None) for scan in brats.find_cases(tmp_path, ("t2f",))}
     assert found == {
         "BraTS-GLI-00002-000": (None, False),
         "BraTS20_Training_001": (1, True),
@@ -58,7 +59,7 @@ def test_folder_of_other_scans(tmp_path):
 def test_other_sizes(tmp_path, source, shape, pooling):
     array = np.random.default_rng(0).normal(500, 100, source).astype(np.float32)
     nifti.write(tmp_path / "a.nii", Volume(array, np.diag([-1.0, -1, 1, 1])))
-    volume = brats.Preprocessing(shape)(tmp_path / "a.nii")
+    volume = brats.Preprocessing(shape)(case_of(tmp_path / "a.nii"))["image"]
     assert volume.array.shape == shape and volume.array.min() >= -1 and volume.array.max() <= 1
     np.testing.assert_allclose(volume.spacing, pooling)
     # Nothing is cropped, and what surrounds the scan is background.
@@ -72,7 +73,9 @@ def test_other_sizes(tmp_path, source, shape, pooling):
 def test_orientation_can_be_asked_for(tmp_path):
     array = np.random.default_rng(0).normal(500, 100, (32, 32, 19)).astype(np.float32)
     nifti.write(tmp_path / "a.nii", Volume(array, np.diag([-1.0, -1, 1, 1])))
-    native, ras = (brats.Preprocessing((32, 32, 32), o)(tmp_path / "a.nii") for o in ("native", "RAS"))
+    native, ras = (
+        brats.Preprocessing((32, 32, 32), o)(case_of(tmp_path / "a.nii"))["image"] for o in ("native", "RAS")
+    )
     np.testing.assert_array_equal(ras.array, native.array[::-1, ::-1])
     np.testing.assert_allclose(ras.spacing, native.spacing)
 
@@ -82,4 +85,4 @@ def test_empty_scan(tmp_path):
     array[0, 0, 0] = 5
     nifti.write(tmp_path / "a.nii", Volume(array, np.eye(4)))
     with pytest.raises(DataError, match="not a T1 scan"):
-        brats.Preprocessing((32, 32, 32))(tmp_path / "a.nii")
+        brats.Preprocessing((32, 32, 32))(case_of(tmp_path / "a.nii"))

@@ -15,7 +15,7 @@ def root(tmp_path):
 
 @pytest.mark.parametrize("series", ["Dyn_0", "Dyn_1"])
 def test_one_series_of_each_patient(root, series):
-    scans = duke.find_cases(root, series)
+    scans = duke.find_cases(root, (series,))
     assert [(scan.name, scan.subject, scan.path.name) for scan in scans] == [
         ("Breast_MRI_001", "Breast_MRI_001", f"{series}.nii.gz"),
         ("Breast_MRI_002", "Breast_MRI_002", f"{series}.nii.gz"),
@@ -24,6 +24,6 @@ def test_one_series_of_each_patient(root, series):
 
 def test_another_folder(root):
     with pytest.raises(DataError, match=r"10 NIfTI files, none PATIENT/Dyn_7\.nii\.gz"):
-        duke.find_cases(root, "Dyn_7")
+        duke.find_cases(root, ("Dyn_7",))
     with pytest.raises(DataError, match=r"5 NIfTI files, none PATIENT/Dyn_0\.nii\.gz"):
         duke.find_cases(root / "Breast_MRI_001")

@@ -2,6 +2,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from case_of import case_of
 from data_pipelines.errors import DataError
 from data_pipelines.formats import nifti
 from data_pipelines.formats.nifti import Volume
@@ -63,7 +64,7 @@ EXPECTED = np.array([30 - 13.5, 40 - 15, -50 + 16.5])
 @pytest.mark.parametrize("orientation", ["RAS", "native"])
 @pytest.mark.parametrize("shape", [(16, 24, 20), (24, 32, 40)])
 def test_tissue_stays_in_place(scan, shape, orientation, spacing, fit):
-    volume = Preprocessing(shape, orientation, spacing, window_range=(0, 0.999), fit=fit)(scan)
+    volume = Preprocessing(shape, orientation, spacing, window_range=(0, 0.999), fit=fit)(case_of(scan))["image"]
     assert volume.array.shape == shape and volume.array.dtype == np.float32
     assert -1 <= volume.array.min() < -0.5 and 0.9 < volume.array.max() <= 1
     assert np.all(np.abs(centre_of_cube(volume) - EXPECTED) <= 0.51 * volume.spacing)
@@ -81,7 +82,9 @@ def test_cropped_to_the_brain(tmp_path, shape, margin):
     array[5, 30, 1] = 100
     affine = np.diag([-1.0, 1.0, 2.0, 1.0])
     nifti.write(tmp_path / "a.nii", Volume(array, affine))
-    volume = Preprocessing(shape, "native", window_range=(0.0, 1.0), fit="brain", margin=margin)(tmp_path / "a.nii")
+    volume = Preprocessing(shape, "native", window_range=(0.0, 1.0), fit="brain", margin=margin)(
+        case_of(tmp_path / "a.nii")
+    )["image"]
     assert volume.array.shape == shape and volume.array.min() == -1
     # The box is centred, but where the margin ends at the scan's border, and fills the shape as far as its own goes.
     box = np.array([[5 - margin, max(30 - margin, 0), max(1 - margin, 0)],
@@ -99,7 +102,7 @@ def test_cropped_to_the_brain(tmp_path, shape, margin):
 def test_no_brain(tmp_path):
     nifti.write(tmp_path / "a.nii", Volume(-np.arange(27.0).reshape(3, 3, 3), np.eye(4)))
     with pytest.raises(DataError, match="no voxel is above 0"):
-        Preprocessing((4, 4, 4), fit="brain")(tmp_path / "a.nii")
+        Preprocessing((4, 4, 4), fit="brain")(case_of(tmp_path / "a.nii"))
 
 
 def test_npy_files_take_the_voxel_size_that_is_stated(tmp_path):
@@ -111,18 +114,18 @@ def test_npy_files_take_the_voxel_size_that_is_stated(tmp_path):
         "b.npy": "b", "patient 1/a.npy": "patient 1",
     }  # fmt: skip
     volume = Preprocessing((6, 5, 4), window="fixed", window_range=(0, 10), voxel_size=(0.5, 0.5, 3))(
-        tmp_path / "b.npy"
-    )
+        case_of(tmp_path / "b.npy")
+    )["image"]
     np.testing.assert_allclose(volume.array, array / 5 - 1, atol=1e-6)
     np.testing.assert_array_equal(volume.affine, np.diag([0.5, 0.5, 3, 1]))
 
 
 def test_fixed_window_is_the_same_for_every_scan(scan):
-    volume = Preprocessing((20, 24, 16), "native", window="fixed", window_range=(-1000, 1000))(scan)
+    volume = Preprocessing((20, 24, 16), "native", window="fixed", window_range=(-1000, 1000))(case_of(scan))["image"]
     np.testing.assert_allclose(volume.array[13, 7, 5], 0.5, atol=1e-6)
 
 
 def test_no_contrast_in_the_window(scan):
     for window, low_high in (("fixed", (1000, 2000)), ("fixed", (-300, -200))):
         with pytest.raises(DataError, match="no contrast in the window"):
-            Preprocessing((20, 24, 16), window=window, window_range=low_high)(scan)
+            Preprocessing((20, 24, 16), window=window, window_range=low_high)(case_of(scan))

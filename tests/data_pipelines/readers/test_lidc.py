@@ -2,6 +2,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from case_of import case_of
 from data_pipelines.errors import DataError
 from data_pipelines.formats import nifti
 from data_pipelines.formats.nifti import Volume
@@ -20,7 +21,7 @@ def test_ct_series_of_a_download(tmp_path):
         ("LIDC-IDRI/LIDC-IDRI-0001/1.3.6/1.3.7", "LIDC-IDRI-0001"),
         ("LIDC-IDRI/LIDC-IDRI-0002/1.3.6/1.3.7", "LIDC-IDRI-0002"),
     ]
-    volume = lidc.Preprocessing((4, 4, 4), spacing=(16.0, 16.0, 16.0))(scans[0].path)
+    volume = lidc.Preprocessing((4, 4, 4), spacing=(16.0, 16.0, 16.0))(scans[0])["ct"]
     assert nib.aff2axcodes(volume.affine) == ("L", "A", "S") and volume.description.startswith("padded")
 
 
@@ -40,7 +41,7 @@ def ct(path, shape, spacing):
 @pytest.mark.parametrize("orientation", ["native", "RAS"])
 def test_small_scans_are_padded_and_say_so(tmp_path, orientation):
     path = ct(tmp_path / "a.nii", (30, 40, 20), (8.0, 8.0, 8.0))
-    volume = lidc.Preprocessing((32, 32, 32), orientation, (8.0, 8.0, 8.0))(path)
+    volume = lidc.Preprocessing((32, 32, 32), orientation, (8.0, 8.0, 8.0))(case_of(path))["image"]
     assert volume.array.shape == (32, 32, 32)
     assert volume.description == "padded with air from 30x32x20"
     air = volume.array[:, :, :6]
@@ -50,7 +51,9 @@ def test_small_scans_are_padded_and_say_so(tmp_path, orientation):
 
 
 def test_a_scan_that_fills_the_field_is_not_padded(tmp_path):
-    volume = lidc.Preprocessing((16, 16, 16), spacing=(8.0,) * 3)(ct(tmp_path / "a.nii", (33, 40, 32), (8.0,) * 3))
+    volume = lidc.Preprocessing((16, 16, 16), spacing=(8.0,) * 3)(
+        case_of(ct(tmp_path / "a.nii", (33, 40, 32), (8.0,) * 3))
+    )["image"]
     assert volume.description == "" and volume.array.shape == (16, 16, 16)
     np.testing.assert_allclose(volume.spacing, 16)
 
@@ -58,4 +61,4 @@ def test_a_scan_that_fills_the_field_is_not_padded(tmp_path):
 def test_not_a_ct(tmp_path):
     nifti.write(tmp_path / "a.nii", Volume(np.full((4, 4, 4), -3000.0) + np.arange(4), np.eye(4)))
     with pytest.raises(DataError, match="not a CT"):
-        lidc.Preprocessing((4, 4, 4), spacing=(64.0,) * 3)(tmp_path / "a.nii")
+        lidc.Preprocessing((4, 4, 4), spacing=(64.0,) * 3)(case_of(tmp_path / "a.nii"))

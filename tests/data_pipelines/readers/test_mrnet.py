@@ -2,6 +2,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from case_of import case_of
 from data_pipelines.errors import DataError
 from data_pipelines.readers import mrnet
 
@@ -53,7 +54,7 @@ def test_another_folder(root):
 @pytest.mark.parametrize(("plane", "axes"), [("sagittal", "IPR"), ("coronal", "ILP"), ("axial", "PLS")])
 def test_rows_columns_and_slices_lie_as_the_plane_is_looked_at(root, plane, axes):
     path = root / "train" / plane / "0000.npy"
-    volume = mrnet.Preprocessing((8, 7, 5), "native", window_range=(0.0, 1.0), plane=plane)(path)
+    volume = mrnet.Preprocessing((8, 7, 5), "native", window_range=(0.0, 1.0), plane=plane)(case_of(path))["image"]
     assert nib.aff2axcodes(volume.affine) == tuple(axes)
     np.testing.assert_allclose(volume.spacing, (0.625, 0.625, 3.0))
     np.testing.assert_allclose(volume.affine @ [3.5, 3, 2, 1], [0, 0, 0, 1], atol=1e-9)
@@ -63,7 +64,9 @@ def test_rows_columns_and_slices_lie_as_the_plane_is_looked_at(root, plane, axes
 
 
 def test_more_or_fewer_slices_are_cropped_or_padded(root):
-    volume = mrnet.Preprocessing((8, 7, 9), "native", window_range=(0.0, 1.0))(root / "train/sagittal/0000.npy")
+    volume = mrnet.Preprocessing((8, 7, 9), "native", window_range=(0.0, 1.0))(
+        case_of(root / "train/sagittal/0000.npy")
+    )["image"]
     assert volume.array.shape == (8, 7, 9)
     assert (volume.array[..., [0, 1, 7, 8]] == -1).all() and (volume.array[1:, 1:, 2:7] > -1).all()
     np.testing.assert_allclose(volume.affine @ [3.5, 3, 4, 1], [0, 0, 0, 1], atol=1e-9)

@@ -1,16 +1,15 @@
 """A header's claim of how large a volume is, held against what the file can hold, before any memory is taken for it."""
 
-import gzip
 import math
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
 from data_pipelines.errors import DataError
+from data_pipelines.formats.gzipped import inflated
 
 MOST_VOXELS = 2**30  # 1024^3, 4 GiB as float32; a CT of the whole body has half of that
 COMMON_RATIO = 32  # what gzip makes of scans is less; where a header claims more, the bytes are counted
-CHUNK = 2**20
 
 
 def check_shape(path: Path, shape: Sequence[int]) -> None:
@@ -22,15 +21,16 @@ def check_shape(path: Path, shape: Sequence[int]) -> None:
         )
 
 
-def check_bytes(path: Path, claimed: int) -> None:
-    """Raises DataError unless a file, inflated if its name ends in .gz, has as many bytes as its header claims.
+def check_bytes(path: Path, claimed: int, gzipped: bool) -> None:
+    """Raises DataError unless a file, inflated if it is gzipped, has as many bytes as its header claims.
 
     Args:
       path: of a scan.
       claimed: header and voxels together.
+      gzipped: what the file is, whatever its name says.
     """
     there = path.stat().st_size
-    if path.name.endswith(".gz") and claimed > there:
+    if gzipped and claimed > there:
         # A suspicious claim is counted out, in little memory, and no further than it goes.
         there = claimed if claimed <= COMMON_RATIO * there else _inflated_bytes(path, claimed)
     if claimed > there:
@@ -44,9 +44,10 @@ def _inflated_bytes(path: Path, most: int) -> int:
     """How many bytes a gzipped file holds, counted up to `most`."""
     count = 0
     try:
-        with gzip.open(path) as file:
-            while count < most and (chunk := file.read(CHUNK)):
-                count += len(chunk)
-    except (EOFError, zlib.error, gzip.BadGzipFile):
+        for piece in inflated(path):
+            count += len(piece)
+            if count >= most:
+                break
+    except (EOFError, zlib.error):
         pass  # cut short: what came until then counts
     return count

@@ -4,6 +4,7 @@ import dataclasses
 import errno
 import math
 from pathlib import Path
+from typing import Literal
 
 import nibabel as nib
 import numpy as np
@@ -11,10 +12,16 @@ import numpy as np
 from data_pipelines.aside import written_aside
 from data_pipelines.claims import check_bytes, check_shape
 from data_pipelines.errors import DataError
+from data_pipelines.formats import affines, analyze, headers, sniff, voxels
+from data_pipelines.formats.headers import Look
+from data_pipelines.notices import Kind, Notice
 
-MILLIMETRES = {"meter": 1e3, "mm": 1.0, "micron": 1e-3, "unknown": 1.0}
 SUFFIXES = (".nii", ".nii.gz")
+PAIR = {".hdr": ".img", ".img": ".hdr"}
 HEADER_BYTES = 352  # before the voxels of the files that `write` makes; little-endian, the first index runs fastest
+MOST_NAN = 0.99  # of a volume, beyond which little is left to learn from
+
+Nan = float | Literal["least"] | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,68 +32,102 @@ class Volume:
       array: [I, J, K] float32, in the file's voxel order.
       affine: [4, 4] float64, voxel indices to RAS+ world coordinates in millimetres.
       description: free text of up to 79 characters, kept in the NIfTI header.
+      notices: what is doubtful in the file it was read from.
     """
 
     array: np.ndarray
     affine: np.ndarray
     description: str = ""
+    notices: tuple[Notice, ...] = ()
 
     @property
     def spacing(self) -> np.ndarray:
-        """[3] voxel edge lengths in millimetres."""
-        return np.linalg.norm(self.affine[:3, :3], axis=0)
+        """[3] voxel edge lengths in millimetres; where axes are sheared, along the slanted edge."""
+        return affines.spacing(self.affine)
 
 
 def is_nifti(path: Path) -> bool:
-    """Whether the name is that of a NIfTI file; hidden files, temporary ones among them, are not."""
-    return path.name.endswith(SUFFIXES) and not path.name.startswith(".")
+    """Whether the name is that of a NIfTI file, in either case; hidden files, temporary ones among them, are not."""
+    return path.name.lower().endswith(SUFFIXES) and not path.name.startswith(".")
 
 
 def stem(path: Path) -> str:
     """The file name without .nii or .nii.gz."""
-    return path.name.removesuffix(".gz").removesuffix(".nii")
+    name = path.name
+    for suffix in (".gz", ".nii"):
+        if name.lower().endswith(suffix):
+            name = name[: -len(suffix)]
+    return name
 
 
-def read(path: str | Path) -> Volume:
+def look(path: str | Path) -> Look:
+    """Reads the header of a NIfTI file, or of a pair .hdr and .img (Analyze as well), and no voxels: a few kB.
+
+    Args:
+      path: of either file of a pair. What a file is, its content says, not its suffix.
+
+    Raises:
+      DataError: no such file, no such header, or one that is damaged or places the voxels nowhere; or an uncompressed file is
+        shorter than its header claims.
+    """
+    path = Path(path)
+    try:
+        return _look(path)
+    except DataError:
+        raise
+    except Exception as error:  # a damaged header can make numpy and nibabel raise nearly anything
+        raise DataError(f"{path}: not a readable NIfTI file ({sniff.reason(error)}); replace or remove it") from error
+
+
+def read(path: str | Path, nan: Nan = None, most_nan: float = MOST_NAN) -> Volume:
     """Reads a scan, its scaling (scl_slope, scl_inter) applied.
 
     Args:
-      path: a .nii or .nii.gz file of one 3D volume; trailing axes of length one are dropped.
+      path: a .nii or .nii.gz file of one 3D volume, or either file of a pair .hdr and .img; trailing axes of length one are
+        dropped.
+      nan: a value for voxels that are NaN, "least" for the least of the others; None refuses them.
+      most_nan: the share of such voxels above which the file is refused all the same.
 
     Raises:
-      DataError: not a readable NIfTI file, shorter than its header claims, not one 3D volume or one of more than 1024^3
-        voxels, values not finite or all the same, no usable spacing.
+      DataError: as `look`; the voxels are damaged, not one 3D volume or one of more than 1024^3 voxels; values are not finite
+        or all the same.
     """
-    volume = read_unchecked(path)
-    check_values(Path(path), volume.array)
-    return volume
+    return checked(Path(path), read_unchecked(path), nan, most_nan)
 
 
 def read_unchecked(path: str | Path) -> Volume:
     """Reads a volume as `read` does, whatever its values: a model may draw NaN, or the same number everywhere.
 
     Raises:
-      DataError: not a readable NIfTI file, not one 3D volume, no usable spacing.
+      DataError: as `read`, but not for values.
     """
     path = Path(path)
-    try:
-        header = _raw_header(path)
-        image = nib.load(path)
-        if image.get_data_dtype().kind not in "iufb":
-            raise DataError(f"{path}: holds {image.get_data_dtype()} values; convert it to a scalar NIfTI volume")
-        shape = _spatial_shape(path, image.shape)
-        check_shape(path, shape)
-        check_bytes(path, int(header["vox_offset"]) + math.prod(shape) * image.get_data_dtype().itemsize)
-        affine = _affine(path, image, header)
-        array = np.array(image.dataobj, dtype=np.float32).reshape(shape)
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file") from None
-    except DataError:
-        raise
-    except Exception as error:  # a damaged header can make nibabel raise nearly anything
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise DataError(f"{path}: not a readable NIfTI file ({reason}); replace or remove it") from error
-    return Volume(array, affine, _text(header["descrip"]))
+    return load(path, look(path))
+
+
+def load(path: Path, seen: Look) -> Volume:
+    """The volume that a header was found to describe; of any format whose header is read to a `Look`."""
+    return Volume(voxels.load(path, seen), seen.affine, seen.description, seen.notices)
+
+
+def checked(path: Path, volume: Volume, nan: Nan = None, most_nan: float = MOST_NAN) -> Volume:
+    """A volume that can be learned from: NaN replaced if that is asked for, all values finite, some of them different.
+
+    Raises:
+      DataError: it cannot.
+    """
+    if nan is not None and (missing := np.isnan(volume.array)).any():
+        share = float(missing.mean())
+        if share > most_nan:
+            raise DataError(
+                f"{path}: {share:.1%} of the voxels are NaN, more than {most_nan:.0%}, too many to be background; remove it"
+            )
+        value = volume.array[~missing].min() if nan == "least" else nan
+        note = Notice(Kind.NAN, f"{share:.1%} of the voxels, which become {value:g}")
+        array = np.where(missing, np.float32(value), volume.array)
+        volume = dataclasses.replace(volume, array=array, notices=(*volume.notices, note))
+    check_values(path, volume.array)
+    return volume
 
 
 def check_values(path: Path, array: np.ndarray) -> None:
@@ -94,7 +135,10 @@ def check_values(path: Path, array: np.ndarray) -> None:
     # The sum is finite only if every value is; float64, so that it cannot overflow.
     if not np.isfinite(array.sum(dtype=np.float64)):
         bad = int(np.count_nonzero(~np.isfinite(array)))
-        raise DataError(f"{path}: {bad} of {array.size} voxels are NaN or infinite; repair or remove the file")
+        what = "repair or remove the file"
+        if not np.isinf(array).any():
+            what = "if NaN is the background, set data.nan_background=True; else repair or remove the file"
+        raise DataError(f"{path}: {bad} of {array.size} voxels are NaN or infinite; {what}")
     if array.min() == array.max():
         raise DataError(f"{path}: every voxel is {array.flat[0]:g}; nothing to learn from it, remove it")
 
@@ -146,7 +190,7 @@ def cannot_write(folder: Path, error: OSError) -> DataError:
 def read_header(path: Path) -> tuple[np.ndarray, str]:
     """The affine [4, 4] and the description of a file that `write` made, without its voxels."""
     image = nib.load(path)
-    return np.asarray(image.affine, np.float64), _text(image.header["descrip"])
+    return np.asarray(image.affine, np.float64), headers.text(image.header["descrip"])
 
 
 def memory_map(path: Path) -> np.ndarray:
@@ -154,37 +198,38 @@ def memory_map(path: Path) -> np.ndarray:
     return np.asanyarray(nib.load(path, mmap="r").dataobj)
 
 
-def _raw_header(path: Path) -> nib.Nifti1Header:
-    """The header as it stands in the file: nib.load silently replaces a zero pixdim by 1."""
-    with nib.openers.ImageOpener(path) as file:
-        start = file.read(4)
-        file.seek(0)
-        is_nifti2 = 540 in (int.from_bytes(start, "little"), int.from_bytes(start, "big"))
-        return (nib.Nifti2Header if is_nifti2 else nib.Nifti1Header).from_fileobj(file, check=False)
+def _look(path: Path) -> Look:
+    header, values = _files(path)
+    start, gzipped = sniff.first_bytes(header)
+    if headers.version(start):
+        seen = headers.read(header, start, gzipped)
+        if not headers.is_single(start):
+            if values == header:
+                raise DataError(
+                    f"{path}: the header of a pair, and the voxels, NAME.img beside NAME.hdr, are missing; fetch them"
+                )
+            seen = dataclasses.replace(seen, voxels=values, gzipped=sniff.is_gzipped(values))
+    elif values != header and analyze.is_header(start):
+        seen = analyze.read(header, start, values, sniff.is_gzipped(values))
+    elif ".hdr" in header.name.lower() and analyze.is_header(start):
+        raise DataError(f"{path}: its voxels are missing, {path.stem}.img; fetch them or remove it")
+    else:
+        raise DataError(f"{path}: not a readable NIfTI file (its header is another); replace or remove it")
+    if seen.gzipped != seen.voxels.name.lower().endswith(".gz"):
+        seen = dataclasses.replace(seen, notices=(*seen.notices, Notice(Kind.SUFFIX)))
+    check_shape(path, seen.shape[:3])
+    if not seen.gzipped:
+        check_bytes(seen.voxels, seen.offset + math.prod(seen.shape) * seen.dtype.itemsize, gzipped=False)
+    return seen
 
 
-def _spatial_shape(path: Path, shape: tuple[int, ...]) -> tuple[int, int, int]:
-    while len(shape) > 3 and shape[-1] == 1:
-        shape = shape[:-1]
-    if len(shape) == 3 and min(shape) > 1:
-        return shape
-    if len(shape) > 3:
-        raise DataError(f"{path}: {len(shape)}D of shape {shape}, one 3D volume is needed; split the series into files")
-    raise DataError(f"{path}: shape {shape} is not a 3D volume; stack the slices into one file or remove it")
-
-
-def _affine(path: Path, image: nib.Nifti1Image, header: nib.Nifti1Header) -> np.ndarray:
-    """The best affine of the header, in millimetres."""
-    pixdim = np.asarray(header["pixdim"][1:4], np.float64)
-    affine = np.asarray(image.affine, np.float64)
-    if not (np.isfinite(pixdim).all() and (pixdim != 0).all()):
-        raise DataError(f"{path}: header gives voxel sizes {pixdim.tolist()}; set its pixdim to millimetres")
-    lost = not np.isfinite(affine).all() or np.isnan(nib.orientations.io_orientation(affine)).any()
-    if lost or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
-        raise DataError(f"{path}: header's affine is singular or not finite; set a valid sform or qform")
-    unit = MILLIMETRES.get(image.header.get_xyzt_units()[0], 1.0)
-    return np.diag([unit, unit, unit, 1.0]) @ affine
-
-
-def _text(field: np.ndarray) -> str:
-    return bytes(field.item()).rstrip(b"\0").decode("latin-1").strip()
+def _files(path: Path) -> tuple[Path, Path]:
+    """The file with the header and the one with the values, the same unless a pair lies there."""
+    suffix = next((s for s in PAIR if path.name.lower().removesuffix(".gz").endswith(s)), None)
+    if suffix is None:
+        return path, path
+    start = path.name[: path.name.lower().rindex(suffix)]
+    other = PAIR[suffix]
+    names = [f"{start}{end}{gz}" for end in (other, other.upper()) for gz in ("", ".gz")]
+    beside = next((path.with_name(name) for name in names if path.with_name(name).exists()), path)
+    return (path, beside) if suffix == ".hdr" else (beside, path)

@@ -116,7 +116,7 @@ def bad_files(array):
     yield "flat", lambda path: save(path, array, srow_x=[1e20, 1e20, 0, 0], srow_y=[1, 2, 0, 0]), "affine is singular"
     yield "lost", lambda path: save(path, array, srow_x=[1, 0, 0, np.nan]), "affine is singular or not finite"
     yield "text", lambda path: path.write_bytes(gzip.compress(b"no scan" * 100)), "not a readable NIfTI"
-    yield "empty", lambda path: path.write_bytes(b""), "not a readable NIfTI"
+    yield "empty", lambda path: path.write_bytes(b""), "the file is empty"
     yield "not zipped", lambda path: path.write_bytes(b"\x00" * 400), "not a readable NIfTI"
 
 
@@ -142,7 +142,7 @@ def test_truncated_gzip_is_named(tmp_path, kept):
 
 @pytest.mark.parametrize("value", [0.0, np.nan])
 def test_no_usable_spacing(tmp_path, array, value):
-    save(tmp_path / "a.nii", array, pixdim=[1, 1, value, 1, 0, 0, 0, 0])
+    save(tmp_path / "a.nii", array, sform_code=0, pixdim=[1, 1, value, 1, 0, 0, 0, 0])
     with pytest.raises(DataError, match="voxel sizes"):
         nifti.read(tmp_path / "a.nii")
 

@@ -27,6 +27,7 @@ UNITS = {0: ("none", 1.0), 1: ("metre", 1e3), 2: ("mm", 1.0), 3: ("micron", 1e-3
 SPACINGS = (0.01, 100.0)  # mm; beyond these a unit is wrong, not a scan
 PIXDIM_TOLERANCE = 0.01  # of an edge
 APART = 0.5  # of the shortest edge, where sform and qform begin to disagree: near 180 degrees float32 is that coarse
+HALF_TURN = 1e-7  # what is left to 1 of a quaternion's square, below which NIfTI's own library takes it for half a turn
 LENGTH_TOLERANCE = 1e-3  # of a quaternion, which rounding stays well below
 BYTES_1, BYTES_2 = 348, 540  # of the headers of NIfTI-1 and NIfTI-2
 MAGICS_1, MAGICS_2 = (b"n+1\0", b"ni1\0"), (b"n+2\0", b"ni2\0")
@@ -158,21 +159,21 @@ def placed(path: Path, fields: np.void, shape: tuple[int, ...], notes: list[Noti
 
 def from_quaternion(fields: np.void) -> tuple[np.ndarray, bool]:
     """The qform [4, 4], NaN where the header does not give one, and whether its quaternion is longer than rounding makes it."""
-    affine = np.eye(4)
-    pixdim = np.abs(np.asarray(fields["pixdim"], np.float64))
-    quaternion = np.array([0.0, *(float(fields[f"quatern_{name}"]) for name in "bcd")])
+    edges = np.abs(np.asarray(fields["pixdim"][1:4], np.float64))
+    offsets = np.array([fields[f"qoffset_{axis}"] for axis in "xyz"], np.float64)
+    quaternion = np.array([0, *(fields[f"quatern_{name}"] for name in "bcd")], np.float64)
     length = float(np.linalg.norm(quaternion))
-    if not np.isfinite(length):
+    if not np.isfinite([*edges, *offsets, length]).all():
         return np.full((4, 4), np.nan), False
-    if length > 1:
-        quaternion = quaternion / length
+    if 1 - length**2 < HALF_TURN:
+        quaternion /= length
     else:
         quaternion[0] = np.sqrt(1 - length**2)
-    turn = nib.quaternions.quat2mat(quaternion)
-    edges = pixdim[1:4] * [1, 1, -1 if float(fields["pixdim"][0]) < 0 else 1]
-    affine[:3, :3] = turn * edges
-    affine[:3, 3] = [fields[f"qoffset_{axis}"] for axis in "xyz"]
-    return affine, bool(length > 1 + LENGTH_TOLERANCE)
+    edges[2] *= -1 if float(fields["pixdim"][0]) < 0 else 1
+    affine = np.eye(4)
+    affine[:3, :3] = nib.quaternions.quat2mat(quaternion) * edges
+    affine[:3, 3] = offsets
+    return affine, length > 1 + LENGTH_TOLERANCE
 
 
 def by_sizes(pixdim: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

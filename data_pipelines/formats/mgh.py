@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
+from nibabel.freesurfer import mghformat
 
 from data_pipelines.errors import DataError
 from data_pipelines.formats import affines, headers, sniff
@@ -17,7 +17,7 @@ PLACED = 28  # where the header says, in two bytes, whether it knows directions
 
 def is_header(start: bytes) -> bool:
     """Whether a file begins as such a file does: version 1, and a type of values that FreeSurfer has."""
-    known = nib.freesurfer.mghformat.data_type_codes.code
+    known = mghformat.data_type_codes.code
     return len(start) >= OFFSET and start[:4] == b"\0\0\0\1" and int.from_bytes(start[20:24], "big") in known
 
 
@@ -30,7 +30,7 @@ def look(path: Path) -> Look:
     start, gzipped = sniff.first_bytes(path)
     if not is_header(start):
         raise DataError(f"{path}: not a readable MGH file (its header is another); replace or remove it")
-    header = nib.freesurfer.MGHHeader(start[:OFFSET], check=False)
+    header = mghformat.MGHHeader(start[: mghformat.header_dtype.itemsize], check=False)
     notes = []
     if int.from_bytes(start[PLACED : PLACED + 2], "big", signed=True) <= 0:
         notes.append(Notice(Kind.MGH_UNPLACED))

@@ -118,9 +118,9 @@ def checked(path: Path, volume: Volume, nan: Nan = None, most_nan: float = MOST_
     """
     if nan is not None and (missing := np.isnan(volume.array)).any():
         share = float(missing.mean())
-        if share > most_nan:
+        if share > most_nan or missing.all():
             raise DataError(
-                f"{path}: {share:.1%} of the voxels are NaN, more than {most_nan:.0%}, too many to be background; remove it"
+                f"{path}: {share:.1%} of the voxels are NaN, at most {most_nan:.0%} can be background; remove it"
             )
         value = volume.array[~missing].min() if nan == "least" else nan
         note = Notice(Kind.NAN, f"{share:.1%} of the voxels, which become {value:g}")

@@ -71,9 +71,7 @@ def _inflated(path: Path, start: int, size: int) -> bytearray:
                 content[begin - start : end - start] = memoryview(piece)[begin - position : end - position]
             position += len(piece)
     except (EOFError, zlib.error) as error:
-        raise DataError(
-            f"{path}: not a readable NIfTI file, damaged gzip ({reason(error)}); replace or remove it"
-        ) from error
+        raise DataError(f"{path}: damaged gzip ({reason(error)}); replace or remove it") from error
     if position < start + size:
         raise DataError(
             f"{path}: the header claims {start + size} bytes, {position} are there: cut short, or a damaged header; "

@@ -136,7 +136,7 @@ def test_truncated_gzip_is_named(tmp_path, kept):
     noise = np.random.default_rng(0).integers(0, 1000, (20, 20, 20)).astype(np.int16)
     whole = save(tmp_path / "whole.nii.gz", noise).read_bytes()
     (tmp_path / "cut.nii.gz").write_bytes(whole[: int(kept * len(whole))])
-    with pytest.raises(DataError, match=r"cut\.nii\.gz: not a readable NIfTI"):
+    with pytest.raises(DataError, match=r"cut\.nii\.gz: damaged gzip .the gzip stream is cut short"):
         nifti.read(tmp_path / "cut.nii.gz")
 
 

@@ -65,10 +65,8 @@ def straight_grid(affine: np.ndarray, shape: tuple[int, int, int]) -> tuple[np.n
       the affine and the shape of the grid.
     """
     directions, upper = np.linalg.qr(affine[:3, :3])
-    signs = np.sign(np.diag(upper))
-    directions, upper = directions * signs, upper * signs[:, None]
     corners = np.array([*np.ndindex(2, 2, 2)]) * (np.asarray(shape) - 1)
-    steps = np.diag(upper)
+    steps = np.diag(upper)  # some below 0, where the direction is, too
     reached = corners @ (upper / steps[:, None]).T  # the corners, in voxels of the new grid
     low, high = np.floor(reached.min(axis=0) + 1e-6), np.ceil(reached.max(axis=0) - 1e-6)
     grid = np.eye(4)

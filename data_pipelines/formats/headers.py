@@ -165,13 +165,11 @@ def from_quaternion(fields: np.void) -> tuple[np.ndarray, bool]:
     length = float(np.linalg.norm(quaternion))
     if not np.isfinite([*edges, *offsets, length]).all():
         return np.full((4, 4), np.nan), False
-    if 1 - length**2 < HALF_TURN:
-        quaternion /= length
-    else:
+    if 1 - length**2 >= HALF_TURN:
         quaternion[0] = np.sqrt(1 - length**2)
     edges[2] *= -1 if float(fields["pixdim"][0]) < 0 else 1
     affine = np.eye(4)
-    affine[:3, :3] = nib.quaternions.quat2mat(quaternion) * edges
+    affine[:3, :3] = nib.quaternions.quat2mat(quaternion) * edges  # which scales it to length 1
     affine[:3, 3] = offsets
     return affine, length > 1 + LENGTH_TOLERANCE
 

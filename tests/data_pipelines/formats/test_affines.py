@@ -59,9 +59,12 @@ def test_itk_opens_what_orthonormal_makes_and_refuses_what_it_was_made_of(tmp_pa
     assert [notice.kind for notice in notices] == [Kind.SHEARED] and notices[0].detail == "a cosine of 0.447"
 
 
+@pytest.mark.parametrize("shift", [1.5, -1.5])
 @pytest.mark.parametrize("turn", [np.eye(4), np.diag([-1, 1, -1, 1]), STRAIGHT / [1.5, 2, 3, 1]])
-def test_a_straight_grid_holds_all_voxels_at_the_distances_of_rows_and_slices(turn):
-    sheared = turn @ SLANTED
+def test_a_straight_grid_holds_all_voxels_at_the_distances_of_rows_and_slices(turn, shift):
+    slanted = SLANTED.copy()
+    slanted[1, 2] = shift
+    sheared = turn @ slanted
     grid, shape = affines.straight_grid(sheared, SHAPE)
     assert affines.shear(grid) < 1e-12
     np.testing.assert_allclose(affines.spacing(grid), [2, 2, 3])

@@ -178,7 +178,7 @@ def test_a_unit_that_there_is_not_is_taken_for_millimetres_and_noted(tmp_path):
     assert kinds(volume) == [Kind.UNIT] and volume.notices[0].detail == "code 4"
 
 
-@pytest.mark.parametrize(("code", "factor"), [(3, 1e3), (1, 1e-3)])
+@pytest.mark.parametrize(("code", "factor"), [(3, 1e3), (3 + 8, 1e3), (1, 1e-3)])
 def test_micron_and_metre_become_millimetres_as_in_itk(tmp_path, code, factor):
     affine = np.diag([factor, factor, factor, 1]) @ PLACE
     volume = nifti.read(save(tmp_path / "a.nii", affine=affine, xyzt_units=code))
@@ -250,9 +250,9 @@ def test_every_type_of_numbers_in_either_byte_order(tmp_path, dtype, kind, endia
     assert volume.array.dtype == np.float32 and volume.array.dtype.isnative
 
 
-@pytest.mark.parametrize("dtype", ["int16", "float64"])
+@pytest.mark.parametrize("dtype", ["int16", "int32", "float64"])
 def test_scaled_values_are_those_of_nibabel_to_the_bit(tmp_path, dtype):
-    image = nib.Nifti1Image(ARRAY.astype(dtype), PLACE)
+    image = nib.Nifti1Image((ARRAY * 123.4567).astype(dtype), PLACE)
     image.header.set_slope_inter(0.1, -1024.3)
     (tmp_path / "a.nii").write_bytes(image.to_bytes())
     np.testing.assert_array_equal(

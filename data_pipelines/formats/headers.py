@@ -36,7 +36,7 @@ CIFTI = range(3000, 3100)  # intent codes
 
 @dataclasses.dataclass(frozen=True)
 class Look:
-    """What a header says of a file, before any voxel is read.
+    """Holds what a header says of a file, before any voxel is read.
 
     Attributes:
       shape: all its lengths, as stored.

@@ -39,7 +39,8 @@ def look(path: Path) -> Look:
     lengths = [int(n) for n in header["dims"]]
     if min(lengths) < 1:
         raise DataError(f"{path}: not a readable MGH file (its lengths are {lengths}); replace or remove it")
-    affine = np.asarray(header.get_affine(), np.float64)
+    with np.errstate(over="ignore", invalid="ignore"):  # of a damaged header, which is refused next
+        affine = np.asarray(header.get_affine(), np.float64)
     if not affines.usable(affine):
         raise DataError(f"{path}: header's affine is singular or not finite; convert it anew with mri_convert")
     headers.check_spacing(path, affine, "as its header says; convert it anew with mri_convert")

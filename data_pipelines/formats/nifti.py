@@ -3,6 +3,7 @@
 import dataclasses
 import errno
 import math
+import os
 from pathlib import Path
 from typing import Literal
 
@@ -231,5 +232,7 @@ def _files(path: Path) -> tuple[Path, Path]:
     start = path.name[: path.name.lower().rindex(suffix)]
     other = PAIR[suffix]
     names = [f"{start}{end}{gz}" for end in (other, other.upper()) for gz in ("", ".gz")]
-    beside = next((path.with_name(name) for name in names if path.with_name(name).exists()), path)
+    # A link to what is not fetched is there too: `sniff` names the command.
+    there = [beside for name in names if os.path.lexists(beside := path.with_name(name))]
+    beside = there[0] if there else path
     return (path, beside) if suffix == ".hdr" else (beside, path)

@@ -1,5 +1,6 @@
 """Reads a file of any format that holds one volume: NIfTI, Analyze, MGH, numpy. DICOM is a folder, not a file: dicom.py."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -28,7 +29,7 @@ def is_image(path: Path) -> bool:
         return False
     if name.endswith((".img", ".img.gz")):
         start = path.name[: name.rindex(".img")]
-        return not any(path.with_name(start + end).exists() for end in (".hdr", ".HDR", ".hdr.gz"))
+        return not any(os.path.lexists(path.with_name(start + end)) for end in (".hdr", ".HDR", ".hdr.gz"))
     return True
 
 

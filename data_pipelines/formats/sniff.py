@@ -76,7 +76,7 @@ def is_gzipped(path: Path) -> bool:
 
 
 def reason(error: Exception) -> str:
-    """What an error says, in one line; its name where it says nothing."""
+    """Puts into one line what an error says; its name where it says nothing."""
     return " ".join(str(error).split())[:200] or type(error).__name__
 
 

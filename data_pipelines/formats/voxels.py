@@ -40,9 +40,10 @@ def load(path: Path, look: Look) -> np.ndarray:
     else:
         stored = np.fromfile(look.voxels, look.dtype, count, offset=look.offset)
     stored = stored.reshape(shape, order="F")
-    if look.scaling:
-        stored = apply_read_scaling(stored, *(np.float64(number) for number in look.scaling))
-    return stored.astype(np.float32, copy=False)
+    with np.errstate(over="ignore", invalid="ignore"):  # infinite values are refused, or told, by whoever checks values
+        if look.scaling:
+            stored = apply_read_scaling(stored, *(np.float64(number) for number in look.scaling))
+        return stored.astype(np.float32, copy=False)
 
 
 def spatial_shape(path: Path, shape: tuple[int, ...]) -> tuple[int, int, int]:

@@ -341,3 +341,34 @@ def test_nan_background_makes_nibabels_resampled_image_readable():
     volume = read.read(IMAGES / "resampled_anat_moved.nii", nan=0.0)
     array = nib.load(IMAGES / "resampled_anat_moved.nii").get_fdata()
     np.testing.assert_array_equal(volume.array, np.nan_to_num(array).astype(np.float32))
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("a.nii", nib.Nifti1Image),
+        ("b.nii", nib.Nifti2Image),
+        ("c.hdr", nib.Nifti1Pair),
+        ("d.hdr", nib.Spm2AnalyzeImage),
+        ("e.mgh", nib.MGHImage),
+    ],
+)
+def test_any_damage_to_a_header_is_read_or_refused_in_one_line(tmp_path, name, kind):
+    kind(ARRAY, np.diag([-2, 2, 2, 1])).to_filename(tmp_path / name)
+    (tmp_path / name).with_suffix(".mat").unlink(missing_ok=True)
+    content = (tmp_path / name).read_bytes()
+    random, refused = np.random.default_rng(0), 0
+    for _ in range(200):
+        damaged = bytearray(content)
+        start = random.integers(0, 92 if name == "e.mgh" else 348)
+        damaged[start : start + 4] = (
+            random.choice([0, 127, 128, 255, *random.integers(0, 256, 4)], 4).astype(np.uint8).data
+        )
+        (tmp_path / name).write_bytes(damaged)
+        try:
+            assert np.isfinite(read.read(tmp_path / name).array).all()
+        except DataError as error:
+            refused += 1
+            assert str(error).startswith(str(tmp_path)) and "\n" not in str(error)
+    assert 10 < refused < 190

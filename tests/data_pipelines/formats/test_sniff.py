@@ -44,6 +44,13 @@ def test_a_file_is_read_as_what_it_is_whatever_its_name(tmp_path, name, content,
     assert nifti.look(tmp_path / name).notices == volume.notices
 
 
+def test_a_wrong_suffix_is_noted_besides_what_the_header_leaves_open(tmp_path):
+    content = bytearray(CONTENT)
+    content[252:256] = bytes(4)  # qform_code and sform_code
+    (tmp_path / "a.nii.gz").write_bytes(content)
+    assert [notice.kind for notice in nifti.look(tmp_path / "a.nii.gz").notices] == [Kind.UNPLACED, Kind.SUFFIX]
+
+
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
@@ -64,6 +71,10 @@ def test_pointers_name_the_command_that_fetches_the_content(tmp_path, name, cont
 def test_the_voxels_of_a_pair_may_be_a_pointer_too(tmp_path):
     nib.save(nib.Nifti1Pair(ARRAY, np.eye(4)), tmp_path / "a.hdr")
     (tmp_path / "a.img").write_bytes(b"/annex/objects/SHA256E-s120331--0af1.img\n")
+    with pytest.raises(NotFetchedError, match="a.img: its content is not here"):
+        nifti.look(tmp_path / "a.hdr")
+    (tmp_path / "a.img").unlink()
+    (tmp_path / "a.img").symlink_to("../.git/annex/objects/aa/bb/KEY/KEY")
     with pytest.raises(NotFetchedError, match="a.img: its content is not here"):
         nifti.look(tmp_path / "a.hdr")
 

@@ -38,6 +38,8 @@ def write_slice(path, k, **changes):
     for key, value in changes.items():
         if value is None:
             delattr(image, key)
+        elif value == "":
+            setattr(image, key, None)  # there, without a value
         else:
             setattr(image, key, value)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -73,7 +75,7 @@ def test_orientation_is_that_of_the_header(tmp_path):
 
 
 def test_files_without_pixels_are_passed_over(series):
-    write_slice(series / "report.dcm", 0, PixelData=None, Rows=None)
+    write_slice(series / "report.dcm", 0, PixelData=None, Rows=None, Modality="SR")
     assert dicom.read_series(series).array.shape[2] == SLICES
     assert dicom.modality(series) == "CT"
 
@@ -81,30 +83,92 @@ def test_files_without_pixels_are_passed_over(series):
 @pytest.mark.parametrize(
     ("name", "expected", "changes"),
     [
-        ("9.dcm", "lie where another one does", {}),
-        ("9.dcm", "some are missing", {"ImagePositionPatient": [-100.0, -50.0, 47.5]}),
-        ("9.dcm", "SeriesInstanceUID has 2 values", {"SeriesInstanceUID": "1.2.4"}),
-        ("9.dcm", "PixelSpacing has 2 values", {"PixelSpacing": [0.7, 0.7]}),
-        ("9.dcm", "tilted gantry", {"ImagePositionPatient": [-100.0, -45.0, 42.5]}),
-        ("9.dcm", "multi-frame", {"NumberOfFrames": 3}),
-        ("9.dcm", "ImagePositionPatient is missing", {"ImagePositionPatient": None}),
-        ("5.dcm", "cannot be decoded", {"PixelData": b"\0\0"}),
+        ("9.dcm", "different images in one place, up to 2", {"PixelData": stored(1).tobytes()}),
+        ("9.dcm", "6 of 8 slices, 2 missing at 2.5 mm", {"ImagePositionPatient": [-100.0, -50.0, 47.5]}),
+        ("9.dcm", "shift sideways, unsteadily, by 5.0 mm", {"ImagePositionPatient": [-100.0, -45.0, 42.5]}),
+        ("5.dcm", "4 of 5 slices, 1 missing", {"ImagePositionPatient": None, "PixelData": stored(0).tobytes()}),
+        ("5.dcm", "2 bytes of pixels, the header claims 96", {"PixelData": b"\0\0"}),
     ],
 )
 def test_slices_that_are_no_regular_stack(series, name, expected, changes):
-    write_slice(series / name, 0, **changes)
+    k = 1 if name == "5.dcm" else 0
+    for path, n in zip("51432", range(SLICES), strict=True):  # 5.dcm in the middle
+        write_slice(series / f"{path}.dcm", {0: 1, 1: 0}.get(n, n))
+    write_slice(series / name, k, **changes)
     with pytest.raises(DataError, match=expected) as raised:
         dicom.read_series(series)
     assert str(series) in str(raised.value) and "\n" not in str(raised.value)
 
 
-def test_unreadable_and_lonely_slices(series, tmp_path):
-    (series / "1.dcm").write_bytes((series / "1.dcm").read_bytes()[:100])
-    with pytest.raises(DataError, match=r"1\.dcm: not a readable DICOM file"):
+@pytest.mark.parametrize(
+    ("told", "changes"),
+    [
+        ("1 duplicate slice dropped", {}),
+        ("1 slice of another orientation", {"ImageOrientationPatient": [0.0, 1, 0, 0, 0, -1]}),
+        ("1 slice of another orientation, size or pixel spacing", {"PixelSpacing": [0.7, 0.7]}),
+        ("ImagePositionPatient is missing", {"ImagePositionPatient": None}),
+        ("multi-frame image without a place for each frame", {"NumberOfFrames": 3}),
+        ("1 slice only", {"SeriesInstanceUID": "1.2.4"}),
+    ],
+)
+def test_what_lies_beside_a_series_is_passed_over_and_told(series, capsys, told, changes):
+    alone = dicom.read_series(series)
+    assert capsys.readouterr().err == ""
+    write_slice(series / "9.dcm", 0, **changes)
+    volume = dicom.read_series(series)
+    np.testing.assert_array_equal(volume.array, alone.array)
+    np.testing.assert_array_equal(volume.affine, alone.affine)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert str(series) in line and told in line
+
+
+def test_two_whole_series_in_a_folder_are_not_chosen_between(series):
+    for k in range(SLICES):
+        write_slice(series / f"other{k}", k, SeriesInstanceUID="1.2.4")
+    with pytest.raises(DataError, match="SeriesInstanceUID has 2 values; keep a series in a folder of its own"):
         dicom.read_series(series)
+
+
+@pytest.mark.parametrize(
+    ("key", "intercept"), [("RescaleSlope", -1024), ("RescaleIntercept", 0), ("NumberOfFrames", -1024)]
+)
+def test_an_empty_element_counts_as_an_absent_one(tmp_path, key, intercept):
+    for k in range(SLICES):
+        write_slice(tmp_path / f"{k}.dcm", k, **({"RescaleSlope": 1} | {key: ""}))
+    assert pydicom.dcmread(tmp_path / "1.dcm")[key].is_empty
+    np.testing.assert_array_equal(dicom.read_series(tmp_path).array[:, :, 1], stored(1).T + intercept)
+
+
+def test_no_position_is_one_line(tmp_path):
+    for k in range(SLICES):
+        write_slice(tmp_path / f"{k}.dcm", k, ImagePositionPatient="")
+    with pytest.raises(DataError, match="ImagePositionPatient is missing or empty"):
+        dicom.read_series(tmp_path)
+
+
+def test_numbers_are_compared_as_numbers(tmp_path):
+    for k in range(SLICES):
+        write_slice(
+            tmp_path / f"{k}.dcm",
+            k,
+            PixelSpacing=["0.7", "0.6"] if k % 2 else ["0.700000", "0.60"],
+            ImageOrientationPatient=["1", "-0.0", "0", "0", "1", "0"] if k % 2 else ["1", "1e-7", "0", "0", "1.0", "0"],
+        )
+    assert dicom.read_series(tmp_path).array.shape == (COLUMNS, ROWS, SLICES)
+
+
+def test_unreadable_and_lonely_slices(series, tmp_path):
+    whole = (series / "1.dcm").read_bytes()
+    for cut, found in ((100, "not readable"), (200, "not readable: cut short"), (500, "an image without pixels")):
+        (series / "1.dcm").write_bytes(whole[:cut])
+        with pytest.raises(DataError, match=rf"1\.dcm: {found}"):
+            dicom.read_series(series)
     write_slice(tmp_path / "one/1.dcm", 0)
-    with pytest.raises(DataError, match="1 DICOM slices"):
+    with pytest.raises(DataError, match="1 slice only"):
         dicom.read_series(tmp_path / "one")
+    (tmp_path / "none").mkdir()
+    with pytest.raises(DataError, match="0 DICOM slices"):
+        dicom.read_series(tmp_path / "none")
 
 
 def test_the_source_is_only_read(series):

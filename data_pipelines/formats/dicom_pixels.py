@@ -25,7 +25,9 @@ PIXEL_MODULE = (
     "Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "SamplesPerPixel",
     "PhotometricInterpretation",
 )  # fmt: skip
-MOST_RATIO = 256  # of voxels' bytes to compressed ones; a header that claims more is damaged
+MOST_RATIO = (
+    10_000  # of voxels' bytes to compressed ones, in one file: a slice of air alone can take a few hundred bytes
+)
 PATIENCE = 900  # seconds that a series may take
 
 

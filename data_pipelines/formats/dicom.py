@@ -56,7 +56,7 @@ def read_series(folder: str | Path) -> Volume:
         found = "; ".join(dict.fromkeys(reasons)) or "0 DICOM slices"
         raise DataError(f"{folder}: {found}; a volume is a regular stack of slices: fetch it again or remove it")
     if usable[0].tilted:
-        raise DataError(f"{folder}: {usable[0].reason}: a tilted gantry; resample it to NIfTI first")
+        raise DataError(f"{folder}: slices shift sideways (a tilted gantry); resample it to NIfTI first")
     if reasons:
         print(f"{folder}: {'; '.join(reasons)}", file=sys.stderr)
     return read_volume(usable[0], None, as_published=True)[0]

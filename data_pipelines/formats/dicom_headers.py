@@ -110,12 +110,11 @@ def read_dataset(path: Path, **options: Any) -> pydicom.Dataset | None:
             if not marked and not old:
                 return None
             file.seek(0)
-            bounded = _Bounded(file, path.stat().st_size)
-            dataset = pydicom.dcmread(bounded, force=not marked, **options)
-    except Exception as error:  # as above
+            dataset = pydicom.dcmread(_Bounded(file, path.stat().st_size), force=not marked, **options)
+        if "Directory" in _class_name(dataset):
+            return None
+    except Exception as error:  # a damaged header can make pydicom raise nearly anything
         raise NotReadable(reason_of(error)) from error
-    if "Directory" in _class_name(dataset):
-        return None
     if "SOPClassUID" not in dataset and "Rows" not in dataset:
         raise NotReadable("cut short" if marked else "no DICOM file, for all its suffix")
     return dataset
@@ -206,7 +205,7 @@ def _header(path: Path, dataset: pydicom.Dataset) -> Header:
         kind=_class_name(dataset),
         description=_text(dataset, "SeriesDescription"),
         number=int(value(dataset, "SeriesNumber", 0)),
-        image_type=tuple(str(v).upper() for v in ([image_type] if isinstance(image_type, str) else image_type)),
+        image_type=tuple(_printable(v).upper() for v in ([image_type] if isinstance(image_type, str) else image_type)),
         photometric=_text(dataset, "PhotometricInterpretation").upper(),
         slices=slices,
     )
@@ -219,11 +218,15 @@ def _anywhere(path: Path, dataset: pydicom.Dataset) -> tuple[Slice, ...]:
 
 def _class_name(dataset: pydicom.Dataset) -> str:
     uid = value(dataset, "SOPClassUID") or value(getattr(dataset, "file_meta", {}), "MediaStorageSOPClassUID", "")
-    return str(getattr(uid, "name", uid))
+    return _printable(getattr(uid, "name", uid))
 
 
 def _text(dataset: pydicom.Dataset, key: str) -> str:
-    return "".join(c if c.isprintable() else "?" for c in str(value(dataset, key, "")).strip())
+    return _printable(value(dataset, key, ""))
+
+
+def _printable(text: Any) -> str:
+    return "".join(c if c.isprintable() else "?" for c in str(text).strip())
 
 
 def _first(dataset: pydicom.Dataset, key: str) -> pydicom.Dataset:

@@ -25,6 +25,7 @@ PIXEL_MODULE = (
     "Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "SamplesPerPixel",
     "PhotometricInterpretation",
 )  # fmt: skip
+END_OF_IMAGE = b"\xff\xd9"  # of JPEG, JPEG-LS and JPEG 2000 alike
 MOST_RATIO = (
     10_000  # of voxels' bytes to compressed ones, in one file: a slice of air alone can take a few hundred bytes
 )
@@ -105,6 +106,9 @@ def _by_dcm2niix(slices: Sequence[Slice], datasets: Datasets, scratch: Path) -> 
             if plane.path != last:
                 count = int(value(dataset, "NumberOfFrames", 1))
                 last, frames = plane.path, list(generate_frames(dataset.PixelData, number_of_frames=count))
+            # dcm2niix makes something of half a picture too, and does not say so.
+            if not frames[plane.frame].rstrip(b"\0").endswith(END_OF_IMAGE):
+                raise DataError(f"{plane.path}: its compressed pixels are cut short; replace or remove it")
             _write_plain(source / f"{n:06}.dcm", dataset, frames[plane.frame], n, uid)
         array = _converted(first.path.parent, source, target)
     if array.shape != (first.columns, first.rows, len(slices)):

@@ -80,8 +80,9 @@ class Series:
     @property
     def name(self) -> str:
         """The folder and what the series is called, for messages."""
-        parent = self.files[0].parent
-        return one_line(f"{parent}: series {self.number or ''} {self.description or self.uid}".replace("  ", " "))
+        called = self.description or self.uid or self.files[0].name
+        number = f"{self.number} " if self.number else ""
+        return one_line(f"{self.files[0].parent}: series {number}{called}")
 
 
 def find_series(root: Path, files: Sequence[Path] | None = None, fewest: int = FEWEST) -> tuple[Series, ...]:

@@ -122,6 +122,21 @@ def test_what_lies_beside_a_series_is_passed_over_and_told(series, capsys, told,
     assert str(series) in line and told in line
 
 
+def test_padding_stays_as_published(tmp_path):
+    for k in range(SLICES):
+        pixels = stored(k)
+        pixels[0] = -2000
+        write_slice(tmp_path / f"{k}.dcm", k, PixelData=pixels.tobytes(), PixelPaddingValue=-2000)
+    assert (dicom.read_series(tmp_path).array[:, 0] == 2 * -2000 - 1024).all()
+
+
+def test_a_tilted_gantry_is_refused_as_published(tmp_path):
+    for k in range(SLICES):
+        write_slice(tmp_path / f"{k}.dcm", k, ImagePositionPatient=[0.0, 1.0 * k, 2.5 * k])
+    with pytest.raises(DataError, match="slices shift sideways .a tilted gantry."):
+        dicom.read_series(tmp_path)
+
+
 def test_two_whole_series_in_a_folder_are_not_chosen_between(series):
     for k in range(SLICES):
         write_slice(series / f"other{k}", k, SeriesInstanceUID="1.2.4")

@@ -1,3 +1,4 @@
+import random
 import stat
 import subprocess
 import threading
@@ -194,3 +195,22 @@ def test_more_pixels_than_the_header_says_are_passed_over(tmp_path):
 def test_nothing_is_run_for_pixels_that_pydicom_reads(tmp_path, monkeypatch):
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: pytest.fail("runs a program"))
     np.testing.assert_array_equal(convert(write_series(tmp_path / "s")).array, VOLUME)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_damaged_bytes_are_a_line_and_never_a_traceback(tmp_path, seed):
+    write_series(tmp_path / "s", PixelPaddingValue=-2000)
+    rng = random.Random(seed)
+    content = bytearray((tmp_path / "s/2.dcm").read_bytes())
+    for _ in range(rng.choice([1, 4, 16])):
+        content[rng.randrange(128, len(content) - 2 * ROWS * COLUMNS)] = rng.randrange(256)
+    (tmp_path / "s/2.dcm").write_bytes(content[: rng.choice([len(content), rng.randrange(len(content))])])
+    for series in find_series(tmp_path / "s"):
+        assert str(tmp_path / "s") in series.name and "\n" not in series.name + series.reason
+        if series.status == "use":
+            try:
+                assert dicom_convert.read(series, tmp_path / "cache").array.shape[2] == series.slices
+            except DataError as error:
+                assert str(tmp_path / "s") in str(error)
+        else:
+            assert series.reason

@@ -51,7 +51,7 @@ class Slice:
 
 @dataclasses.dataclass(frozen=True)
 class Header:
-    """What a DICOM file says of itself.
+    """Holds what a DICOM file says of itself.
 
     Attributes:
       path: of the file.

@@ -34,7 +34,7 @@ MIP_WORDS = re.compile(r"(?<![a-z])(mip|minip)s?(?![a-z])", re.I)
 
 @dataclasses.dataclass(frozen=True)
 class Series:
-    """What a few headers say of one series, or of those slices of it that lie alike.
+    """Holds what a few headers say of one series, or of those slices of it that lie alike.
 
     Attributes:
       uid: SeriesInstanceUID, or empty.
@@ -229,7 +229,7 @@ def _volume(headers: Sequence[Header], slices: Sequence[Slice], fewest: int) -> 
 
 
 def _different(slices: Sequence[Slice], groups: Sequence[Sequence[int]]) -> str | None:
-    """What is wrong with slices that share a place; None if each is bit by bit the first one there."""
+    """Says what is wrong with slices that share a place; None if each is bit by bit the first one there."""
     counts = {len(group) for group in groups}
     for group in groups:
         if len(group) > 1 and not dicom_pixels.all_the_same([slices[n] for n in group]):
@@ -270,7 +270,7 @@ def _left_out(headers: Sequence[Header], slices: Sequence[Slice], reason: str) -
 
 
 def _kind_of(header: Header) -> str | None:
-    """What an object is that can never be a volume of measured slices; None if it may be one."""
+    """Names what an object is that can never be a volume of measured slices; None if it may be one."""
     modality = header.modality or _modality_of_class(header.kind)
     if modality in RADIOGRAPHS:
         return "radiograph"

@@ -1,4 +1,4 @@
-"""Whether slices are one regular stack, and where it lies."""
+"""Tells whether slices are one regular stack, and where it lies."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -46,7 +46,7 @@ def same_plane(a: Slice, b: Slice) -> bool:
 
 
 def lacks(plane: Slice) -> str | None:
-    """What a slice does not say, or says impossibly, of its place; None if it is well described."""
+    """Names what a slice does not say, or says impossibly, of its place; None if it is well described."""
     for key, found in (
         ("ImagePositionPatient", plane.position),
         ("ImageOrientationPatient", plane.orientation),

@@ -46,7 +46,7 @@ def read_result(path: pathlib.Path) -> dict[str, Any]:
     for line in reversed(lines):
         try:
             result = json.loads(line)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             continue
         if isinstance(result, dict) and "train_step_seconds" in result and "parts" in result:
             return result

@@ -31,7 +31,7 @@ def main(arguments: Sequence[str]) -> int:
     except UnicodeDecodeError:
         print("a sheet is not UTF-8: save it once more, as CSV UTF-8", file=sys.stderr)
         return 2
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         print(error, file=sys.stderr)
         return 2
     print(table(scores, key["cases"]))

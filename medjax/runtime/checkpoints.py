@@ -68,7 +68,7 @@ class Checkpoints:
         with self._explained_failures():
             try:
                 self._manager = ocp.CheckpointManager(self.folder, options=options)
-            except (ValueError, TypeError, LookupError, AttributeError) as error:
+            except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
                 reason = " ".join(str(error).split())[:120]
                 raise UserError(f"checkpoint {damaged(self.folder)} is damaged ({reason}): {ADVICE}") from error
 
@@ -321,7 +321,7 @@ def _is_committed(step_folder: pathlib.Path) -> bool:
     try:
         metadata = json.loads((step_folder / "_CHECKPOINT_METADATA").read_text())
         return bool(metadata["commit_timestamp_nsecs"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return False
 
 

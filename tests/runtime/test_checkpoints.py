@@ -181,6 +181,7 @@ def test_where_one_of_two_fails_right_after_a_save_the_checkpoint_is_finished_an
     ("file", "content"),
     [
         ("metrics/metrics", b"\xff"),
+        ("metrics/metrics", b"[" * 100_000),
         ("_CHECKPOINT_METADATA", b'{"commit_timestamp_nsecs": 1, "item_handlers": {}, "custom_metadata": "x"}'),
     ],
 )

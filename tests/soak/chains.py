@@ -168,10 +168,13 @@ def last_arrays(checkpoints: pathlib.Path) -> dict[str, np.ndarray]:
     for item in ("model", "optimizer"):
         path = checkpoints / f"{max(steps)}/{item}"
         # As numpy's, whatever devices of however many processes wrote it.
-        as_numpy = jax.tree.map(
-            lambda _: ocp.RestoreArgs(restore_type=np.ndarray), reader.metadata(path).item_metadata.tree
-        )
-        items[item] = reader.restore(path, ocp.args.PyTreeRestore(restore_args=as_numpy))
+        try:
+            as_numpy = jax.tree.map(
+                lambda _: ocp.RestoreArgs(restore_type=np.ndarray), reader.metadata(path).item_metadata.tree
+            )
+            items[item] = reader.restore(path, ocp.args.PyTreeRestore(restore_args=as_numpy))
+        except Exception as error:  # Orbax raises nearly anything for a damaged one
+            return {f"step {max(steps)} cannot be read": f"{item}: {error}"}
     flat, _ = jax.tree_util.tree_flatten_with_path(items)
     return {f"step {max(steps)}{jax.tree_util.keystr(path)}": np.asarray(leaf) for path, leaf in flat}
 

@@ -16,9 +16,10 @@ import filelock
 import numpy as np
 
 from data_pipelines.aside import remove_unfinished
-from data_pipelines.cases import Case, Example
+from data_pipelines.cases import Case, Example, files_of
 from data_pipelines.decoding import MAX_WORKERS, decode_each, refuse_failures
 from data_pipelines.formats import nifti
+from data_pipelines.formats.dicom_series import Series
 from data_pipelines.preprocessing import LABELS, Arrays, Preprocessing
 from data_pipelines.progress import progress
 
@@ -128,10 +129,10 @@ def _example(scan: Case, paths: Mapping[str, Path]) -> Example:
 def _state_of(scan: Case) -> str:
     """Path, size and time of change of each file, or of all files of a DICOM series, and the digest where there is one."""
     lines = []
-    for path in scan.files:
-        files = sorted(path.iterdir()) if path.is_dir() else [path]
-        stats = [file.stat() for file in files]
-        lines.append(f"{path.resolve()} {[(stat.st_size, stat.st_mtime_ns) for stat in stats]} {scan.digest}")
+    for source in scan.sources:
+        stats = [file.stat() for file in files_of(source)]
+        place = source.files[0] if isinstance(source, Series) else source
+        lines.append(f"{place.resolve()} {[(stat.st_size, stat.st_mtime_ns) for stat in stats]} {scan.digest}")
     return "\n".join(lines)
 
 

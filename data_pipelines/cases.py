@@ -6,6 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
+from data_pipelines.formats.dicom_series import Series
+
+Source = Path | Series  # of an image: a file, the folder of one DICOM series, or a series whose files lie among others
+
 
 @dataclasses.dataclass(frozen=True)
 class Case:
@@ -14,8 +18,7 @@ class Case:
     Attributes:
       name: unique name in its dataset; the same wherever the dataset lies.
       subject: whose scan it is; the cases of one subject stay on one side of a split.
-      images: NIfTI or .npy files, or folders of one DICOM series each, by the names of channels and in their order; the
-        first gives the grid.
+      images: sources by the names of channels and in their order; the first gives the grid.
       label_map: a NIfTI file of whole numbers, if there is one.
       label: class of the whole scan, from 0, if it is known.
       digest: hash of what the files hold (contents.py); empty for scans that were made up.
@@ -25,7 +28,7 @@ class Case:
 
     name: str
     subject: str
-    images: Mapping[str, Path]
+    images: Mapping[str, Source]
     label_map: Path | None = None
     label: int | None = None
     digest: str = ""
@@ -34,11 +37,12 @@ class Case:
 
     @property
     def path(self) -> Path:
-        """The first image, which errors name."""
-        return next(iter(self.images.values()))
+        """The first image, which errors name; of a series its folder."""
+        source = next(iter(self.images.values()))
+        return source.files[0].parent if isinstance(source, Series) else source
 
     @property
-    def files(self) -> Iterator[Path]:
+    def sources(self) -> Iterator[Source]:
         """All that is read of it: the images, then the label map."""
         yield from self.images.values()
         if self.label_map is not None:
@@ -68,3 +72,19 @@ class Example:
     description: str
     label: int | None = None
     scalars: tuple[float, ...] = ()
+
+
+def files_of(source: Source) -> list[Path]:
+    """Lists the files of a source, those of a folder or a series sorted by name.
+
+    Raises:
+      OSError: the folder cannot be read.
+    """
+    if isinstance(source, Series):
+        return sorted(source.files)
+    return sorted(path for path in source.iterdir() if path.is_file()) if source.is_dir() else [source]
+
+
+def name_of(source: Source) -> str:
+    """Says for people which source it is."""
+    return source.name if isinstance(source, Series) else str(source)

@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from data_pipelines.cases import Case
+from data_pipelines.cases import Case, Source, files_of, name_of
 from data_pipelines.errors import DataError
 
 BLOCK = 2**15  # bytes
@@ -30,35 +30,37 @@ def case_digests(cases: Sequence[Case]) -> list[str]:
     Raises:
       DataError: one cannot be read.
     """
-    of_files = iter(digests([path for case in cases for path in case.files]))
-    return [_joined([next(of_files) for _ in case.files]) for case in cases]
+    of_files = iter(digests([source for case in cases for source in case.sources]))
+    return [_joined([next(of_files) for _ in case.sources]) for case in cases]
 
 
-def digests(paths: Sequence[Path]) -> list[str]:
+def digests(sources: Sequence[Source]) -> list[str]:
     """The digests of files and DICOM folders, in their order.
 
     Raises:
       DataError: one cannot be read.
     """
     with ThreadPoolExecutor(THREADS) as pool:
-        return list(pool.map(digest, paths))
+        return list(pool.map(digest, sources))
 
 
-def digest(path: Path) -> str:
-    """16 hexadecimal digits for a file or the folder of a DICOM series.
+def digest(source: Source) -> str:
+    """16 hexadecimal digits for a file or a DICOM series.
 
     Raises:
       DataError: it cannot be read.
     """
     state = hashlib.sha256()
     try:
-        files = sorted(file for file in path.iterdir() if file.is_file()) if path.is_dir() else [path]
+        files = files_of(source)
         sizes = [file.stat().st_size for file in files]
         state.update(f"{sizes}".encode())
         for n in sorted({0, len(files) // 2, len(files) - 1} if files else ()):
             _add_blocks(state, files[n], sizes[n])
     except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror or error}); restore or remove it") from error
+        raise DataError(
+            f"{name_of(source)}: cannot be read ({error.strerror or error}); restore or remove it"
+        ) from error
     return state.hexdigest()[:16]
 
 

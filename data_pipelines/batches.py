@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 __all__ = [
     "Dataset",
     "first_volumes",
+    "known",
     "label_maps",
-    "labels",
     "open_dataset",
     "train_batches",
     "volume_count",
@@ -152,9 +152,12 @@ def label_maps(
     return array
 
 
-def labels(dataset: Dataset, side: str, count: int | None = None, chosen: Sequence[int] | None = None) -> np.ndarray:
-    """The labels of the volumes that `volumes` gives, of a dataset with classes: [n] int32, -1 where one is not known."""
-    return np.asarray(_labels(_chosen(dataset, side, count, chosen)), np.int32)
+def known(
+    dataset: Dataset, side: str, count: int | None = None, chosen: Sequence[int] | None = None
+) -> dict[str, np.ndarray]:
+    """Tells what is known of the volumes that `volumes` gives: "class" [n] int32, -1 where it is not known."""
+    examples = _chosen(dataset, side, count, chosen)
+    return {"class": np.asarray(_labels(examples), np.int32)} if dataset.classes else {}
 
 
 def volume_count(dataset: Dataset, side: str, count: int | None = None) -> int:

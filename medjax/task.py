@@ -44,6 +44,8 @@ class Task(Protocol):
     @property
     def size_multiple(self) -> tuple[int, int, int]: ...  # of D, H and W of a volume
 
+    def told_spec(self, count: int) -> Batch: ...  # shapes of what is known of `count` examples and the network is told
+
     def init(self, key: jax.Array, batch: Batch) -> tuple[Arrays, Arrays]: ...  # parameters and variables
 
     def gradients(

@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
@@ -31,7 +33,7 @@ from medjax.builders.pretrained import (
     with_own_vqgan,
     with_range,
 )
-from medjax.builders.steps import batch_shapes, optimizer_of
+from medjax.builders.steps import optimizer_of, volume_shapes
 from medjax.errors import UserError
 from medjax.runtime import multihost
 from medjax.runtime.mesh import AXES, check_batch_size, check_volume_size, make_mesh
@@ -156,21 +158,22 @@ def one_device() -> Mesh:
 def batch_spec(config: ConfigDict, task: Task, dataset: Dataset | None) -> Batch:
     """The shapes of a batch of `data.batch_size` examples, of what both the data hold and the task reads.
 
-    Without a dataset they are those of volumes, and of labels if the task reads any.
+    Without a dataset they are those of volumes, and of what the task is told besides.
 
     Raises:
       UserError: the task reads labels, and the data have not that many.
     """
     classes = config.model.get("classes", 0)
     if dataset is None:
-        return batch_shapes("image", (*config.data.size, 1), config.data.batch_size, labels="class" in task.reads)
+        return volume_shapes(tuple(config.data.size), config.data.batch_size) | task.told_spec(config.data.batch_size)
     if classes and not dataset.classes:
         raise UserError(f"model.classes is {classes}, but the data have no labels: set data.label_name or data.labels")
     if classes and dataset.classes > classes:
         raise UserError(
             f"model.classes is {classes}, but the labels go to {dataset.classes - 1}: use {dataset.classes}"
         )
-    return batch_shapes(dataset.content, dataset.example_shape, config.data.batch_size, labels="class" in task.reads)
+    shape = (config.data.batch_size, *dataset.example_shape)
+    return {dataset.content: jax.ShapeDtypeStruct(shape, jnp.float32)} | task.told_spec(config.data.batch_size)
 
 
 def tell_of_unused_labels(run: Run) -> None:

@@ -40,15 +40,9 @@ def optimizer_of(config: ConfigDict, task: Task) -> tuple[Schedule, optax.Gradie
     )
 
 
-def volume_shapes(size: tuple[int, int, int], batch_size: int, labels: bool = False) -> Batch:
+def volume_shapes(size: tuple[int, int, int], batch_size: int) -> Batch:
     """The shapes of a batch of volumes of (D, H, W) voxels, without the volumes."""
-    return batch_shapes("image", (*size, 1), batch_size, labels)
-
-
-def batch_shapes(content: str, shape: tuple[int, ...], batch_size: int, labels: bool = False) -> Batch:
-    """The shapes of a batch: of "image"s (D, H, W, 1), or of "latents" (d, h, w, c) in their place; and of their labels."""
-    examples = {content: jax.ShapeDtypeStruct((batch_size, *shape), jnp.float32)}
-    return examples | ({"class": jax.ShapeDtypeStruct((batch_size,), jnp.int32)} if labels else {})
+    return {"image": jax.ShapeDtypeStruct((batch_size, *size, 1), jnp.float32)}
 
 
 def rows_here(spec: Batch, mesh: Mesh) -> Batch:

@@ -92,9 +92,9 @@ def _run(config: ConfigDict, workdir: pathlib.Path, interrupt: Interrupt, held: 
     held.callback(log.close)
     # A microbatch at a time: more would need more memory than the step, which is all that was reckoned with.
     microbatch = batch_size // config.train.accumulate
-    labels = "class" in run.spec
+    told = [name for name in run.spec if name != dataset.content]
     count = config.train.eval_volumes
-    validation = Validation(task, dataset, mesh, count=count, batch_size=microbatch, labels=labels)
+    validation = Validation(task, dataset, mesh, count=count, batch_size=microbatch, told=told)
     trials = trials_of(run, log)
 
     def evaluate(step: int) -> float | None:

@@ -185,6 +185,10 @@ class Autoencoder:
         """(d, h, w) of a volume's latents."""
         return self._latent_size(self.size)
 
+    def told_spec(self, count: int) -> Batch:
+        """Nothing but the volumes is read."""
+        return {}
+
     def init(self, key: jax.Array, batch: Batch) -> tuple[Arrays, Arrays]:
         """Float32 parameters, and variables, for volumes like `batch["image"]`, [B, D, H, W, C]."""
         names = ("encoder", "decoder", "image", "volume", "bottleneck")

@@ -108,6 +108,10 @@ class Diffusion:
         """Names what it takes of a batch: volumes, or what was prepared of them, and what the network is told."""
         return (*self.codec.reads, *(each.name for each in self.conditions))
 
+    def told_spec(self, count: int) -> Batch:
+        """The shapes of the conditions' values of `count` examples."""
+        return {each.name: each.spec(count) for each in self.conditions}
+
     @property
     def pretrained(self) -> tuple[str, ...]:
         """Names what the codec reads and nobody trains here."""

@@ -1,13 +1,13 @@
 """The validation loss: held-out volumes, fixed times, fixed noise, so that the curve of a run is comparable with itself."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from data_pipelines.batches import Dataset, volume_count, volumes
-from data_pipelines.batches import labels as label_numbers
+from data_pipelines.batches import Dataset, known, volume_count, volumes
 from data_pipelines.transforms import from_network
 from medjax.pictures import three_planes
 from medjax.runtime.mesh import (
@@ -35,16 +35,19 @@ class Validation:
       count: how many volumes at most.
       batch_size: of a batch, whose memory is to be that of a training step at most; the last is filled up with repeats that do
         not count. Pictures take the least batch that the mesh divides, one volume a data-parallel way.
-      labels: whether the task is told each volume's.
+      told: names of what is known of each volume and the task is told.
     """
 
-    def __init__(self, task: Task, dataset: Dataset, mesh: Mesh, *, count: int, batch_size: int, labels: bool = False):
+    def __init__(
+        self, task: Task, dataset: Dataset, mesh: Mesh, *, count: int, batch_size: int, told: Sequence[str] = ()
+    ):
         self._mesh, self._dataset, self._batch_size = mesh, dataset, batch_size
         self._count, self._pictured = volume_count(dataset, "validation", count), batch_ways(mesh)
         batches = [(start, batch_size) for start in range(0, self._count, batch_size)]
         batches += [(start, self._pictured) for start in range(0, min(PICTURED, self._count), self._pictured)]
         numbers = sorted({int(n) for start, length in batches for n in self._numbers(self._rows(start, length))})
-        self._labels = label_numbers(dataset, "validation", count) if labels else None
+        values = known(dataset, "validation", count)
+        self._told = {name: values[name] for name in told}
         self._volumes = dict(zip(numbers, volumes(dataset, "validation", count, chosen=numbers), strict=True))
         key = jax.random.key(KEY)
 
@@ -87,9 +90,8 @@ class Validation:
         rows = self._rows(start, length)
         numbers = [int(n) for n in self._numbers(rows)]
         batch = {self._dataset.content: np.stack([self._volumes[n] for n in numbers]), "row": rows}
-        if self._labels is not None:
-            batch["class"] = self._labels[numbers]
-        return put_batch(batch, self._mesh, length)
+        told = {name: values[numbers] for name, values in self._told.items()}
+        return put_batch(batch | told, self._mesh, length)
 
     def _rows(self, start: int, length: int) -> np.ndarray:
         """This process's places, among all volumes in order, of the batch that begins at `start`."""

@@ -300,8 +300,8 @@ def test_labels_come_with_their_volumes(data, tmp_path):
         assert batch["class"].dtype == np.int32
         assert [label_of[n] for n in which(batch)] == batch["class"].tolist()
     numbers = [int(example.name[0]) for example in dataset.train]
-    assert batches.labels(dataset, "train").tolist() == [label_of[n] for n in numbers]
-    assert batches.labels(dataset, "train", 5, [3, 1]).tolist() == [label_of[numbers[n]] for n in (3, 1)]
+    assert batches.known(dataset, "train")["class"].tolist() == [label_of[n] for n in numbers]
+    assert batches.known(dataset, "train", 5, [3, 1])["class"].tolist() == [label_of[numbers[n]] for n in (3, 1)]
     # Other labels make other data.
     identity = dataset.identity()
     (tmp_path / "labels.csv").write_text("0.nii.gz,1\n1.nii.gz,3\n")

@@ -123,7 +123,9 @@ def test_tfds_opens_them_with_labels(data, tmp_path):
     dataset = datasets.open_dataset(data, 0, LATENTS)
     for side in builder.info.splits:
         found = {element["name"]: element for element in tfds.as_numpy(builder.as_dataset(split=side))}
-        known = zip(getattr(dataset, side), batches.labels(dataset, side), batches.volumes(dataset, side), strict=True)
+        known = zip(
+            getattr(dataset, side), batches.known(dataset, side)["class"], batches.volumes(dataset, side), strict=True
+        )
         for example, label, latents in known:
             element = found[example.name.encode()]
             np.testing.assert_array_equal(element["latents"], latents)
@@ -141,7 +143,7 @@ def test_labels_of_records(data, tmp_path):
     prepared = datasets.open_dataset(changed(labelled, root=None), 0)
     assert prepared.classes == files.classes == 3 and prepared.identity() == files.identity()
     for side in ("train", "validation", "test"):
-        np.testing.assert_array_equal(batches.labels(prepared, side), batches.labels(files, side))
+        np.testing.assert_array_equal(batches.known(prepared, side)["class"], batches.known(files, side)["class"])
     assert next(batches.train_batches(prepared, 0, 4))["class"].dtype == np.int32
     unused = datasets.open_dataset(changed(labelled, labels=None, root=None), 0)
     assert unused.classes == 0 and unused.identity() == datasets.open_dataset(data, 0).identity()

@@ -9,6 +9,7 @@ on both sides of the split spoils every measure of generalisation, and a subject
 import dataclasses
 import re
 import sys
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import PurePosixPath
@@ -19,10 +20,11 @@ from data_pipelines.errors import DataError
 LARGE_SHARE = 0.2  # of the scans, above which one subject is remarkable
 HANDFUL = 5  # scans, up to which it is not
 
-# How large collections name a person, wherever in a path: BIDS, ADNI, BraTS (without the visit), LIDC, TCGA, OASIS, Duke.
+# How large collections name a person, wherever in a path: BIDS, ADNI, UCSF and UPenn, BraTS (without the visit), LIDC, TCGA,
+# OASIS, Duke.
 KNOWN = re.compile(
-    r"(?:^|(?<=[/_ ]))(sub-[A-Za-z0-9]+|\d{3}_S_\d{4,5}|BraTS(?:-[A-Za-z]+)+-\d+|BraTS1[789]_\w+?_\w+?(?=_1(?![^\W_]))"
-    r"|BraTS\d{2,4}_(?:[A-Za-z]+_)?\d+(?![^\W_])|LIDC-IDRI-\d{4}|TCGA-\w\w-\w{4}|OAS[12]_\d{4}|OAS3\d{4}|Breast_MRI_\d+)",
+    r"(?:^|(?<=[/_ ]))(sub-[A-Za-z0-9]+|\d{3}_S_\d{4,5}|UCSF-PDGM-\d+|UPENN-GBM-\d+|BraTS(?:-[A-Za-z]+)+-\d+"
+    r"|BraTS1[789]_\w+?_\w+?(?=_1(?![^\W_]))|BraTS\d{2,4}_(?:[A-Za-z]+_)?\d+(?![^\W_])|LIDC-IDRI-\d{4}|TCGA-\w\w-\w{4}|OAS[12]_\d{4}|OAS3\d{4}|Breast_MRI_\d+)",
     re.IGNORECASE,
 )
 # Words, with a number behind them or not, that name no person wherever they stand.
@@ -48,8 +50,10 @@ AFTERWARDS = re.compile(
     r"|lh|rh|l|r|ax|cor|sag|tra|\d(\.5)?t|date|orig|reg|registered|dyn|000\d",
     re.IGNORECASE,
 )
+# Words that number a scan of a person whose name has no number in it, anna_t0, but begin no name.
+VISIT_OF_NAMED = re.compile(r"[tv]\d{1,2}|scan\d{1,2}|bl|preop|postop", re.IGNORECASE)
 DATE = re.compile(r"(?<=[-_. ])(19|20)\d\d[-_.]?(0[1-9]|1[0-2])[-_.]?(0[1-9]|[12]\d|3[01])(?![^-_. ])")
-SUFFIX = re.compile(r"(\.nii(\.gz)?|\.npy)$")
+SUFFIX = re.compile(r"(\.(nii|hdr|img|mgh)(\.gz)?|\.mgz|\.npy)$", re.IGNORECASE)
 
 
 def subject_of(name: str) -> str:
@@ -58,13 +62,27 @@ def subject_of(name: str) -> str:
     Args:
       name: its path below the root of the dataset, with slashes.
     """
+    return person_of(name) or str(PurePosixPath(SUFFIX.sub("", name)))
+
+
+def person_of(name: str) -> str:
+    """The subject that a path below the root names; empty where no part of it names a person."""
     if known := KNOWN.search(name):
         return known.group(1)
-    path = PurePosixPath(SUFFIX.sub("", name))
-    for part in path.parts:
-        if person := person_in(part):
-            return person
-    return str(path)
+    people = (person_in(part) for part in PurePosixPath(SUFFIX.sub("", name)).parts)
+    return next((person for person in people if person), "")
+
+
+def one_spelling(subjects: Iterable[str]) -> dict[str, str]:
+    """The name that stands for each of these: those that differ in case or in how accents are encoded are one person's.
+
+    It is the first of them in the order of their characters, so a name without such a twin stays as it is.
+    """
+    names = sorted(set(subjects))
+    spelled: dict[str, str] = {}
+    for subject in names:
+        spelled.setdefault(_without_spelling(subject), unicodedata.normalize("NFC", subject))
+    return {subject: spelled[_without_spelling(subject)] for subject in names}
 
 
 def by_pattern(name: str, pattern: re.Pattern[str]) -> str:
@@ -111,19 +129,29 @@ def tell(place: str, names_and_subjects: Sequence[tuple[str, str]]) -> None:
       place: where they were found, such as "data.root=SCANS".
       names_and_subjects: of each scan.
     """
-    counts = Counter(subject for _, subject in names_and_subjects)
     name, subject = names_and_subjects[0]
-    n, s = len(names_and_subjects), len(counts)
-    advice = "if that is not so, set data.subject_pattern=REGEX, whose first group is the subject"
+    n, s = len(names_and_subjects), len({subject for _, subject in names_and_subjects})
     print(f"{place}: {n} scans of {s} subjects, such as {name} -> {subject}", file=sys.stderr)
+    for line in doubts(names_and_subjects):
+        print(f"{place}: {line}", file=sys.stderr)
+
+
+def doubts(names_and_subjects: Sequence[tuple[str, str]]) -> list[str]:
+    """Tells where scans look as if they were not of the subjects they are taken to be of, a line each.
+
+    Args:
+      names_and_subjects: of each scan.
+    """
+    counts = Counter(subject for _, subject in names_and_subjects)
+    n = len(names_and_subjects)
+    advice = "if that is not so, set data.subject_pattern=REGEX, whose first group is the subject"
+    found = []
     largest, most = counts.most_common(1)[0]
     if most > HANDFUL and most > LARGE_SHARE * n:
-        print(f"{place}: {most} of the {n} scans are of one subject, {largest}; {advice}", file=sys.stderr)
+        found.append(f"{most} of the {n} scans are of one subject, {largest}; {advice}")
     if twice := twofold(names_and_subjects):
-        print(
-            f"{place}: {twice[0]} and {twice[1]} are taken for scans of two subjects; {advice}",
-            file=sys.stderr,
-        )
+        found.append(f"{twice[0]} and {twice[1]} are taken for scans of two subjects; {advice}")
+    return found
 
 
 def twofold(names_and_subjects: Sequence[tuple[str, str]]) -> tuple[str, str] | None:
@@ -153,6 +181,16 @@ def twofold(names_and_subjects: Sequence[tuple[str, str]]) -> tuple[str, str] | 
 
 def person_in(part: str) -> str:
     """Returns what of a folder's or a file's name is left to name a person; empty if nothing is."""
+    return divided(part)[0]
+
+
+def divided(part: str) -> tuple[str, tuple[str, ...]]:
+    """Divides a folder's or a file's name, without suffix, into what names a person and the other words in it.
+
+    Returns:
+      the person, empty if there is none, and the other words in their order, a date as one.
+    """
+    dates = [found.group() for found in DATE.finditer(part)]
     pieces = re.split(r"([-_. ]+)", DATE.sub("date", part))  # words, with what parts them between
     words = pieces[::2]
     begin = 0
@@ -160,11 +198,18 @@ def person_in(part: str) -> str:
         numbered = NUMBERED.fullmatch(words[begin]) and begin + 1 < len(words) and words[begin + 1].isdecimal()
         begin += 2 if numbered else 1
     kept = ""
+    others = words[:begin]
     for n in range(begin, len(words)):
         with_number = any(character.isdigit() for character in kept)
-        if (AFTERWARDS if with_number else NO_PERSON).fullmatch(words[n]):
-            if with_number:
-                break  # what comes behind numbers the scan
+        if with_number and AFTERWARDS.fullmatch(words[n]):
+            others += words[n:]  # what comes behind numbers the scan
+            break
+        if not with_number and (NO_PERSON.fullmatch(words[n]) or (kept and VISIT_OF_NAMED.fullmatch(words[n]))):
+            others.append(words[n])
             continue
         kept += (pieces[2 * n - 1] if kept else "") + words[n]
-    return kept
+    return kept, tuple(dates.pop(0) if word == "date" and dates else word for word in others if word)
+
+
+def _without_spelling(name: str) -> str:
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from data_pipelines.errors import DataError
 from data_pipelines.survey import words
 from data_pipelines.survey.found import UNNAMED, Item, Kind
+from data_pipelines.survey.kinds import BY_VALUES
 
 MOST_NAMED = 12  # channels in a message
 OF_THE_HEAD = ("brain", "bet", "head", "body", "deface", "defacemask", "brainmask")  # masks of less use than others
@@ -161,10 +162,15 @@ def _label_map(images: Mapping[str, Item], label_maps: Sequence[Item]) -> Item |
 
 
 def _rank(item: Item) -> tuple[int, tuple[int | str, ...], str]:
-    """Sorts label maps: of parts, then masks, then masks of the whole head."""
+    """Sorts label maps: of parts, then masks, then those known by values alone, then masks of the whole head."""
     said = [word.lower() for word in words.split(item.channel)]
-    of_the_head = any(word in OF_THE_HEAD for word in said)
-    return 2 if of_the_head else int(any("mask" in word for word in said)), item.preference, item.name
+    if any(word in OF_THE_HEAD for word in said):
+        rank = 3
+    elif item.reason == BY_VALUES:
+        rank = 2
+    else:
+        rank = int(any("mask" in word for word in said))
+    return rank, item.preference, item.name
 
 
 def _nothing(

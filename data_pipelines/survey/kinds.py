@@ -21,6 +21,7 @@ MORE_PEEKS = 9  # where the first three files of a group have one value each
 MOST_PEEKS = 200  # of a group whose files are not alike
 MOST_BEGINNINGS = 8  # of names; where there are more they are names of people, and one group
 THREADS = 4
+BY_VALUES = "label map: few whole values"
 
 
 def unreadable_as_volume(look: Look) -> str | None:
@@ -85,7 +86,7 @@ def by_values(items: Mapping[str, Item], looks: Mapping[str, Look]) -> tuple[dic
     doubts = []
     for names, found in zip(groups, verdicts, strict=True):
         for name in found:
-            judged[name] = items[name].left_out("label map: few whole values", Kind.LABEL_MAP)
+            judged[name] = items[name].left_out(BY_VALUES, Kind.LABEL_MAP)
         if len(names) > MOST_PEEKS and 0 < len(found) < len(names):
             doubts.append(
                 f"of {len(names)} files such as {names[0]} some have few whole values, as label maps have; only {MOST_PEEKS} "

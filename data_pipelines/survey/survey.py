@@ -77,7 +77,7 @@ def survey(
         raise DataError(_nothing(place, found, rows))
     whose = _subjects(used, subject_pattern)
     cases = tuple(_case(root, one, whose[one.name]) for one in used)
-    rows += _rows(chosen, others, whose, items, looks, label_map)
+    rows += _rows(chosen, others, whose, items, looks)
     return Survey(
         root=root,
         layout=_layout(used, items, bool(dicom_files)),
@@ -237,15 +237,17 @@ def _rows(
     whose: Mapping[str, str],
     items: Mapping[str, Item],
     looks: Mapping[str, Look],
-    label_map: bool,
 ) -> list[Row]:
     """A row for each case, and for each file that is of none."""
     rows = []
     told = set()
+    used_maps = {}
     for one in chosen:
         files = tuple(item.name for item in one.images.values())
         maps = (one.label_map.name,) if one.label_map else ()
         told |= {*files, *maps}
+        if one.label_map:
+            used_maps[one.label_map.layout, one.label_map.case] = one.label_map.name
         subject = whose.get(one.name, next(iter(one.images.values())).subject)
         row = Row(
             one.name, subject, files=(*files, *maps), status="left out" if one.lacks else "used", reason=one.lacks
@@ -254,8 +256,8 @@ def _rows(
     for name, item in items.items():
         if name in looks and name not in told:
             reason = others.get(name, item.reason)
-            if label_map and item.kind is Kind.LABEL_MAP and item.reason:
-                reason = f"{item.reason}; of no case that is used, or another is used"
+            if item.kind is Kind.LABEL_MAP and (other := used_maps.get((item.layout, item.case))):
+                reason = f"another label map of the case is used: {other}"
             rows.append(_row_of(dataclasses.replace(item, reason=reason), looks[name]))
     return rows
 

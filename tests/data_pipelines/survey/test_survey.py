@@ -29,13 +29,17 @@ def test_a_case_has_the_label_map_of_a_part_rather_than_the_mask_of_the_head(tmp
     for n in range(3):
         scan(tmp_path / f"case{n}/image.nii.gz")
         labels(tmp_path / f"case{n}/brain_mask.nii.gz", count=2)
+        labels(tmp_path / f"case{n}/extra.nii.gz")
     labels(tmp_path / "case0/seg.nii.gz")
     scan(tmp_path / "case3/image.nii.gz")
     found = survey(tmp_path, label_map=True)
     maps = {case.subject: case.label_map.name for case in found.cases}
-    assert maps == {"case0": "seg.nii.gz", "case1": "brain_mask.nii.gz", "case2": "brain_mask.nii.gz"}
+    assert maps == {"case0": "seg.nii.gz", "case1": "extra.nii.gz", "case2": "extra.nii.gz"}
+    assert reasons(found)["case0/brain_mask.nii.gz"] == "another label map of the case is used: case0/seg.nii.gz"
     assert reasons(found)["case3/image.nii.gz"] == "no label map"
-    assert any("1 cases have several label maps, such as case0/seg.nii.gz" in line for line in lines(found))
+    assert any(
+        "3 cases have several label maps, such as case0/seg.nii.gz, case0/extra.nii.gz" in line for line in lines(found)
+    )
     row = next(row for row in found.rows if row.subject == "case0" and row.status == "used")
     assert row.files == ("case0/image.nii.gz", "case0/seg.nii.gz") and row.shape == SHAPE
 

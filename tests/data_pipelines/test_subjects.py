@@ -5,7 +5,17 @@ import pytest
 from data_pipelines.errors import DataError
 from data_pipelines.readers.folder import find_cases
 from data_pipelines.splits import side
-from data_pipelines.subjects import by_pattern, compiled, subject_of, tell, twofold
+from data_pipelines.subjects import (
+    by_pattern,
+    compiled,
+    divided,
+    doubts,
+    one_spelling,
+    person_of,
+    subject_of,
+    tell,
+    twofold,
+)
 
 
 @pytest.mark.parametrize(
@@ -20,6 +30,9 @@ from data_pipelines.subjects import by_pattern, compiled, subject_of, tell, twof
         ("BraTS20_Training_001", ["BraTS20_Training_001/BraTS20_Training_001_flair.nii.gz"]),
         ("Brats18_2013_2", ["HGG/Brats18_2013_2_1/Brats18_2013_2_1_t1.nii.gz"]),
         ("UCSF-PDGM-0004", ["UCSF-PDGM-0004_FU003d_T1.nii.gz", "UCSF-PDGM-0004_FLAIR.nii"]),
+        ("UPENN-GBM-00001", ["UPENN-GBM-00001_11_T1GD.nii.gz", "x/UPENN-GBM-00001_21/a.nii"]),
+        ("anna", ["anna_t0.nii", "anna_v1.NII.GZ", "anna_t1.nii", "anna/t0.mgz"]),
+        ("P7", ["P7_T1.NII.GZ", "P7/FLAIR.HDR", "P7.mgz"]),
         ("OAS30001", ["OAS30001_MR_d0129/anat1/x.nii.gz"]),
         ("002_S_0295", ["ADNI/002_S_0295/MPRAGE/2006/I1/x.nii", "002_S_0295_MPRAGE.nii"]),
         ("P001", ["P001_20200101_T1.nii.gz", "P001_2020-01-01.nii.gz", "P001_V2.nii", "P001_preop_T1.nii", "P001_mask.nii"]),
@@ -102,3 +115,25 @@ def test_a_pattern_finds_the_subject():
         with pytest.raises(DataError, match=expected) as raised:
             compiled(wrong)
         assert str(raised.value).startswith("data.subject_pattern=") and "\n" not in str(raised.value)
+
+
+def test_a_name_is_divided_into_the_person_and_the_other_words():
+    assert divided("IXI012-Guys-0827-T1") == ("IXI012-Guys-0827", ("T1",))
+    assert divided("P001_20200131_T1_n4") == ("P001", ("20200131", "T1", "n4"))
+    assert divided("t1_anna") == ("anna", ("t1",)) and divided("brain_mask") == ("", ("brain", "mask"))
+
+
+def test_no_person_is_named():
+    assert person_of("anat/t1.nii.gz") == "" and subject_of("anat/t1.nii.gz") == "anat/t1"
+
+
+def test_names_that_differ_in_spelling_alone_are_one_persons():
+    names = ["P01", "p01", "p02", "Zoe\u0308", "Zo\u00eb"]
+    found = one_spelling(name for name in names)
+    assert found == {"P01": "P01", "p01": "P01", "p02": "p02", "Zoe\u0308": "Zo\u00eb", "Zo\u00eb": "Zo\u00eb"}
+
+
+def test_doubts_are_lines_of_their_own():
+    assert doubts([(f"sub-{n}.nii", f"sub-{n}") for n in range(9)]) == []
+    (line,) = doubts([(f"a/{n}x.nii", "a") for n in range(9)])
+    assert line.startswith("9 of the 9 scans are of one subject, a; if that is not so, set data.subject_pattern")

@@ -5,6 +5,8 @@ import enum
 from collections.abc import Mapping
 from pathlib import Path
 
+from data_pipelines.cases import Case
+
 UNNAMED = "image"  # the channel of files that name none
 
 
@@ -52,31 +54,6 @@ class Item:
 
 
 @dataclasses.dataclass(frozen=True)
-class FoundCase:
-    """One case: images of one subject at one visit, still on disk.
-
-    Attributes:
-      name: unique in its dataset, the same wherever that lies: the path of its only image, else of what its images share.
-      subject: whose it is; the cases of one subject stay on one side of a split.
-      visit: which of the subject's, empty if that is not known.
-      images: files by channel, in the order asked for.
-      label_map: a file of whole numbers, if there is one.
-      label: of the whole case, from 0, if it is known.
-      scalars: numbers that are known of the case, such as its age; NaN for those that are not.
-      digest: of what its files hold; empty here.
-    """
-
-    name: str
-    subject: str
-    visit: str = ""
-    images: Mapping[str, Path] = dataclasses.field(default_factory=dict)
-    label_map: Path | None = None
-    label: int | None = None
-    scalars: Mapping[str, float] = dataclasses.field(default_factory=dict)
-    digest: str = ""
-
-
-@dataclasses.dataclass(frozen=True)
 class Row:
     """One line of cases.csv: a case that is used, or a file that is not.
 
@@ -120,7 +97,7 @@ class Survey:
 
     root: Path
     layout: str
-    cases: tuple[FoundCase, ...]
+    cases: tuple[Case, ...]
     rows: tuple[Row, ...]
     channels: Mapping[str, int]
     notes: tuple[str, ...] = ()

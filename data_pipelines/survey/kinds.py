@@ -8,9 +8,9 @@ from pathlib import PurePosixPath
 
 import nibabel as nib
 
+from data_pipelines.formats.headers import Look
 from data_pipelines.subjects import SUFFIX
 from data_pipelines.survey.found import Item, Kind
-from data_pipelines.survey.headers import Look
 from data_pipelines.survey.peek import few_whole_values
 
 FEWEST_SLICES = 4  # of a volume; localisers have one to three

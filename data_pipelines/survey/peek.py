@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from data_pipelines.survey.headers import Look
+from data_pipelines.formats.headers import Look
 
 MOST_LABELS = 64  # different whole values
 CHUNK = 2**20  # bytes at a time

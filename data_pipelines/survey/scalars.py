@@ -6,9 +6,9 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
+from data_pipelines.cases import Case
 from data_pipelines.errors import DataError
 from data_pipelines.subjects import SUFFIX
-from data_pipelines.survey.found import FoundCase
 
 PARTICIPANTS = "participants.tsv"  # at the root of a BIDS dataset
 NAMES = ("participant_id", "subject_id", "subject", "case_id", "case", "patient_id", "patient", "name", "id")
@@ -30,7 +30,7 @@ class Table:
     path: Path
     rows: Mapping[str | tuple[str, str], Mapping[str, float]]
 
-    def of(self, case: FoundCase) -> Mapping[str, float] | None:
+    def of(self, case: Case) -> Mapping[str, float] | None:
         """The numbers of a case: of its name, its file's, its subject's visit, or its subject, the first there are; else None."""
         subject, visit = _bare(case.subject), _bare(case.visit)
         file = SUFFIX.sub("", PurePosixPath(case.name).name)
@@ -75,7 +75,7 @@ def read_scalars(path: Path, names: Sequence[str]) -> Table:
     return Table(path, rows)
 
 
-def attach(cases: Sequence[FoundCase], table: Table, names: Sequence[str]) -> tuple[tuple[FoundCase, ...], list[str]]:
+def attach(cases: Sequence[Case], table: Table, names: Sequence[str]) -> tuple[tuple[Case, ...], list[str]]:
     """The cases with the numbers of a table; NaN for those that it does not know.
 
     Args:

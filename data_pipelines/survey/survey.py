@@ -9,11 +9,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 
 from data_pipelines import subjects
+from data_pipelines.cases import Case
 from data_pipelines.errors import DataError
-from data_pipelines.survey import adni, bids, brats, choose, headers, kinds, nnunet, oasis, plain, tree
+from data_pipelines.formats import read as volume_files
+from data_pipelines.formats.headers import Look
+from data_pipelines.formats.sniff import NotFetchedError
+from data_pipelines.survey import adni, bids, brats, choose, kinds, nnunet, oasis, plain, tree
 from data_pipelines.survey.choose import Chosen
-from data_pipelines.survey.found import FoundCase, Item, Kind, Row, Survey
-from data_pipelines.survey.headers import Look, NotFetchedError
+from data_pipelines.survey.found import Item, Kind, Row, Survey
 from data_pipelines.survey.telling import summary
 
 THREADS = 16
@@ -97,11 +100,11 @@ def survey(
 
 def _volumes(root: Path, found: tree.Tree) -> tuple[list[str], list[Path], list[Row]]:
     """The names of files that may hold a volume, the DICOM files, and rows of what cannot be looked into."""
-    names = [name for name in found.files if headers.is_image(root / name)]
+    names = [name for name in found.files if volume_files.is_image(root / name)]
     rows = []
     others = []
     for name in sorted({*found.files} - {*names}):
-        if headers.advice(root / name):
+        if volume_files.advice(root / name):
             rows.append(Row(name, files=(name,), reason="another format: convert it to NIfTI"))
         elif not name.lower().endswith(NO_DICOM):
             others.append(root / name)
@@ -125,7 +128,7 @@ def begins_as_dicom(path: Path) -> bool:
 
 def _may_hold_scans(path: Path) -> bool:
     """Whether a name, of a link that leads nowhere, is that of a volume or a folder."""
-    return headers.is_image(path) or not path.suffix or path.suffix.lower() in (".dcm", ".ima")
+    return volume_files.is_image(path) or not path.suffix or path.suffix.lower() in (".dcm", ".ima")
 
 
 def _looks(root: Path, names: Sequence[str]) -> tuple[dict[str, Look], dict[str, str]]:
@@ -134,7 +137,7 @@ def _looks(root: Path, names: Sequence[str]) -> tuple[dict[str, Look], dict[str,
     def look(name: str) -> Look | str:
         path = root / name
         try:
-            return headers.look(path)
+            return volume_files.look(path)
         except DataError as error:
             reason = str(error).removeprefix(f"{path}: ")
             if isinstance(error, NotFetchedError):
@@ -221,8 +224,8 @@ def _subjects(used: Sequence[Chosen], subject_pattern: str | None) -> dict[str, 
     return {name: spelled[item.subject] for name, item in firsts.items()}
 
 
-def _case(root: Path, one: Chosen, subject: str) -> FoundCase:
-    return FoundCase(
+def _case(root: Path, one: Chosen, subject: str) -> Case:
+    return Case(
         name=one.name,
         subject=subject,
         visit=next(iter(one.images.values())).visit,

@@ -3,9 +3,9 @@ import gzip
 import numpy as np
 import pytest
 
+from data_pipelines.formats.read import look
 from data_pipelines.survey import kinds, peek
 from data_pipelines.survey.found import Item, Kind
-from data_pipelines.survey.headers import look
 from data_pipelines.survey.peek import MOST_LABELS, few_whole_values
 from scan_trees import SHAPE, labels, save, scan
 

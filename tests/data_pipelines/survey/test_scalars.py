@@ -2,8 +2,8 @@ import math
 
 import pytest
 
+from data_pipelines.cases import Case
 from data_pipelines.errors import DataError
-from data_pipelines.survey.found import FoundCase
 from data_pipelines.survey.scalars import attach, participants, read_scalars
 
 
@@ -16,7 +16,7 @@ def table(tmp_path, text, name="participants.tsv", **kwargs):
 def test_ages_of_participants(tmp_path):
     path = table(tmp_path, "participant_id\tsex\tage\nsub-01\tF\t31.5\nsub-02\tM\tn/a\nsub-03\tM\t\n\n")
     assert participants(tmp_path) == path and participants(tmp_path / "none") is None
-    cases = [FoundCase(f"sub-0{n}/ses-{ses}", f"sub-0{n}", f"ses-{ses}") for n in (1, 2, 3, 4) for ses in (1, 2)]
+    cases = [Case(f"sub-0{n}/ses-{ses}", f"sub-0{n}", {}, visit=f"ses-{ses}") for n in (1, 2, 3, 4) for ses in (1, 2)]
     attached, told = attach(cases, read_scalars(path, ("Age",)), ("Age",))
     ages = [case.scalars["Age"] for case in attached]
     assert ages[:2] == [31.5, 31.5] and all(math.isnan(age) for age in ages[2:])
@@ -35,13 +35,13 @@ def test_ages_of_participants(tmp_path):
 )
 def test_tables_of_many_kinds(tmp_path, text, key):
     read = read_scalars(table(tmp_path, text, "a.csv", encoding="utf-8"), ("age",))
-    (case,), told = attach([FoundCase("scans/P01.nii.gz", key)], read, ("age",))
+    (case,), told = attach([Case("scans/P01.nii.gz", key, {})], read, ("age",))
     assert case.scalars == {"age": 40.0} and told == []
 
 
 def test_a_visit_has_its_own_numbers(tmp_path):
     path = table(tmp_path, "participant_id\tsession_id\tage\nsub-01\tses-1\t30\nsub-01\tses-2\t35\n")
-    cases = [FoundCase(f"x{n}", "sub-01", f"ses-{n}") for n in (1, 2)]
+    cases = [Case(f"x{n}", "sub-01", {}, visit=f"ses-{n}") for n in (1, 2)]
     attached, _ = attach(cases, read_scalars(path, ("age",)), ("age",))
     assert [case.scalars["age"] for case in attached] == [30, 35]
 
@@ -73,7 +73,7 @@ def test_the_same_line_twice_is_no_matter(tmp_path):
 
 def test_a_table_of_others_or_none(tmp_path):
     with pytest.raises(DataError, match="names none of the 1 cases, such as x, or subjects, such as P01, but q"):
-        attach([FoundCase("x", "P01")], read_scalars(table(tmp_path, "id,age\nq,1\n"), ("age",)), ("age",))
+        attach([Case("x", "P01", {})], read_scalars(table(tmp_path, "id,age\nq,1\n"), ("age",)), ("age",))
     with pytest.raises(DataError, match="cannot be read"):
         read_scalars(tmp_path / "none.csv", ("age",))
     (tmp_path / "utf16.csv").write_bytes("id,age\na,1\n".encode("utf-16"))

@@ -32,6 +32,7 @@ def base() -> ConfigDict:
     data.channels = config_dict.placeholder(
         tuple
     )  # names of images of each scan, in order: ("t1n", "t2f"); else one alone
+    data.pattern = config_dict.placeholder(str)  # which files of a folder are images, such as "*/t1*.nii.gz"
     data.label_map = False  # each scan's label map besides; scans that have none are left out
     data.voxel_size = config_dict.placeholder(tuple)  # (I, J, K) mm, of files that do not say, as .npy
     data.label_name = config_dict.placeholder(str)  # what to label by: mrnet's "acl", brats' "grade", made-up "lesion"

@@ -16,10 +16,9 @@ import filelock
 import numpy as np
 
 from data_pipelines.aside import remove_unfinished
-from data_pipelines.cases import Case, Example, files_of
+from data_pipelines.cases import Case, DicomSource, Example, files_of
 from data_pipelines.decoding import MAX_WORKERS, decode_each, refuse_failures
 from data_pipelines.formats import nifti
-from data_pipelines.formats.dicom_series import Series
 from data_pipelines.preprocessing import LABELS, Arrays, Preprocessing
 from data_pipelines.progress import progress
 
@@ -131,7 +130,7 @@ def _state_of(scan: Case) -> str:
     lines = []
     for source in scan.sources:
         stats = [file.stat() for file in files_of(source)]
-        place = source.files[0] if isinstance(source, Series) else source
+        place = source.series.files[0] if isinstance(source, DicomSource) else source
         lines.append(f"{place.resolve()} {[(stat.st_size, stat.st_mtime_ns) for stat in stats]} {scan.digest}")
     return "\n".join(lines)
 

@@ -8,7 +8,21 @@ import numpy as np
 
 from data_pipelines.formats.dicom_series import Series
 
-Source = Path | Series  # of an image: a file, the folder of one DICOM series, or a series whose files lie among others
+
+@dataclasses.dataclass(frozen=True)
+class DicomSource:
+    """A DICOM series, whose files may lie among others.
+
+    Attributes:
+      series: what its headers say.
+      cache: folder where it is kept as NIfTI once it has been converted.
+    """
+
+    series: Series
+    cache: Path
+
+
+Source = Path | DicomSource  # of an image: a file, the folder of one DICOM series, or a series
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +53,7 @@ class Case:
     def path(self) -> Path:
         """The first image, which errors name; of a series its folder."""
         source = next(iter(self.images.values()))
-        return source.files[0].parent if isinstance(source, Series) else source
+        return source.series.files[0].parent if isinstance(source, DicomSource) else source
 
     @property
     def sources(self) -> Iterator[Source]:
@@ -80,11 +94,11 @@ def files_of(source: Source) -> list[Path]:
     Raises:
       OSError: the folder cannot be read.
     """
-    if isinstance(source, Series):
-        return sorted(source.files)
+    if isinstance(source, DicomSource):
+        return sorted(source.series.files)
     return sorted(path for path in source.iterdir() if path.is_file()) if source.is_dir() else [source]
 
 
 def name_of(source: Source) -> str:
     """Says for people which source it is."""
-    return source.name if isinstance(source, Series) else str(source)
+    return source.series.name if isinstance(source, DicomSource) else str(source)

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,8 @@ from data_pipelines.errors import DataError
 from data_pipelines.records import Latents, Records
 from data_pipelines.settings import cache_folder, check, check_seed, has_labels, intensity_range, is_made_up, settings
 from data_pipelines.sources import find_sources
+from data_pipelines.survey import rows_of
+from data_pipelines.survey.table import write_cases_csv
 from data_pipelines.transforms import Shape
 
 
@@ -76,7 +79,7 @@ class Dataset:
         return json.loads(json.dumps({"name": self.name, "size": self.size, "axes": self.axes, **self.parameters}))
 
 
-def open_dataset(data: Any, seed: int, latents: Latents | None = None) -> Dataset:
+def open_dataset(data: Any, seed: int, latents: Latents | None = None, cases_csv: Path | None = None) -> Dataset:
     """Finds and divides the volumes that a config asks for; what is not prepared is decoded and cached first.
 
     Args:
@@ -86,6 +89,7 @@ def open_dataset(data: Any, seed: int, latents: Latents | None = None) -> Datase
         atlas_count, atlas_seed, lesion_share. With records set nothing is read from root.
       seed: of the run; only "synthetic" volumes depend on it.
       latents: which of them records may hold in place of volumes; None: no latents.
+      cases_csv: where to write, before anything is decoded, what was found; nothing is written of scans that were made up.
 
     Raises:
       DataError: with one line that says what cannot work.
@@ -101,11 +105,13 @@ def open_dataset(data: Any, seed: int, latents: Latents | None = None) -> Datase
 
     sources = find_sources(data)
     side_of = sides_of_subjects(data, sources.scans)
+    if cases_csv and sources.rows:
+        write_cases_csv(cases_csv, rows_of.divided(sources.rows, side_of))
     tell_of_empty_sides(data, side_of)
     examples = cache.decode(sources.scans, sources.preprocessing, cache_folder(data), data.skip_bad_files)
     usable = [scan for scan in sources.scans if scan.name in examples]
     divided = [(side_of[scan.subject], examples[scan.name]) for scan in usable]
-    skipped = len(sources.scans) - len(usable)
+    skipped = sources.unreadable + len(sources.scans) - len(usable)
     dataset = _dataset(data, divided, skipped, sources.parameters | {"count": len(usable)}, prepared=False)
     return dataclasses.replace(dataset, digests=contents.digests_by_name(sources.scans))
 

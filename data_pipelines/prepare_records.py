@@ -17,6 +17,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import filelock
@@ -34,6 +35,8 @@ from data_pipelines.preprocessing import LABELS, Arrays, Preprocessing
 from data_pipelines.records import Latents, Records, Shard
 from data_pipelines.settings import check, settings
 from data_pipelines.sources import find_sources
+from data_pipelines.survey import rows_of
+from data_pipelines.survey.table import write_cases_csv
 
 LOCK = ".lock"
 Encoder = Callable[
@@ -52,6 +55,7 @@ class Preparation:
       settings: as in `Records`.
       parameters: of the dataset, the number of usable scans aside.
       skip_bad_files: leave out what cannot be used.
+      unreadable: how many files were left out before, by their headers.
     """
 
     folder: epath.Path
@@ -60,6 +64,7 @@ class Preparation:
     settings: dict[str, Any]
     parameters: dict[str, Any]
     skip_bad_files: bool
+    unreadable: int = 0
 
     @property
     def digests(self) -> dict[str, str]:
@@ -79,12 +84,13 @@ class Preparation:
         return self.unfinished / f"scan-{number:05d}.json"
 
 
-def plan(data: Any, latents: Latents | None = None) -> Preparation:
+def plan(data: Any, latents: Latents | None = None, cases_csv: Path | None = None) -> Preparation:
     """Finds what a config asks to prepare.
 
     Args:
       data: the `data` part of a config.
       latents: which are to be kept in place of volumes, and `decode` will be given the encoder for.
+      cases_csv: where to write what was found; nothing is written of scans that were made up.
 
     Raises:
       DataError: it cannot work.
@@ -96,7 +102,10 @@ def plan(data: Any, latents: Latents | None = None) -> Preparation:
     check(data)
     import_tensorflow()
     sources = find_sources(data)
-    tell_of_empty_sides(data, sides_of_subjects(data, sources.scans))
+    side_of = sides_of_subjects(data, sources.scans)
+    if cases_csv and sources.rows:
+        write_cases_csv(cases_csv, rows_of.divided(sources.rows, side_of))
+    tell_of_empty_sides(data, side_of)
     return Preparation(
         folder=records.folder_of(data.records),
         scans=sources.scans,
@@ -104,6 +113,7 @@ def plan(data: Any, latents: Latents | None = None) -> Preparation:
         settings=settings(data) | ({"latents": latents.settings()} if latents else {}),
         parameters=json.loads(json.dumps(sources.parameters)),
         skip_bad_files=data.skip_bad_files,
+        unreadable=sources.unreadable,
     )
 
 
@@ -243,7 +253,7 @@ def _divided(preparation: Preparation) -> Records:
     return Records(
         settings=preparation.settings,
         identity=chosen | preparation.parameters | {"count": len(usable)},
-        skipped=len(preparation.scans) - len(usable),
+        skipped=preparation.unreadable + len(preparation.scans) - len(usable),
         shards=tuple(
             Shard(
                 name=scan.name,

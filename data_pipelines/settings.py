@@ -76,7 +76,7 @@ def channels(data: Any) -> tuple[str, ...]:
 
 def arrays_of(data: Any) -> dict[str, Any]:
     """The keys that say what besides one image a scan is to give, as far as they are set."""
-    asked = {"channels": tuple(data.channels or ()), "label_map": data.label_map}
+    asked = {"channels": tuple(data.channels or ()), "label_map": data.label_map, "pattern": data.pattern}
     return {key: value for key, value in asked.items() if value}
 
 
@@ -149,5 +149,7 @@ def _check_arrays(data: Any, reader: Reader | None) -> None:
         return
     if len(names) > 1 and not reader.several:
         raise DataError(f"data.channels is {names}, but scans of data.name={data.name} have one image each; give one")
+    if data.pattern and not reader.surveys:
+        raise DataError(f"data.pattern is {data.pattern!r}, but data.name={data.name} knows its files; leave it unset")
     if data.label_map and not reader.label_maps:
         raise DataError(f"data.label_map is True, but data.name={data.name} has no label maps; set it to False")

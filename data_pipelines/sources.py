@@ -8,11 +8,13 @@ from typing import Any
 
 from data_pipelines import contents, labels, subjects, transforms
 from data_pipelines.cases import Case
-from data_pipelines.decoding import Preprocessing
+from data_pipelines.decoding import Preprocessing, refuse_failures
 from data_pipelines.errors import DataError
 from data_pipelines.readers import READERS, Chosen, atlas_layouts
 from data_pipelines.readers.atlas_layouts import Atlas
 from data_pipelines.settings import arrays_of, cache_folder, channels, has_labels, is_made_up, make_preprocessing
+from data_pipelines.survey import rows_of
+from data_pipelines.survey.found import Row
 from data_pipelines.transforms import Shape
 
 
@@ -24,11 +26,18 @@ class Sources:
       scans: as they were found.
       preprocessing: from one to its arrays.
       parameters: of the dataset they make, the number of usable scans aside.
+      rows: lines of cases.csv, without the side of the split; none of scans that were made up.
     """
 
     scans: tuple[Case, ...]
     preprocessing: Preprocessing
     parameters: dict[str, Any]
+    rows: tuple[Row, ...] = ()
+
+    @property
+    def unreadable(self) -> int:
+        """How many files' headers could not be read."""
+        return sum(row.status == "unreadable" for row in self.rows)
 
 
 def find_sources(data: Any, atlas_count: int | None = None) -> Sources:
@@ -44,7 +53,7 @@ def find_sources(data: Any, atlas_count: int | None = None) -> Sources:
     shape = transforms.voxel_shape(tuple(data.size), data.axes)
     preprocessing = make_preprocessing(data, shape)
     atlas_count = data.atlas_count if atlas_count is None else atlas_count
-    found, fingerprint = _find(data, shape, atlas_count)
+    found, fingerprint, rows = _find(data, shape, atlas_count)
     parameters = {
         "preprocessing": dataclasses.asdict(preprocessing),
         "split": tuple(data.split),
@@ -56,8 +65,8 @@ def find_sources(data: Any, atlas_count: int | None = None) -> Sources:
     if data.labels:
         found = labels.attach(found, Path(data.labels).expanduser())
     if not has_labels(data):
-        return Sources(tuple(dataclasses.replace(scan, label=None) for scan in found), preprocessing, parameters)
-    return Sources(found, preprocessing, parameters | {"labels": _describe_labels(data, found)})
+        return Sources(tuple(dataclasses.replace(scan, label=None) for scan in found), preprocessing, parameters, rows)
+    return Sources(found, preprocessing, parameters | {"labels": _describe_labels(data, found)}, rows)
 
 
 def _with_what_is_asked_for(data: Any, found: tuple[Case, ...]) -> tuple[Case, ...]:
@@ -83,7 +92,14 @@ def _with_what_is_asked_for(data: Any, found: tuple[Case, ...]) -> tuple[Case, .
 def _chosen(data: Any) -> Chosen:
     reader = READERS[data.name]
     label_name = data.label_name if data.label_name in reader.labels else None
-    return Chosen(channels(data), label_name, tuple(data.voxel_size) if data.voxel_size else None)
+    return Chosen(
+        channels=channels(data),
+        label_name=label_name,
+        voxel_size=tuple(data.voxel_size) if data.voxel_size else None,
+        label_map=data.label_map,
+        pattern=data.pattern or None,
+        cache=cache_folder(data),
+    )
 
 
 def _describe_labels(data: Any, found: tuple[Case, ...]) -> dict[str, Any]:
@@ -94,8 +110,8 @@ def _describe_labels(data: Any, found: tuple[Case, ...]) -> dict[str, Any]:
     return {"classes": max(2, 1 + max(label for _, label in known)), "fingerprint": _sha256(f"{known}")}
 
 
-def _find(data: Any, shape: Shape, atlas_count: int) -> tuple[tuple[Case, ...], str]:
-    """The scans of a dataset, `atlas_count` if they are made up, and a fingerprint of their sources."""
+def _find(data: Any, shape: Shape, atlas_count: int) -> tuple[tuple[Case, ...], str, tuple[Row, ...]]:
+    """The scans of a dataset, `atlas_count` if they are made up, a fingerprint of their sources, and rows of cases.csv."""
     if is_made_up(data):
         if atlas_count < 1:
             raise DataError(f"data.atlas_count is {atlas_count}; give the number of subjects to make")
@@ -106,20 +122,26 @@ def _find(data: Any, shape: Shape, atlas_count: int) -> tuple[tuple[Case, ...], 
         if data.label_name == "lesion":
             found = tuple(dataclasses.replace(scan, label=made_up.lesion(n)) for n, scan in enumerate(found))
         # The fingerprint is not of the files, whose compression differs from machine to machine.
-        return found, _sha256(f"{made_up} {atlas_count} {atlas_layouts.VERSION}")
+        return found, _sha256(f"{made_up} {atlas_count} {atlas_layouts.VERSION}"), ()
     if not data.root:
         raise DataError(
             f"data.root is not set; give the folder of the {data.name} scans with --config.data.root=FOLDER"
         )
     root = Path(data.root).expanduser()
-    found = _with_what_is_asked_for(data, READERS[data.name].find(root, _chosen(data)))
+    reader = READERS[data.name]
+    there = reader.find(root, _chosen(data))
+    unreadable = [f"{root / row.name}: {row.reason}" for row in there.rows if row.status == "unreadable"]
+    refuse_failures(unreadable, len(unreadable) + len(there.cases), data.skip_bad_files)
+    found = _with_what_is_asked_for(data, there.cases)
     if data.subject_pattern:
         paths = [scan.path.relative_to(root).as_posix() for scan in found]
         found = subjects.regrouped(found, paths, data.subject_pattern)
-    subjects.tell(f"data.root={root}", [(scan.name, scan.subject) for scan in found])
+    if not reader.surveys:
+        subjects.tell(f"data.root={root}", [(scan.name, scan.subject) for scan in found])
     digests = contents.case_digests(found)
     found = tuple(dataclasses.replace(scan, digest=digest) for scan, digest in zip(found, digests, strict=True))
-    return found, contents.fingerprint(found)
+    rows = rows_of.whose(there.rows or rows_of.cases(root, there.cases), found)
+    return found, contents.fingerprint(found), rows
 
 
 def _find_made_up(data: Any, made_up: Atlas, cache: Path, count: int) -> tuple[Case, ...]:
@@ -127,7 +149,7 @@ def _find_made_up(data: Any, made_up: Atlas, cache: Path, count: int) -> tuple[C
     reader = READERS[data.name]
     if reader.write_made_up is None:
         return atlas_layouts.write_plain(cache, made_up, count)
-    return reader.find(reader.write_made_up(cache, made_up, count, channels(data)), _chosen(data))
+    return reader.find(reader.write_made_up(cache, made_up, count, channels(data)), _chosen(data)).cases
 
 
 def _sha256(text: str) -> str:

@@ -13,7 +13,7 @@ from data_pipelines.formats.nifti import is_nifti
 from data_pipelines.readers import folder
 from data_pipelines.readers.atlas_layouts import Atlas, write_files
 from data_pipelines.readers.folder import list_files
-from data_pipelines.readers.reader import Reader
+from data_pipelines.readers.reader import Found, Reader
 from data_pipelines.transforms import to_orientation
 
 SUBJECT = re.compile(r"\d{3}_S_\d{4,5}")  # the site, then the person
@@ -58,7 +58,7 @@ def write_made_up(cache: Path, subjects: Atlas, count: int, channels: Sequence[s
 
 
 ADNI = Reader(
-    find=lambda root, chosen: find_cases(root),
+    find=lambda root, chosen: Found(find_cases(root)),
     preprocessing=folder.chosen_preprocessing,
     write_made_up=write_made_up,
 )

@@ -21,7 +21,7 @@ from data_pipelines.preprocessing import Arrays, of_each, on_one_grid
 from data_pipelines.readers import folder
 from data_pipelines.readers.atlas_layouts import Atlas, write_files
 from data_pipelines.readers.folder import list_files
-from data_pipelines.readers.reader import Reader
+from data_pipelines.readers.reader import Found, Reader
 from data_pipelines.subjects import subject_of
 from data_pipelines.transforms import Shape, to_orientation
 
@@ -154,7 +154,7 @@ def chosen_preprocessing(data: Any, shape: Shape) -> Preprocessing | folder.Prep
 
 
 BRATS = Reader(
-    find=lambda root, chosen: find_cases(root, chosen.channels or SERIES[:1]),
+    find=lambda root, chosen: Found(find_cases(root, chosen.channels or SERIES[:1])),
     preprocessing=chosen_preprocessing,
     write_made_up=write_made_up,
     channels=SERIES,

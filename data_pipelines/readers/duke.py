@@ -13,7 +13,7 @@ from data_pipelines.formats.nifti import is_nifti, stem
 from data_pipelines.readers import folder
 from data_pipelines.readers.atlas_layouts import Atlas, write_files
 from data_pipelines.readers.folder import list_files
-from data_pipelines.readers.reader import Reader
+from data_pipelines.readers.reader import Found, Reader
 from data_pipelines.subjects import person_in, subject_of
 from data_pipelines.transforms import to_orientation
 
@@ -71,7 +71,7 @@ def write_made_up(cache: Path, subjects: Atlas, count: int, channels: Sequence[s
 
 
 DUKE = Reader(
-    find=lambda root, chosen: find_cases(root, chosen.channels or (BEFORE_CONTRAST,)),
+    find=lambda root, chosen: Found(find_cases(root, chosen.channels or (BEFORE_CONTRAST,))),
     preprocessing=folder.chosen_preprocessing,
     write_made_up=write_made_up,
     channels=("Dyn_N",),

@@ -2,19 +2,17 @@
 
 import dataclasses
 import math
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from data_pipelines import transforms
-from data_pipelines.cases import Case
+from data_pipelines.cases import Case, DicomSource, Source
 from data_pipelines.errors import DataError
-from data_pipelines.formats import nifti, npy
+from data_pipelines.formats import dicom_convert, nifti, npy
 from data_pipelines.formats.nifti import Volume
 from data_pipelines.preprocessing import Arrays, of_each, on_one_grid
-from data_pipelines.readers.reader import Chosen, Reader
 from data_pipelines.subjects import subject_of
 from data_pipelines.transforms import Shape
 
@@ -74,8 +72,10 @@ class Preprocessing:
     margin: int = 0
     voxel_size: tuple[float, float, float] = VOXEL_SIZE
 
-    def read(self, path: Path) -> Volume:
+    def read(self, path: Source) -> Volume:
         """The file as it is. The axes of an .npy are taken to run to the right, the front and the top."""
+        if isinstance(path, DicomSource):
+            return dicom_convert.read(path.series, path.cache)
         if npy.is_npy(path):
             return Volume(npy.read(path), np.diag([*self.voxel_size, 1.0]))
         return nifti.read(path)
@@ -155,13 +155,3 @@ def chosen_preprocessing(data: Any, shape: Shape) -> Preprocessing:
     """Makes the preprocessing that a config asks for."""
     voxel_size = tuple(data.voxel_size) if data.voxel_size else VOXEL_SIZE
     return Preprocessing(**common_fields(data, shape), voxel_size=voxel_size)
-
-
-def _find(root: Path, chosen: Chosen) -> tuple[Case, ...]:
-    found = find_cases(root)
-    if not chosen.voxel_size and any(npy.is_npy(scan.path) for scan in found):
-        print(f"{root}: .npy files do not say how large voxels are, so 1 mm; else set data.voxel_size", file=sys.stderr)
-    return found
-
-
-FOLDER = Reader(find=_find, preprocessing=chosen_preprocessing)

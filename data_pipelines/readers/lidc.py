@@ -15,7 +15,7 @@ from data_pipelines.formats.nifti import Volume
 from data_pipelines.preprocessing import Arrays
 from data_pipelines.readers.atlas_layouts import Atlas, write_files
 from data_pipelines.readers.folder import list_files
-from data_pipelines.readers.reader import Reader
+from data_pipelines.readers.reader import Found, Reader
 from data_pipelines.subjects import subject_of
 from data_pipelines.transforms import Shape, to_orientation
 
@@ -118,7 +118,7 @@ def write_made_up(cache: Path, subjects: Atlas, count: int, channels: Sequence[s
 
 
 LIDC = Reader(
-    find=lambda root, chosen: find_cases(root),
+    find=lambda root, chosen: Found(find_cases(root)),
     preprocessing=lambda data, shape: Preprocessing(shape, data.orientation, tuple(data.spacing or (1.0, 1.0, 1.0))),
     write_made_up=write_made_up,
     own_window=lambda data: True,

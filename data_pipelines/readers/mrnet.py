@@ -17,7 +17,7 @@ from data_pipelines.readers import folder
 from data_pipelines.readers.atlas_layouts import Atlas, write_files
 from data_pipelines.readers.folder import Preprocessing as FolderPreprocessing
 from data_pipelines.readers.folder import list_files
-from data_pipelines.readers.reader import Reader
+from data_pipelines.readers.reader import Found, Reader
 from data_pipelines.transforms import Shape, to_orientation
 
 LABELS = ("abnormal", "acl", "meniscus")
@@ -125,7 +125,9 @@ def chosen_preprocessing(data: Any, shape: Shape) -> Preprocessing:
 
 
 MRNET = Reader(
-    find=lambda root, chosen: find_cases(root, *(chosen.channels or ("sagittal",)), label_name=chosen.label_name),
+    find=lambda root, chosen: Found(
+        find_cases(root, *(chosen.channels or ("sagittal",)), label_name=chosen.label_name)
+    ),
     preprocessing=chosen_preprocessing,
     write_made_up=write_made_up,
     channels=tuple(DIRECTIONS),

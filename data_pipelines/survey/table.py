@@ -7,6 +7,7 @@ from pathlib import Path
 from data_pipelines.aside import written_aside
 from data_pipelines.survey.found import Row
 
+CASES_CSV = "cases.csv"  # name of the table in a workdir
 COLUMNS = ("name", "subject", "split", "files", "shape", "spacing", "orientation", "status", "reason")
 BETWEEN = "|"  # of several files
 

@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 from data_pipelines import prepare_records, records
 from data_pipelines.batches import Dataset, open_dataset, train_batches
 from data_pipelines.records import Latents
+from data_pipelines.survey.table import CASES_CSV
 from medjax.builders.assemble import Needs, assemble
 from medjax.builders.pretrained import latents_of, local_encoder
 from medjax.runtime import distributed, multihost
@@ -42,7 +43,7 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     with distributed.one_voice(), distributed.explain_lost_process():
         begin = time.perf_counter()
         latents, encode = encoder_of(config, workdir)
-        rate = write_records(config.data, latents, encode)
+        rate = write_records(config.data, latents, encode, workdir / CASES_CSV)
         report = dict.fromkeys(RESULTS)
         multihost.on_first_process(lambda: report.update(read_records(config, latents)))
         distributed.leave()
@@ -61,9 +62,11 @@ def encoder_of(config: ConfigDict, workdir: pathlib.Path) -> tuple[Latents | Non
     return latents, latents and local_encoder(run.task, run.pretrained.arrays)
 
 
-def write_records(data: ConfigDict, latents: Latents | None, encode: prepare_records.Encoder | None) -> float | None:
+def write_records(
+    data: ConfigDict, latents: Latents | None, encode: prepare_records.Encoder | None, cases_csv: pathlib.Path
+) -> float | None:
     """Writes what is missing; returns how many volumes a second all processes decoded together, None if none was left."""
-    preparation = multihost.on_all_processes(lambda: prepare_records.plan(data, latents))
+    preparation = multihost.on_all_processes(lambda: prepare_records.plan(data, latents, cases_csv))
     # All have looked before one writes, so that all see the same.
     if multihost.on_all_processes(lambda: prepare_records.is_finished(preparation)):
         return None

@@ -1,6 +1,7 @@
 """`--mode=train`: from data to a trained generator, going on by itself where an earlier run stopped."""
 
 import contextlib
+import functools
 import math
 import pathlib
 import sys
@@ -15,6 +16,7 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from data_pipelines.batches import Dataset, open_dataset, train_batches
+from data_pipelines.survey.table import CASES_CSV
 from medjax.builders.assemble import Needs, assemble, tell_of_unused_labels
 from medjax.builders.pretrained import keep_pretrained
 from medjax.builders.steps import rows_here, train_step_of
@@ -58,7 +60,7 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
 
 def _run(config: ConfigDict, workdir: pathlib.Path, interrupt: Interrupt, held: contextlib.ExitStack) -> dict[str, Any]:
     # What cannot work fails here, as far as it can before any data are touched.
-    needs = Needs(training=True, data=open_dataset)
+    needs = Needs(training=True, data=functools.partial(open_dataset, cases_csv=workdir / CASES_CSV))
     run = assemble(config, workdir, needs, decisions(config, workdir, needs))
     task, mesh, optimizer, dataset, frozen = run.task, run.mesh, run.optimizer, run.dataset, run.pretrained
     batch_size = run.config.data.batch_size

@@ -30,7 +30,7 @@ def settings(**changes) -> SimpleNamespace:
         "split": (0.8, 0.1, 0.1), "skip_bad_files": False, "spacing": None, "fit": "crop", "window": "fixed",
         "window_range": (0.0, 1000.0), "atlas_count": 4, "atlas_seed": 0, "lesion_share": 0.25, "atlas_layout": False,
         "margin": 0, "series": None, "voxel_size": None, "label_name": None, "labels": None,
-        "split_seed": 2, "subject_pattern": None, "channels": None, "label_map": False,
+        "split_seed": 2, "subject_pattern": None, "channels": None, "label_map": False, "pattern": None,
     }  # fmt: skip
     return SimpleNamespace(**(data | changes))
 
@@ -203,7 +203,10 @@ def test_a_pattern_says_whose_scans_are(data, tmp_path):
     with pytest.raises(DataError, match=r"data.subject_pattern=.*: finds no subject in 5\.nii\.gz"):
         batches.open_dataset(data, seed=0)
     plain = batches.open_dataset(
-        SimpleNamespace(**(vars(data) | {"subject_pattern": None, "channels": None, "label_map": False})), seed=0
+        SimpleNamespace(
+            **(vars(data) | {"subject_pattern": None, "channels": None, "label_map": False, "pattern": None})
+        ),
+        seed=0,
     )
     data.subject_pattern, data.split = r"\.(nii)", (1.0, 0.0, 0.0)
     dataset = batches.open_dataset(data, seed=0)
@@ -337,7 +340,7 @@ def test_npy_files_are_warned_of_once(tmp_path, capsys):
     assert capsys.readouterr().err.count("do not say how large voxels are, so 1 mm") == 1
     data.voxel_size = (2.0, 2.0, 2.0)
     np.testing.assert_array_equal(batches.open_dataset(data, seed=0).affine, np.diag([2, 2, 2, 1]))
-    assert "voxels" not in capsys.readouterr().err
+    assert "do not say" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["atlas", "adni", "brats", "duke", "folder", "lidc", "mrnet"])

@@ -201,7 +201,7 @@ def test_damage_is_found(data):
     [
         ("adni", "ADNI/{n:03d}_S_0001/MPRAGE/I{visit}/brain.nii", "{n:03d}_S_0001"),
         ("brats", "BraTS-GLI-{n:05d}-00{visit}/BraTS-GLI-{n:05d}-00{visit}-t1n.nii.gz", "BraTS-GLI-{n:05d}"),
-        ("folder", "derivatives/x/sub-{n:02d}/ses-{visit}/t1.nii.gz", "sub-{n:02d}"),
+        ("folder", "x/sub-{n:02d}/ses-{visit}/t1.nii.gz", "sub-{n:02d}"),
     ],
 )
 def test_records_know_whose_a_volume_is(tmp_path, name, path, subject):

@@ -38,6 +38,13 @@ def base() -> ConfigDict:
     data.label_name = config_dict.placeholder(str)  # what to label by: mrnet's "acl", brats' "grade", made-up "lesion"
     data.labels = config_dict.placeholder(str)  # or a CSV file of lines NAME,LABEL: scans or subjects, and 0, 1, ...
     data.flip = False  # left and right, at random, in training
+    # So too, at random and at most, all arrays of a scan alike; 0.0: not. docs/data.md
+    data.rotate = 0.0  # degrees about the centre, in any direction
+    data.scale = 0.0  # share by which lengths grow or shrink
+    data.shift = 0.0  # share of each edge
+    data.gamma = 0.0  # |log| of the exponent of intensities: contrast; each image by its own, as the next two
+    data.brightness = 0.0  # share by which intensities grow or shrink; the air stays
+    data.noise = 0.0  # deviation, in [-1, 1]; samples have it too
     data.batch_size = 10  # of all devices together
     data.split = (0.8, 0.1, 0.1)  # of the subjects: train, validation, test
     data.split_seed = 0  # which subject is on which side; with another seed other subjects are

@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from data_pipelines import augmentation as augmenting
 from data_pipelines import records, splits, synthetic, transforms
+from data_pipelines.augmentation import Augmentation
 from data_pipelines.cases import Example
 from data_pipelines.datasets import Dataset, first_examples, open_dataset
 from data_pipelines.errors import DataError
@@ -47,35 +49,40 @@ def train_batches(
     step: int = 0,
     rows: Sequence[int] | None = None,
     flip: bool = False,
+    augmentation: Augmentation = augmenting.NOTHING,
 ) -> Iterator[dict[str, np.ndarray]]:
     """Yields batches step, step + 1, ... without end; starting late costs nothing.
 
     Args:
       dataset: whose training examples are shuffled anew each epoch; a batch may reach over several epochs.
-      seed: of the shuffles and flips, from 0 to 2**32 - 1.
+      seed: of the shuffles, flips and augmentation, from 0 to 2**32 - 1.
       batch_size: of the global batch.
       step: which batch comes first.
       rows: of the global batch, those of this process, in any order; the others are not read. None: all.
       flip: mirror each volume left to right with probability 1/2; the affine stays.
+      augmentation: how much volumes are moved and recoloured at random, after that; synthetic ones are as they are made.
 
     Yields:
       image: [b, D, H, W, C] float32 in [-1, 1], or in its place latents: [b, d, h, w, c] float32; of a dataset with label
       maps labels: [b, D, H, W] int32; and of one with classes class: [b] int32, -1 where it is not known.
 
     Raises:
-      DataError: latents cannot be mirrored, a record is damaged, or the seed is none.
+      DataError: latents cannot be mirrored or augmented, a record is damaged, or the seed is none.
     """
     check_seed("seed", seed)
     if flip and dataset.latents:
         raise DataError(
             "data.flip is True, but data.records holds latents, which cannot be mirrored; set data.flip=False"
         )
+    if dataset.latents:
+        augmenting.check_latents(augmentation)
     if dataset.name == "synthetic":
         yield from synthetic.train_batches(dataset.size, seed, batch_size, step, rows)
         return
     tf = import_tensorflow()
     examples = dataset.train
     left_right = tf.constant([_left_right(example, dataset.axes) for example in examples])
+    spacing = tf.constant([_voxel_edges(example, dataset.axes) for example in examples], tf.float32)
     paths = [path for example in examples for path in example.images]
     read = _record_reader(paths, dataset) if dataset.prepared else _reader(examples, dataset)
     label_of = tf.constant(_labels(examples), tf.int32)
@@ -87,13 +94,14 @@ def train_batches(
     def element(index: tf.Tensor) -> dict[str, tf.Tensor]:
         p = index // len(chosen) * batch_size + row_of[index % len(chosen)]
         epoch, place = p // len(examples), p % len(examples)
-        shuffle_key, flip_key = (tf.stack([tf.constant(seed, tf.int64), x]) for x in (epoch, p))
+        shuffle_key, key = (tf.stack([tf.constant(seed, tf.int64), x]) for x in (epoch, p))
         example = tf.random.experimental.index_shuffle(place, shuffle_key, tf.constant(len(examples) - 1, tf.int64))
         row = read(example)
         if flip:
-            mirror = tf.random.stateless_uniform([], flip_key) < 0.5
+            mirror = tf.random.stateless_uniform([], key) < 0.5
             axis = left_right[example, tf.newaxis]
             row = {name: tf.where(mirror, tf.reverse(array, axis), array) for name, array in row.items()}
+        row = augmenting.augmented(row, augmentation, key, spacing[example])
         return row | {"class": label_of[example]} if dataset.classes else row
 
     indices = tf.data.Dataset.range(step * len(chosen), np.iinfo(np.int64).max, output_type=tf.int64)
@@ -221,3 +229,8 @@ def _left_right(example: Example, axes: str) -> int:
     """Returns which of D, H, W runs most nearly along the patient's left-right axis."""
     voxel_axis = int(np.argmax(np.abs(example.affine[0, :3])))
     return transforms.PERMUTATIONS[axes].index(voxel_axis)
+
+
+def _voxel_edges(example: Example, axes: str) -> np.ndarray:
+    """Returns how long a voxel is along D, H and W, in millimetres: [3] float64."""
+    return np.linalg.norm(example.affine[:3, :3], axis=0)[list(transforms.PERMUTATIONS[axes])]

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from data_pipelines import subjects, transforms
+from data_pipelines.augmentation import check_amounts
 from data_pipelines.cache import default_folder
 from data_pipelines.errors import DataError
 from data_pipelines.preprocessing import LABELS, Preprocessing
@@ -49,6 +50,7 @@ def check(data: Any) -> None:
         subjects.compiled(data.subject_pattern)
     if data.margin < 0:
         raise DataError(f"data.margin is {data.margin}; give 0 voxels or more")
+    check_amounts(data)
     _check_series_and_labels(data)
 
 

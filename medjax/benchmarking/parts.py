@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from data_pipelines.augmentation import augmentation_of
 from data_pipelines.batches import train_batches
 from medjax.benchmarking.ceilings import product_flops, product_of
 from medjax.benchmarking.rig import Bench, Stepping, described
@@ -107,7 +108,8 @@ def data(bench: Bench, stepping: Stepping | None, alone: float | None) -> dict[s
         return None
     dataset, config = bench.run.dataset, bench.run.config
     rows = process_rows(bench.run.mesh, bench.batch_size)
-    batches = train_batches(dataset, config.seed, bench.batch_size, rows=rows, flip=config.data.flip)
+    changes = {"flip": config.data.flip, "augmentation": augmentation_of(config.data)}
+    batches = train_batches(dataset, config.seed, bench.batch_size, rows=rows, **changes)
 
     def read(calls: int) -> None:
         for _ in range(calls):

@@ -15,6 +15,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
+from data_pipelines.augmentation import augmentation_of
 from data_pipelines.batches import Dataset, open_dataset, train_batches
 from data_pipelines.survey.table import CASES_CSV
 from medjax.builders.assemble import Needs, assemble, tell_of_unused_labels
@@ -118,7 +119,8 @@ def _run(config: ConfigDict, workdir: pathlib.Path, interrupt: Interrupt, held: 
     val_loss = evaluate(0) if start == 0 else None
 
     # The loop. Numbers stay on the device until a row is due, so the host never waits for the step it has just sent.
-    batches = train_batches(dataset, config.seed, batch_size, step=start, rows=rows, flip=config.data.flip)
+    changes = {"flip": config.data.flip, "augmentation": augmentation_of(config.data)}
+    batches = train_batches(dataset, config.seed, batch_size, step=start, rows=rows, **changes)
     interrupt.defer()
     any_requested = multihost.AnyOf()
     watch, pending = Stopwatch(), []

@@ -15,6 +15,8 @@ from data_pipelines.errors import DataError
 from data_pipelines.formats import nifti
 from data_pipelines.formats.nifti import Volume
 from data_pipelines.records import Latents
+from prepared import changed as changed_keys
+from prepared import make, scans_to_prepare
 from test_batches import settings, take
 
 ALL = Augmentation(rotate=10.0, scale=0.1, shift=0.05, gamma=0.3, brightness=0.2, noise=0.1)
@@ -218,6 +220,15 @@ def test_noise_has_the_deviation_that_was_drawn_and_labels_have_none():
         np.testing.assert_allclose(new["image"].std(axis=(0, 1, 2)), expected, rtol=0.1)
         a, b = new["image"][..., 0].ravel(), new["image"][..., 1].ravel()
         assert abs(np.corrcoef(a, b)[0, 1]) < 0.1
+
+
+def test_prepared_records_are_augmented_as_the_scans_are(tmp_path):
+    data = scans_to_prepare(tmp_path)
+    make(data)
+    sources = [datasets.open_dataset(changed_keys(data, records=place), 0) for place in (None, data.records)]
+    pairs = [take(batches.train_batches(source, 1, 4, flip=True, augmentation=GEOMETRY), 2) for source in sources]
+    for ours, theirs in zip(*pairs, strict=True):
+        np.testing.assert_allclose(ours["image"], theirs["image"], atol=2.5e-4)
 
 
 def test_volumes_in_batches_turn_in_millimetres(dataset):

@@ -169,7 +169,7 @@ def motion(drawn: Mapping[str, tf.Tensor], size: tuple[int, int, int], spacing: 
 
 
 def moved(image: tf.Tensor, matrix: tf.Tensor, offset: tf.Tensor) -> tf.Tensor:
-    """Interpolates an image linearly: first within its planes of H and W, then along D.
+    """Interpolates an image linearly, sharpened before: first within its planes of H and W, then along D.
 
     Two passes cost a third of a gather of eight neighbours; each axis is interpolated once, as there (Catmull and Smith 1980,
     "3-D transformations of images in scanline order"). The plane in between is that of the result, so nothing is cut off.
@@ -180,10 +180,11 @@ def moved(image: tf.Tensor, matrix: tf.Tensor, offset: tf.Tensor) -> tf.Tensor:
       offset: [3]; both as of `motion`.
 
     Returns:
-      The same shape, -1 outside of the field of view.
+      The same shape, -1 outside of the field of view; a little beyond [-1, 1] beside sharp edges.
     """
     tf = import_tensorflow()
     depth, height, width, _ = image.shape
+    image = _sharpened(image)
     # Voxel (d', h', w') of the result shows the source's plane d. Solved for d', the positions in that plane follow.
     slope = matrix[1:, 0] / matrix[0, 0]
     in_plane = matrix[1:, 1:] - slope[:, tf.newaxis] * matrix[tf.newaxis, 0, 1:]
@@ -232,6 +233,22 @@ def recoloured(image: tf.Tensor, augmentation: Augmentation, drawn: Mapping[str,
     if augmentation.brightness:
         image = (image + 1.0) * drawn["gain"] - 1.0
     return image
+
+
+def _sharpened(image: tf.Tensor) -> tf.Tensor:
+    """Undoes beforehand what linear interpolation blurs on average, or a model would learn that scans have less detail.
+
+    Between two voxels, at the fraction f of the way, it adds f (1 - f) / 2 of the second difference; the mean over f is 1 / 12.
+    """
+    tf = import_tensorflow()
+    depth, height, width, _ = image.shape
+    padded = tf.pad(image, [[1, 1], [1, 1], [1, 1], [0, 0]], "SYMMETRIC")
+    neighbours = tf.zeros([])
+    for start in (0, 2):
+        neighbours += padded[start : start + depth, 1:-1, 1:-1]
+        neighbours += padded[1:-1, start : start + height, 1:-1]
+        neighbours += padded[1:-1, 1:-1, start : start + width]
+    return image + (6.0 * image - neighbours) / 12.0
 
 
 def _planes_moved(planes: tf.Tensor, matrix: tf.Tensor, starts: tf.Tensor, shape: tuple[int, int]) -> tf.Tensor:

@@ -157,9 +157,9 @@ def test_a_known_turn_is_that_of_scipy_in_millimetres(spacing):
     linear, spline = (ndimage.map_coordinates(volume, sources, order=order, cval=-1) for order in (1, 3))
     within = np.all([(s > 1) & (s < n - 2) for s, n in zip(sources, SHAPE, strict=True)], axis=0)
     assert within.mean() > 0.3
-    np.testing.assert_allclose(found[within], linear[within], atol=0.02)
-    error, least = (np.abs(x - spline)[within].mean() for x in (found, linear))
-    assert error < 1.5 * least < np.abs(volume - spline)[within].mean() / 20
+    np.testing.assert_allclose(found[within], spline[within], atol=0.04)
+    error, by_linear = (np.abs(x - spline)[within].mean() for x in (found, linear))
+    assert error < by_linear < np.abs(volume - spline)[within].mean() / 20
     outside = np.any([(s < -3) | (s > n + 2) for s, n in zip(sources, SHAPE, strict=True)], axis=0)
     assert outside.any() and (found[outside] == -1).all()
     labels = (volume > 0).astype(np.int32) + 3 * (volume > 0.4)
@@ -167,8 +167,21 @@ def test_a_known_turn_is_that_of_scipy_in_millimetres(spacing):
     assert (augmentation.moved_labels(tf.constant(labels), matrix, offset).numpy() == nearest).mean() > 0.999
 
 
+def test_detail_survives_a_move_as_it_would_a_cubic_spline():
+    volume, away = smooth(1, sigma=0.8), (slice(4, -4),) * 3
+    detail = [[], [], []]
+    for p in range(8):
+        matrix, offset = augmentation.motion(augmentation.draws(GEOMETRY, key(p), 1), SHAPE, CUBES)
+        found = augmentation.moved(tf.constant(volume[..., None]), matrix, offset).numpy()[..., 0]
+        by_order = (ndimage.affine_transform(volume, matrix.numpy(), offset.numpy(), order=order) for order in (1, 3))
+        for each, array in zip(detail, (found, *by_order), strict=True):
+            each.append(ndimage.laplace(array)[away].std())
+    ours, linear, spline = (np.mean(each) / ndimage.laplace(volume)[away].std() for each in detail)
+    assert linear < 0.8 * spline and 0.9 * spline < ours < 1.1 * spline
+
+
 def test_images_and_label_maps_stay_together_away_from_borders():
-    blobs = smooth(2, sigma=5.0)
+    blobs = smooth(2, (36, 40, 32), sigma=6.0)
     labels = np.select([blobs > 0.3, blobs > -0.3], [7, 2], 0).astype(np.int32)
     value = {0: -1.0, 2: 0.25, 7: 0.75}
     image = np.vectorize(value.get)(labels).astype(np.float32)[..., None]
@@ -176,10 +189,13 @@ def test_images_and_label_maps_stay_together_away_from_borders():
     for p in range(6):
         new = changed(image, GEOMETRY, p, labels=labels)
         assert new["labels"].dtype == np.int32 and set(np.unique(new["labels"])) <= {0, 2, 7}
-        # Where all neighbours within two voxels have the same label, no other could come into the interpolation.
-        away = ndimage.maximum_filter(new["labels"], 5) == ndimage.minimum_filter(new["labels"], 5)
-        away[[0, 1, -1, -2]] = away[:, [0, 1, -1, -2]] = away[:, :, [0, 1, -1, -2]] = False
-        assert {0, 2, 7} == set(new["labels"][away]) and away.sum() > 200
+        # Where all neighbours within three voxels have the same label, no other could come into the interpolation.
+        bounds = (
+            extreme(new["labels"], 7, mode="constant", cval=-1)
+            for extreme in (ndimage.maximum_filter, ndimage.minimum_filter)
+        )
+        away = np.equal(*bounds)
+        assert {2, 7} <= set(new["labels"][away]) and away.sum() > 200
         np.testing.assert_allclose(new["image"][away, 0], np.vectorize(value.get)(new["labels"][away]), atol=1e-5)
         elsewhere += (new["labels"] != labels).mean()
     assert elsewhere / 6 > 0.05

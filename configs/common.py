@@ -35,6 +35,7 @@ def base() -> ConfigDict:
     data.pattern = config_dict.placeholder(str)  # which files of a folder are images, such as "*/t1*.nii.gz"
     data.label_map = False  # each scan's label map besides; scans that have none are left out
     data.voxel_size = config_dict.placeholder(tuple)  # (I, J, K) mm, of files that do not say, as .npy
+    data.nan_background = False  # voxels that are NaN are background: they become the scan's least value
     data.label_name = config_dict.placeholder(str)  # what to label by: mrnet's "acl", brats' "grade", made-up "lesion"
     data.labels = config_dict.placeholder(str)  # or a CSV file of lines NAME,LABEL: scans or subjects, and 0, 1, ...
     data.flip = False  # left and right, at random, in training

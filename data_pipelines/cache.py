@@ -18,8 +18,8 @@ import numpy as np
 from data_pipelines.aside import remove_unfinished
 from data_pipelines.cases import Case, DicomSource, Example, files_of
 from data_pipelines.decoding import MAX_WORKERS, decode_each, refuse_failures
-from data_pipelines.formats import nifti
-from data_pipelines.preprocessing import LABELS, Arrays, Preprocessing
+from data_pipelines.formats import nifti, read
+from data_pipelines.preprocessing import LABELS, Arrays, Preprocessing, written
 from data_pipelines.progress import progress
 
 VERSION = 1  # of what preprocessing does with the same parameters
@@ -40,7 +40,7 @@ def decode(
 
     Args:
       scans: what to decode.
-      preprocessing: a frozen dataclass, called with a case; its repr is part of the hash.
+      preprocessing: a frozen dataclass, called with a case; what it is `written` as is part of the hash.
       folder: the cache.
       skip_bad_files: leave out scans that cannot be used, and say so on stderr, instead of raising.
 
@@ -50,7 +50,7 @@ def decode(
     Raises:
       DataError: a scan cannot be used (unless skipped), none can, or the cache cannot be written.
     """
-    folder = folder / "decoded" / _digest(f"{preprocessing!r} {VERSION}")
+    folder = folder / "decoded" / _digest(f"{written(preprocessing)} {VERSION}")
     paths = {scan.name: _paths(folder, scan) for scan in scans}
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -69,7 +69,7 @@ def decode(
 
 def _paths(folder: Path, scan: Case) -> dict[str, Path]:
     """Names the file of each array of a scan: of its one image by the image's own name alone."""
-    base = folder / f"{_digest(_state_of(scan))}-{nifti.stem(scan.path)}"
+    base = folder / f"{_digest(_state_of(scan))}-{read.stem(scan.path)}"
     if len(scan.images) == 1:
         paths = {name: base.with_name(f"{base.name}.nii") for name in scan.images}
     else:

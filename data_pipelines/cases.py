@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from data_pipelines.formats import read
 from data_pipelines.formats.dicom_series import Series
 
 
@@ -96,7 +97,7 @@ def files_of(source: Source) -> list[Path]:
     """
     if isinstance(source, DicomSource):
         return sorted(source.series.files)
-    return sorted(path for path in source.iterdir() if path.is_file()) if source.is_dir() else [source]
+    return sorted(path for path in source.iterdir() if path.is_file()) if source.is_dir() else read.parts(source)
 
 
 def name_of(source: Source) -> str:

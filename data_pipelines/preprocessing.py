@@ -1,7 +1,9 @@
 """Brings a case to arrays of one grid: what every dataset's preprocessing begins with, and what it gives."""
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 
@@ -18,6 +20,28 @@ Arrays = Mapping[
     str, Volume
 ]  # by the names of channels, in their order, and LABELS if there is a label map; of one grid
 Preprocessing = Callable[[Case], Arrays]
+OPTION = {"option": True}  # metadata of fields that say nothing while they have their default
+
+
+def nan_of(nan_background: bool) -> Literal["least"] | None:
+    """What data.nan_background says of voxels that are NaN, as `read.read` takes it."""
+    return "least" if nan_background else None
+
+
+def parameters(preprocessing: Preprocessing) -> dict[str, Any]:
+    """Names what decides the volumes: the fields of a frozen dataclass, less each `OPTION` that is not made use of.
+
+    So a new option leaves the identity of runs, and the place of volumes in the cache, as they are.
+    """
+    fields = dataclasses.fields(preprocessing)
+    unused = {f.name for f in fields if f.metadata.get("option") and getattr(preprocessing, f.name) == f.default}
+    return {key: value for key, value in dataclasses.asdict(preprocessing).items() if key not in unused}
+
+
+def written(preprocessing: Preprocessing) -> str:
+    """Writes a preprocessing as its repr would, less each `OPTION` that is not made use of."""
+    values = ", ".join(f"{name}={getattr(preprocessing, name)!r}" for name in parameters(preprocessing))
+    return f"{type(preprocessing).__qualname__}({values})"
 
 
 def on_one_grid(case: Case, read: Callable[[Path], Volume]) -> dict[str, Volume]:

@@ -1,6 +1,5 @@
 """Says what the keys of a config's `data` mean, and which values cannot work, whatever the scans."""
 
-import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,7 @@ from data_pipelines import subjects, transforms
 from data_pipelines.augmentation import check_amounts
 from data_pipelines.cache import default_folder
 from data_pipelines.errors import DataError
-from data_pipelines.preprocessing import LABELS, Preprocessing
+from data_pipelines.preprocessing import LABELS, Preprocessing, parameters
 from data_pipelines.readers import READERS, Reader
 from data_pipelines.transforms import Shape
 
@@ -63,7 +62,7 @@ def check_seed(key: str, seed: int) -> None:
 def settings(data: Any) -> dict[str, Any]:
     """The keys of `data` that decide what the volumes are, whatever the scans, as plain JSON data."""
     shape = transforms.voxel_shape(tuple(data.size), data.axes)
-    preprocessing = dataclasses.asdict(make_preprocessing(data, shape))
+    preprocessing = parameters(make_preprocessing(data, shape))
     del preprocessing["shape"]  # data.size and data.axes, said otherwise
     made_up = {key: getattr(data, key) for key in MADE_UP_KEYS} if is_made_up(data) else {}
     own = {key: getattr(data, key) for key in ("name", "size", "axes", "split", "split_seed")}

@@ -10,6 +10,7 @@ from data_pipelines import contents, labels, subjects, transforms
 from data_pipelines.cases import Case
 from data_pipelines.decoding import Preprocessing, refuse_failures
 from data_pipelines.errors import DataError
+from data_pipelines.preprocessing import parameters as preprocessing_parameters
 from data_pipelines.readers import READERS, Chosen, atlas_layouts
 from data_pipelines.readers.atlas_layouts import Atlas
 from data_pipelines.settings import arrays_of, cache_folder, channels, has_labels, is_made_up, make_preprocessing
@@ -55,7 +56,7 @@ def find_sources(data: Any, atlas_count: int | None = None) -> Sources:
     atlas_count = data.atlas_count if atlas_count is None else atlas_count
     found, fingerprint, rows = _find(data, shape, atlas_count)
     parameters = {
-        "preprocessing": dataclasses.asdict(preprocessing),
+        "preprocessing": preprocessing_parameters(preprocessing),
         "split": tuple(data.split),
         "split_seed": data.split_seed,
         "rules": contents.RULES,

@@ -53,7 +53,7 @@ AFTERWARDS = re.compile(
 # Words that number a scan of a person whose name has no number in it, anna_t0, but begin no name.
 VISIT_OF_NAMED = re.compile(r"[tv]\d{1,2}|scan\d{1,2}|bl|preop|postop", re.IGNORECASE)
 DATE = re.compile(r"(?<=[-_. ])(19|20)\d\d[-_.]?(0[1-9]|1[0-2])[-_.]?(0[1-9]|[12]\d|3[01])(?![^-_. ])")
-SUFFIX = re.compile(r"(\.(nii|hdr|img|mgh)(\.gz)?|\.mgz|\.npy)$", re.IGNORECASE)
+SUFFIX = re.compile(r"(\.nii(\.gz)?|\.npy|\.(hdr|img)(\.gz)?|\.mg[hz]|\.mgh\.gz)$", re.IGNORECASE)
 
 
 def subject_of(name: str) -> str:

@@ -200,7 +200,7 @@ def memory_map(path: Path) -> np.ndarray:
 
 
 def _look(path: Path) -> Look:
-    header, values = _files(path)
+    header, values = files(path)
     start, gzipped = sniff.first_bytes(header)
     if headers.version(start):
         seen = headers.read(header, start, gzipped)
@@ -224,7 +224,7 @@ def _look(path: Path) -> Look:
     return seen
 
 
-def _files(path: Path) -> tuple[Path, Path]:
+def files(path: Path) -> tuple[Path, Path]:
     """The file with the header and the one with the values, the same unless a pair lies there."""
     suffix = next((s for s in PAIR if path.name.lower().removesuffix(".gz").endswith(s)), None)
     if suffix is None:

@@ -50,6 +50,11 @@ def advice(path: Path) -> str | None:
     return None
 
 
+def parts(path: Path) -> tuple[Path, ...]:
+    """All files that hold a volume: of a pair both, so that a change of either is seen."""
+    return tuple(dict.fromkeys(nifti.files(path)))
+
+
 def look(path: Path, voxel_size: Sequence[float] = (1.0, 1.0, 1.0)) -> Look:
     """Reads the header of a file, and no voxels.
 

@@ -17,7 +17,7 @@ from data_pipelines import transforms
 from data_pipelines.cases import Case
 from data_pipelines.errors import DataError
 from data_pipelines.formats import nifti
-from data_pipelines.preprocessing import Arrays, of_each, on_one_grid
+from data_pipelines.preprocessing import OPTION, Arrays, nan_of, of_each, on_one_grid
 from data_pipelines.readers import folder
 from data_pipelines.readers.atlas_layouts import Atlas, write_files
 from data_pipelines.readers.folder import list_files
@@ -102,16 +102,16 @@ class Preprocessing:
     Attributes:
       shape: (I, J, K) voxels.
       orientation: "native" as published, or "RAS".
+      nan_background: whether voxels that are NaN become the least value, or the file is refused.
     """
 
     shape: Shape
     orientation: str = "native"
+    nan_background: bool = dataclasses.field(default=False, metadata=OPTION)
 
     def __call__(self, case: Case) -> Arrays:
-        arrays = {
-            name: transforms.to_orientation(volume, self.orientation)
-            for name, volume in on_one_grid(case, nifti.read).items()
-        }
+        arrays = on_one_grid(case, lambda path: nifti.read(path, nan_of(self.nan_background)))
+        arrays = {name: transforms.to_orientation(volume, self.orientation) for name, volume in arrays.items()}
         for name, path in case.images.items():
             low, high = np.quantile(arrays[name].array, QUANTILES)
             if not low < high:
@@ -150,7 +150,7 @@ def chosen_preprocessing(data: Any, shape: Shape) -> Preprocessing | folder.Prep
     """Makes WDM's preprocessing, or with data.fit="brain" Medical Diffusion's, which is that of any folder."""
     if data.fit == "brain":
         return folder.chosen_preprocessing(data, shape)
-    return Preprocessing(shape, data.orientation)
+    return Preprocessing(shape, data.orientation, data.nan_background)
 
 
 BRATS = Reader(

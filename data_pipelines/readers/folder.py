@@ -1,4 +1,4 @@
-"""Any folder of NIfTI or .npy scans, of any orientation, spacing and shape."""
+"""Any folder of files that hold one volume each, of any orientation, spacing and shape."""
 
 import dataclasses
 import math
@@ -10,9 +10,9 @@ import numpy as np
 from data_pipelines import transforms
 from data_pipelines.cases import Case, DicomSource, Source
 from data_pipelines.errors import DataError
-from data_pipelines.formats import dicom_convert, nifti, npy
+from data_pipelines.formats import dicom_convert, read
 from data_pipelines.formats.nifti import Volume
-from data_pipelines.preprocessing import Arrays, of_each, on_one_grid
+from data_pipelines.preprocessing import OPTION, Arrays, nan_of, of_each, on_one_grid
 from data_pipelines.subjects import subject_of
 from data_pipelines.transforms import Shape
 
@@ -20,7 +20,7 @@ VOXEL_SIZE = (1.0, 1.0, 1.0)  # mm, of files that do not say
 
 
 def find_cases(root: Path) -> tuple[Case, ...]:
-    """Every .nii, .nii.gz and .npy under a folder, at any depth.
+    """Every file under a folder, at any depth, that `read.is_image` takes for a volume.
 
     Whose each is, its path says, as subjects.py reads it.
 
@@ -28,10 +28,15 @@ def find_cases(root: Path) -> tuple[Case, ...]:
       DataError: the folder does not exist, is empty, or has no such file in it.
     """
     files = list_files(root)
-    scans = [path for path in files if nifti.is_nifti(path) or npy.is_npy(path)]
+    scans = [path for path in files if read.is_image(path)]
+    unread = [(path, how) for path in files if (how := read.advice(path))]
     if not scans:
         found = ", ".join(sorted({"".join(path.suffixes[-2:]) or path.name for path in files})[:5])
-        raise DataError(f"data.root={root}: {len(files)} files ({found}), none .nii, .nii.gz or .npy; convert to NIfTI")
+        how = unread[0][1] if unread else "convert to NIfTI"
+        raise DataError(f"data.root={root}: {len(files)} files ({found}), none {', '.join(read.SUFFIXES)}; {how}")
+    if unread:
+        path, how = unread[0]
+        print(f"data.root={root}: {len(unread)} volumes are left out, such as {path.name}: {how}", file=sys.stderr)
     names = [path.relative_to(root).as_posix() for path in scans]
     return tuple(Case(name, subject_of(name), {"image": path}) for name, path in zip(names, scans, strict=True))
 
@@ -61,6 +66,7 @@ class Preprocessing:
         of the box of the brain, padded to be of the shape's proportions: in scans where all else is 0 or less.
       margin: voxels to leave around the brain.
       voxel_size: (I, J, K) mm of files that do not say.
+      nan_background: whether voxels that are NaN become the scan's least value, or the file is refused.
     """
 
     shape: Shape
@@ -71,14 +77,13 @@ class Preprocessing:
     fit: str = "crop"
     margin: int = 0
     voxel_size: tuple[float, float, float] = VOXEL_SIZE
+    nan_background: bool = dataclasses.field(default=False, metadata=OPTION)
 
     def read(self, path: Source) -> Volume:
         """The file as it is. The axes of an .npy are taken to run to the right, the front and the top."""
         if isinstance(path, DicomSource):
             return dicom_convert.read(path.series, path.cache)
-        if npy.is_npy(path):
-            return Volume(npy.read(path), np.diag([*self.voxel_size, 1.0]))
-        return nifti.read(path)
+        return read.read(path, nan=nan_of(self.nan_background), voxel_size=self.voxel_size)
 
     def __call__(self, case: Case) -> Arrays:
         arrays = on_one_grid(case, self.read)
@@ -148,6 +153,7 @@ def common_fields(data: Any, shape: Shape) -> dict[str, Any]:
         "window_range": tuple(data.window_range),
         "fit": data.fit,
         "margin": data.margin,
+        "nan_background": data.nan_background,
     }
 
 

@@ -4,6 +4,7 @@ import dataclasses
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -12,7 +13,7 @@ from data_pipelines.cases import Case
 from data_pipelines.errors import DataError
 from data_pipelines.formats import dicom, nifti
 from data_pipelines.formats.nifti import Volume
-from data_pipelines.preprocessing import Arrays
+from data_pipelines.preprocessing import OPTION, Arrays, nan_of
 from data_pipelines.readers.atlas_layouts import Atlas, write_files
 from data_pipelines.readers.folder import list_files
 from data_pipelines.readers.reader import Found, Reader
@@ -56,16 +57,21 @@ class Preprocessing:
       shape: (I, J, K) voxels.
       orientation: "RAS", or "native" as published: NIfTI files as they are, DICOM to left, anterior, superior.
       spacing: (I, J, K) mm to resample to; 1 mm as published.
+      nan_background: whether voxels that are NaN become the least value, or the file is refused.
     """
 
     shape: Shape
     orientation: str = "native"
     spacing: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    nan_background: bool = dataclasses.field(default=False, metadata=OPTION)
 
     def __call__(self, case: Case) -> Arrays:
         ((name, path),) = case.images.items()
         # LAS is the voxel order that WDM's converter (dicom2nifti) writes.
-        volume = transforms.to_orientation(dicom.read_series(path), "LAS") if path.is_dir() else nifti.read(path)
+        if path.is_dir():
+            volume = transforms.to_orientation(dicom.read_series(path), "LAS")
+        else:
+            volume = nifti.read(path, nan_of(self.nan_background))
         volume = zoom(transforms.to_orientation(volume, self.orientation), self.spacing)
         factor = max(1, round(FIELD_OF_VIEW / max(np.multiply(self.spacing, self.shape))))
         field = tuple(factor * n for n in self.shape)
@@ -117,9 +123,15 @@ def write_made_up(cache: Path, subjects: Atlas, count: int, channels: Sequence[s
     return root
 
 
+def chosen_preprocessing(data: Any, shape: Shape) -> Preprocessing:
+    """Makes WDM's preprocessing, to the spacing that a config asks for."""
+    spacing = tuple(data.spacing or (1.0, 1.0, 1.0))
+    return Preprocessing(shape, data.orientation, spacing, data.nan_background)
+
+
 LIDC = Reader(
     find=lambda root, chosen: Found(find_cases(root)),
-    preprocessing=lambda data, shape: Preprocessing(shape, data.orientation, tuple(data.spacing or (1.0, 1.0, 1.0))),
+    preprocessing=chosen_preprocessing,
     write_made_up=write_made_up,
     own_window=lambda data: True,
 )

@@ -84,8 +84,9 @@ class Preprocessing(FolderPreprocessing):
 
     def read(self, path: Path) -> Volume:
         """The exam, in the place that `affine` states."""
-        array = np.ascontiguousarray(np.moveaxis(npy.read(path), 0, 2))
-        return Volume(array, affine(self.plane, array.shape, self.voxel_size))
+        volume = super().read(path)
+        array = np.ascontiguousarray(np.moveaxis(volume.array, 0, 2))
+        return dataclasses.replace(volume, array=array, affine=affine(self.plane, array.shape, self.voxel_size))
 
 
 def write_made_up(cache: Path, subjects: Atlas, count: int, channels: Sequence[str] = ("sagittal",)) -> Path:

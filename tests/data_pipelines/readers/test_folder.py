@@ -129,3 +129,30 @@ def test_no_contrast_in_the_window(scan):
     for window, low_high in (("fixed", (1000, 2000)), ("fixed", (-300, -200))):
         with pytest.raises(DataError, match="no contrast in the window"):
             Preprocessing((20, 24, 16), window=window, window_range=low_high)(case_of(scan))
+
+
+def test_volumes_of_every_format_that_is_read_are_found_and_others_are_named(tmp_path, capsys):
+    touch(tmp_path, "a.NII.GZ", "b.mgz", "c.hdr", "c.img", "d.nrrd", "e.mha", "f.txt")
+    assert {case.name: case.subject for case in folder.find_cases(tmp_path)} == {
+        "a.NII.GZ": "a",
+        "b.mgz": "b",
+        "c.hdr": "c",
+    }
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "2 volumes are left out, such as d.nrrd: convert it: pip install SimpleITK" in line and "d.nii.gz" in line
+    touch(tmp_path, "other/d.nrrd")
+    with pytest.raises(DataError, match="1 files .*none .nii.*convert it.*WriteImage"):
+        folder.find_cases(tmp_path / "other")
+
+
+def test_nan_becomes_black_where_it_is_said_to_be_background(tmp_path):
+    array = np.full((12, 12, 12), np.nan, np.float32)
+    array[3:9, 3:9, 3:9] = np.random.default_rng(0).uniform(100, 200, (6, 6, 6))
+    nifti.write(tmp_path / "a.nii", Volume(array, np.eye(4)))
+    with pytest.raises(DataError, match="data.nan_background=True"):
+        Preprocessing((12, 12, 12))(case_of(tmp_path / "a.nii"))
+    volume = Preprocessing((12, 12, 12), window_range=(0.0, 1.0), nan_background=True)(case_of(tmp_path / "a.nii"))[
+        "image"
+    ]
+    expected = (array - np.nanmin(array)) / (np.nanmax(array) - np.nanmin(array)) * 2 - 1
+    np.testing.assert_allclose(volume.array, np.nan_to_num(expected, nan=-1.0), atol=1e-5)

@@ -1,10 +1,12 @@
 """Every source volume is decoded and preprocessed once; what training reads are uncompressed NIfTI files, float32 (labels int16).
 
 Beside each lies its checksum, NAME.crc32. A file that is not what was written is not used but made again from its source.
+What was doubtful in the source lies there too, NAME.notices.json, and is told at each start.
 """
 
 import dataclasses
 import hashlib
+import json
 import os
 import sys
 import zlib
@@ -17,7 +19,7 @@ import numpy as np
 
 from data_pipelines.aside import remove_unfinished
 from data_pipelines.cases import Case, DicomSource, Example, files_of
-from data_pipelines.decoding import MAX_WORKERS, decode_each, refuse_failures
+from data_pipelines.decoding import MAX_WORKERS, decode_each, notices_of, refuse_failures, tell_notices
 from data_pipelines.formats import nifti, read
 from data_pipelines.preprocessing import LABELS, Arrays, Preprocessing, written
 from data_pipelines.progress import progress
@@ -56,15 +58,18 @@ def decode(
         folder.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(folder / ".lock"):
             remove_unfinished(folder)
-            whole = _whole([path for of_scan in paths.values() for path in of_scan.values()])
-            missing = [scan for scan in scans if not all(whole[path] for path in paths[scan.name].values())]
+            files = {name: [*of_scan.values(), _notices_file(of_scan)] for name, of_scan in paths.items()}
+            whole = _whole([path for of_scan in files.values() for path in of_scan])
+            missing = [scan for scan in scans if not all(whole[path] for path in files[scan.name])]
             failures = decode_each(missing, preprocessing, lambda scan, arrays: _keep(paths[scan.name], arrays))
     except OSError as error:
         raise nifti.cannot_write(folder, error) from error
     refuse_failures(list(failures.values()), len(scans), skip_bad_files)
     for error in failures.values():
         print(f"skipped {error}", file=sys.stderr)
-    return {scan.name: _example(scan, paths[scan.name]) for scan in scans if scan.name not in failures}
+    usable = [scan for scan in scans if scan.name not in failures]
+    tell_notices((scan, json.loads(_notices_file(paths[scan.name]).read_text())) for scan in usable)
+    return {scan.name: _example(scan, paths[scan.name]) for scan in usable}
 
 
 def _paths(folder: Path, scan: Case) -> dict[str, Path]:
@@ -78,7 +83,10 @@ def _paths(folder: Path, scan: Case) -> dict[str, Path]:
 
 
 def _keep(paths: Mapping[str, Path], arrays: Arrays) -> None:
-    """Writes arrays, and after each its checksum: one whose checksum is missing is not whole."""
+    """Writes arrays and their notices, and after each its checksum: one whose checksum is missing is not whole."""
+    doubts = _notices_file(paths)
+    doubts.write_text(json.dumps(notices_of(arrays)))
+    _checksum_file(doubts).write_text(f"{_checksum(doubts):08x}\n")
     for name, path in paths.items():
         _checksum_file(path).unlink(missing_ok=True)
         if name == LABELS:
@@ -112,6 +120,11 @@ def _checksum(path: Path) -> int:
         while block := file.read(2**20):
             crc = zlib.crc32(block, crc)
         return crc
+
+
+def _notices_file(paths: Mapping[str, Path]) -> Path:
+    first = next(iter(paths.values()))
+    return first.with_name(f"{first.stem}.notices.json")
 
 
 def _checksum_file(path: Path) -> Path:

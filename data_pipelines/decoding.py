@@ -1,9 +1,11 @@
 """Scans to preprocessed arrays, several at a time, and what becomes of those that cannot be used."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from typing import Any
 
+from data_pipelines import notices
 from data_pipelines.cases import Case
 from data_pipelines.errors import DataError
 from data_pipelines.preprocessing import Arrays, Preprocessing
@@ -46,6 +48,20 @@ def decode_each(
             pool.shutdown(cancel_futures=True)  # a full disk or Ctrl-C: do not go on with the rest
             raise
     return dict(sorted(failures.items()))
+
+
+def notices_of(arrays: Arrays) -> dict[str, list[dict[str, Any]]]:
+    """What is doubtful in the files that arrays came of, by their names, as JSON data; arrays without doubt are left out."""
+    return {name: notices.as_plain(volume.notices) for name, volume in arrays.items() if volume.notices}
+
+
+def tell_notices(noted: Iterable[tuple[Case, Mapping[str, Sequence[Mapping[str, Any]]]]]) -> None:
+    """Says on stderr, one line a kind, what `notices_of` found in the files of all scans."""
+    notices.tell(
+        (scan.images.get(name) or scan.label_map or scan.path, notices.from_plain(plain))
+        for scan, of_scan in noted
+        for name, plain in of_scan.items()
+    )
 
 
 def refuse_failures(failures: Sequence[DataError | str], total: int, skip_bad_files: bool) -> None:

@@ -27,7 +27,7 @@ from etils import epath
 from data_pipelines import contents, records, splits, transforms
 from data_pipelines.cases import Case
 from data_pipelines.datasets import sides_of_subjects, tell_of_empty_sides
-from data_pipelines.decoding import decode_each, refuse_failures
+from data_pipelines.decoding import decode_each, notices_of, refuse_failures, tell_notices
 from data_pipelines.errors import DataError
 from data_pipelines.formats.nifti import cannot_write
 from data_pipelines.lazy_tensorflow import import_tensorflow
@@ -196,6 +196,7 @@ def decode(preparation: Preparation, numbers: Sequence[int], encode: Encoder | N
         }
         affine = np.asarray(first.affine, np.float64).tolist()
         note = {"affine": affine, "description": first.description, "label": scan.label, "digest": scan.digest}
+        note["notices"] = notices_of(arrays)
         image = np.stack([turned[name] for name in scan.images], axis=-1)
         if content == "latents":
             with turn:  # memory for one
@@ -248,6 +249,7 @@ def _divided(preparation: Preparation) -> Records:
         if "error" in note:
             print(f"skipped {note['error']}", file=sys.stderr)
     usable = [scan for scan in preparation.scans if "error" not in notes[scan.name]]
+    tell_notices((scan, notes[scan.name].get("notices", {})) for scan in usable)
     fractions, seed = tuple(preparation.settings["split"]), preparation.settings["split_seed"]
     chosen = {key: preparation.settings[key] for key in ("name", "size", "axes")}
     return Records(
@@ -259,7 +261,7 @@ def _divided(preparation: Preparation) -> Records:
                 name=scan.name,
                 split=splits.side(scan.subject, fractions, seed),
                 subject=scan.subject,
-                **{key: value for key, value in notes[scan.name].items() if key != "digest"},
+                **{key: value for key, value in notes[scan.name].items() if key not in ("digest", "notices")},
             )
             for scan in usable
         ),

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 from data_pipelines import transforms
 from data_pipelines.cases import Case, DicomSource, Source
 from data_pipelines.errors import DataError
+from data_pipelines.far_values import far_value
 from data_pipelines.formats import dicom_convert, read
 from data_pipelines.formats.nifti import Volume
 from data_pipelines.preprocessing import OPTION, Arrays, nan_of, of_each, on_one_grid
@@ -86,7 +88,7 @@ class Preprocessing:
         return read.read(path, nan=nan_of(self.nan_background), voxel_size=self.voxel_size)
 
     def __call__(self, case: Case) -> Arrays:
-        arrays = on_one_grid(case, self.read)
+        arrays = on_one_grid(case, self._read_and_noted)
         arrays = {name: transforms.to_orientation(volume, self.orientation) for name, volume in arrays.items()}
         if self.spacing is not None:
             arrays = of_each(
@@ -102,6 +104,12 @@ class Preprocessing:
             lambda image: self._fitted(image, box, fill=-1.0, order=3),
             lambda labels: self._fitted(labels, box, fill=0.0, order=0),
         )
+
+    def _read_and_noted(self, path: Path) -> Volume:
+        volume = self.read(path)
+        # Here, not later: interpolation leaves no two voxels the same.
+        far = far_value(volume.array) if self.window == "quantile" else None
+        return dataclasses.replace(volume, notices=(*volume.notices, far)) if far else volume
 
     def _windowed(self, path: Path, volume: Volume) -> Volume:
         low, high = self.window_range

@@ -134,3 +134,26 @@ def test_a_volume_without_its_checksum_is_not_whole(scans, tmp_path):
     calls.clear()
     cache.decode(scans, Counting(), tmp_path / "cache")
     assert calls == ["1.nii.gz"]
+
+
+def test_what_is_doubtful_is_told_at_each_start_in_one_line_over_all_scans(scans, tmp_path, capsys):
+    for scan in scans[1:]:
+        array = nifti.read(scan.path).array
+        array[:3] = -1000
+        nifti.write(scan.path, Volume(array, np.eye(4)))
+    for _ in range(2):
+        cache.decode(scans, Preprocessing(SHAPE), tmp_path / "cache")
+        told = [line for line in capsys.readouterr().err.splitlines() if "far from all others" in line]
+        assert len(told) == 1 and told[0].startswith("3 files: ")
+        assert f"(first {scans[1].path}, 38% of the voxels are -1000" in told[0]
+    cache.decode(scans, Preprocessing(SHAPE, window="fixed", window_range=(-1.0, 1.0)), tmp_path / "cache")
+    assert "far from all others" not in capsys.readouterr().err
+
+
+def test_a_volume_without_its_notices_is_not_whole(scans, tmp_path):
+    examples = cache.decode(scans, Counting(), tmp_path / "cache")
+    path = examples["1.nii.gz"].images[0]
+    path.with_name(f"{path.stem}.notices.json").unlink()
+    calls.clear()
+    cache.decode(scans, Counting(), tmp_path / "cache")
+    assert calls == ["1.nii.gz"]

@@ -164,3 +164,15 @@ def test_every_reader(tmp_path, name):
     assert prepared.identity() == files.identity()
     ours, theirs = (next(batches.train_batches(dataset, 0, 3))["image"] for dataset in (prepared, files))
     assert abs(ours - theirs).max() < 2.5e-4
+
+
+def test_what_is_doubtful_is_told_once_when_all_is_prepared(data, capsys):
+    asked = changed(data, window="quantile", window_range=(0.0, 1.0), fit="crop")
+    for path in sorted(Path(data.root).rglob("*.nii.gz"))[:4]:
+        volume = nifti.read(path)
+        volume.array[:2] = 63536
+        nifti.write(path, volume)
+    make(asked)
+    told = [line for line in capsys.readouterr().err.splitlines() if "far from all others" in line]
+    assert len(told) == 1 and told[0].startswith("4 files: ") and "of the voxels are 63536" in told[0]
+    assert "notices" not in (Path(data.records) / "records.json").read_text()

@@ -24,7 +24,7 @@ OPTION = {"option": True}  # metadata of fields that say nothing while they have
 
 
 def nan_of(nan_background: bool) -> Literal["least"] | None:
-    """What data.nan_background says of voxels that are NaN, as `read.read` takes it."""
+    """Says what data.nan_background makes of voxels that are NaN, as `read.read` takes it."""
     return "least" if nan_background else None
 
 

@@ -31,7 +31,7 @@ KNOWN = re.compile(
 NO_PERSON = re.compile(
     r"(t1|t2|pd)(w|c|ce|gd|n|f|s|star|map|spc|post|pre|wi|weighted)?|flair|swi|dwi|adc|dti|dce|asl|cbf|bold|fmri|mprage|mpr"
     r"|mp2rage|f?spgr|gre|stir|mra?|mri|cta?|cbct|pet|fdg|angio"
-    r"|masks?|segs?|segmentations?|label(s|map)?|brain(mask)?|bet|n4|norm(alized)?|defaced|skullstripped|stripped|preproc"
+    r"|masks?\d?|segs?\d?|segmentations?|label(s|map)?|brain(mask)?|bet|n4|norm(alized)?|defaced|skullstripped|stripped|preproc"
     r"|anat|func|perf|ses|session\d*|visit\d*|timepoint\d*|tp\d+|baseline|follow|followup\d*|fu\d*[dmy]?|images?(tr|ts|va)?"
     r"|labels?(tr|ts|va)|train(ing)?|val(id|idation)?|test(ing)?|data(set)?|nii|nifti|niftis|raw(data)?|sourcedata"
     r"|derivatives|scans|volumes|patients|subjects|controls|cases|axial|coronal|sagittal|left|right",
@@ -69,8 +69,15 @@ def person_of(name: str) -> str:
     """The subject that a path below the root names; empty where no part of it names a person."""
     if known := KNOWN.search(name):
         return known.group(1)
-    people = (person_in(part) for part in PurePosixPath(SUFFIX.sub("", name)).parts)
-    return next((person for person in people if person), "")
+    parts = [divided(part) for part in PurePosixPath(SUFFIX.sub("", name)).parts]
+    people = [(person, others) for person, others in parts if person]
+    if len(people) > 1:
+        (collection, others), (person, _) = people[:2]
+        # The folder IXI-T1 of IXI012-Guys-0827-T1 names a collection.
+        numbered = re.match(rf"{re.escape(collection)}\d", person, re.IGNORECASE)
+        if numbered and not re.search(r"\d", collection) and any(NO_PERSON.fullmatch(word) for word in others):
+            return person
+    return people[0][0] if people else ""
 
 
 def one_spelling(subjects: Iterable[str]) -> dict[str, str]:

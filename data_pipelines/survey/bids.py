@@ -14,7 +14,7 @@ from data_pipelines.survey import words
 from data_pipelines.survey.found import Item, Kind
 
 NAME = "BIDS"
-SUBJECT = re.compile(r"sub-[A-Za-z0-9]+", re.IGNORECASE)
+OF_A_SUBJECT = re.compile(r"sub-[a-z0-9]+|oas\w+_mr_d\d+|(anat|nifti)\d*")  # folders, OASIS 3's too
 ENTITY = re.compile(r"([A-Za-z]+)-([A-Za-z0-9+]+)")
 NOT_ANATOMY = (
     "func",
@@ -66,7 +66,9 @@ def _item(name: str) -> Item | None:
     said = {key.lower(): value for key, value in entities}
     subject = f"{entities[0][0]}-{entities[0][1]}"
     folders = [folder.lower() for folder in path.parent.parts]
-    own = next((n for n, folder in enumerate(folders) if SUBJECT.fullmatch(folder) or folder in BESIDE), len(folders))
+    own = next(
+        (n for n, folder in enumerate(folders) if OF_A_SUBJECT.fullmatch(folder) or folder in BESIDE), len(folders)
+    )
     dataset = [folder for folder in path.parent.parts[:own] if folder.lower() not in RAW]
     visit = f"ses-{said['ses']}" if "ses" in said else next((f for f in path.parts if f.lower().startswith("ses-")), "")
     makes_another = [f"{key}-{value}" for key, value in entities if key.lower() not in (*WHOSE, *ALIKE)]

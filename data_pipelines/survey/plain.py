@@ -6,8 +6,9 @@ subjects have a file of that name. Cases are told apart by their paths, so that 
 """
 
 import dataclasses
+import re
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from data_pipelines.subjects import KNOWN, SUFFIX, divided, person_of
@@ -19,6 +20,7 @@ NAME = "plain folders"
 FEW_CHANNELS = 8  # names with a number in them are channels, not scans, if they are no more than these
 SHARE = 0.2  # of the subjects, which must have a file of a name that is a channel
 SHARE_NUMBERED = 0.8  # likewise of a name with a number in it
+BEGINNING = re.compile(r"([^\d]+?)[-_. ]+([^-_. ]*\d.*)")
 GENERAL = (
     "image",
     "images",
@@ -61,6 +63,23 @@ class Words:
     rest: tuple[str, ...]
 
 
+@dataclasses.dataclass(frozen=True)
+class Usage:
+    """Tells the ways in which one collection of files is named.
+
+    Attributes:
+      t_is_visit: t0 and t1 are visits.
+      endings: words that part the files of a person, behind its name.
+      beginnings: words that part them, before its name.
+      firsts: persons, in lower case, with a file 0000, the first channel of nnU-Net.
+    """
+
+    t_is_visit: bool
+    endings: set[str]
+    beginnings: set[str]
+    firsts: set[str]
+
+
 def items(root: Path, names: Sequence[str]) -> dict[str, Item]:
     """All files, one way or another.
 
@@ -68,13 +87,59 @@ def items(root: Path, names: Sequence[str]) -> dict[str, Item]:
       root: whose name is the subject of files that name none: it is then one subject's folder.
       names: of files, below the root.
     """
-    t_is_visit = numbers_visits(word for name in names for word in divided(_stem(name))[1])
-    taken_apart = {name: _words(root, name, t_is_visit) for name in names}
+    usage = Usage(
+        t_is_visit=numbers_visits(word for name in names for word in divided(_stem(name))[1]),
+        endings=_endings(names),
+        beginnings=_beginnings(names),
+        firsts={
+            person.lower() for name in names for person, others in [divided(_stem(name))] if others[:1] == ("0000",)
+        },
+    )
+    taken_apart = {name: _words(root, name, usage) for name in names}
     channels = _channels_by_recurrence(taken_apart.values())
     return {name: _item(name, parts, channels) for name, parts in taken_apart.items()}
 
 
-def _words(root: Path, name: str, t_is_visit: bool) -> Words:
+def _endings(names: Sequence[str]) -> set[str]:
+    """The words that end the names of persons, in lower case, and part files of one: "hbv" of p01_hbv beside p01_t2w.
+
+    Most persons whose name they end have another file, which they do not end: of them a word is part of the name.
+    """
+    endings_of: dict[str, set[str]] = defaultdict(set)
+    for name in names:
+        base, ending = _without_ending(divided(_stem(name))[0])
+        endings_of[base.lower()].add(ending.lower())
+    return _most_beside_others(endings_of)
+
+
+def _beginnings(names: Sequence[str]) -> set[str]:
+    """The words that begin the names of images, in lower case: "volume" of volume-7 beside segmentation-7, a label map."""
+    beginnings_of: dict[str, set[str]] = defaultdict(set)
+    for name in names:
+        person = divided(_stem(name))[0]
+        if words.no_image((), words.split(_stem(name))):
+            beginnings_of[person.lower()].add("")
+        elif match := BEGINNING.fullmatch(person):
+            beginnings_of[match[2].lower()].add(match[1].lower())
+    return _most_beside_others({base: found for base, found in beginnings_of.items() if "" in found})
+
+
+def _most_beside_others(found: Mapping[str, set[str]]) -> set[str]:
+    """The words of which at least half of the persons that have them have another, or a file without."""
+    having: dict[str, list[bool]] = defaultdict(list)
+    for beside in found.values():
+        for word in beside - {""}:
+            having[word].append(len(beside) > 1)
+    return {word for word, others in having.items() if 2 * sum(others) >= len(others)}
+
+
+def _without_ending(person: str) -> tuple[str, str]:
+    """A name with a number in it, and the words without one that follow the last such word, "" where there are none."""
+    match = re.fullmatch(r"(.*\d[^-_. ]*)[-_. ]+([^\d]+)", person)
+    return (match[1], match[2]) if match else (person, "")
+
+
+def _words(root: Path, name: str, usage: Usage) -> Words:
     path = PurePosixPath(name)
     folders, above, visits = [], [], []
     people: set[tuple[str, ...]] = set()
@@ -87,7 +152,10 @@ def _words(root: Path, name: str, t_is_visit: bool) -> Words:
         if visit:
             visits.append(visit)
         contrast = [word for word in rest if CONTRAST.fullmatch(word)]
-        if person or visit:
+        if person and contrast and not visit:  # IXI-T1
+            folders.append(person)
+            above += contrast
+        elif person or visit:
             folders.append(folder)
         elif contrast:
             above += contrast
@@ -97,14 +165,17 @@ def _words(root: Path, name: str, t_is_visit: bool) -> Words:
     if known := KNOWN.search(stem):
         person, others = known.group(1), words.split(stem[: known.start(1)] + " " + stem[known.end(1) :])
     else:
-        person, others = divided(stem)
-    visit, rest = split_visit(others, t_is_visit)
+        person, others = _person(stem, usage)
+    subject = person_of(name) or root.resolve().name
+    if subject == divided(stem)[0]:
+        subject = person
+    visit, rest = split_visit(others, usage.t_is_visit)
     if people and not known and VISIT.fullmatch(person):  # patient1/scan2
         person, visit = "", "_".join([person, visit]).strip("_")
     if _folded(person) in people:  # p01/p01_t1
         person = ""
     return Words(
-        subject=person_of(name) or root.resolve().name,
+        subject=subject,
         folders=tuple(folders),
         above=tuple(above),
         person=person,
@@ -113,6 +184,21 @@ def _words(root: Path, name: str, t_is_visit: bool) -> Words:
         visit=visit,
         rest=rest,
     )
+
+
+def _person(stem: str, usage: Usage) -> tuple[str, tuple[str, ...]]:
+    """Returns what of a file's name names a person, and its other words, by the ways of these files."""
+    person, others = divided(stem)
+    numbered = re.match(rf"{re.escape(person)}[-_. ]+000\d(?![^-_. ])", stem)
+    if numbered and person.lower() not in usage.firsts:  # a person's number: those of channels begin with 0000
+        person, others = numbered.group(), others[1:]
+    base, ending = _without_ending(person)
+    if ending.lower() in usage.endings:
+        person, others = base, (*words.split(ending), *others)
+    match = BEGINNING.fullmatch(person)
+    if match and match[1].lower() in usage.beginnings:
+        person, others = match[2], (*words.split(match[1]), *others)
+    return person, others
 
 
 def _channels_by_recurrence(found: Sequence[Words]) -> set[str]:

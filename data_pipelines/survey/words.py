@@ -7,8 +7,8 @@ from data_pipelines.survey.found import Kind
 
 # Whole words, in whatever case. A word that is in a name by chance ("masked", "segal") is none of them.
 LABEL_MAP = re.compile(
-    r"((brain|head|lung|liver|lesion|tumou?r|deface|bet|body|roi)?masks?|[da]?segs?|segm|(automated)?segmentations?"
-    r"|labels?(maps?)?|labels(tr|ts|va)|(wm|des)?parc|aparc(\+aseg)?|aparc\w*\+aseg|wmparc|parcellations?|rois?"
+    r"((brain|head|lung|liver|lesion|tumou?r|deface|bet|body|roi)?masks?\d?|msk|[da]?segs?\d?|segm|(automated)?segmentations?"
+    r"|labels?(maps?)?\d?|labels(tr|ts|va)|(wm|des)?parc|aparc(\+aseg)?|aparc\w*\+aseg|wmparc|parcellations?|rois?"
     r"|annotations?|gt|ground ?truth|groundtruth|truth|[gcp]tv|contours?|pred|preds|predictions?)",
     re.IGNORECASE,
 )

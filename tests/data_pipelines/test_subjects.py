@@ -22,6 +22,8 @@ from data_pipelines.subjects import (
     ("subject", "names"),
     [
         ("sub-01", ["derivatives/fmriprep/sub-01/anat/sub-01_T1w.nii.gz", "sub-01/ses-2/anat/x.nii", "sub-01_ses-1_T1w.nii.gz"]),
+        ("anna", ["anna_T1/anna_1.nii", "anna_T1/2.nii"]),
+        ("IXI012-Guys-0827", ["IXI-T1/IXI012-Guys-0827-T1.nii.gz", "IXI012-Guys-0827.nii"]),
         ("IXI012-Guys-0827", ["T1/IXI012-Guys-0827-T1.nii.gz", "IXI012-Guys-0827-T2.nii.gz", "PD/IXI012-Guys-0827-PD.nii.gz"]),
         ("p01", ["FLAIR/p01.nii.gz", "T2/p01.nii", "visit_2/p01.nii", "p01_visit2.nii", "ses-1/p01/t1.nii", "p01-baseline.nii"]),
         ("case_000", ["imagesTr/case_000_0000.nii.gz", "imagesTr/case_000_0001.nii.gz", "labelsTr/case_000.nii.gz"]),

@@ -223,3 +223,20 @@ def test_oasis_has_one_image_a_visit(tmp_path):
         for path in case.images.values()
     )
     assert "has a label map" in refused(tmp_path, label_map=True)
+
+
+def test_oasis_3_is_named_as_bids_is(tmp_path):
+    scans(
+        tmp_path,
+        [
+            f"OAS3000{n}_MR_d0{v}/anat{a}/NIFTI/sub-OAS3000{n}_ses-d0{v}_run-0{a}_T1w.nii.gz"
+            for n in (1, 2)
+            for v in (129, 757)
+            for a in (1, 2)
+        ],
+    )
+    found = survey(tmp_path)
+    assert sorted((case.subject, case.visit) for case in found.cases) == [
+        (f"sub-OAS3000{n}", f"ses-d0{v}") for n in (1, 2) for v in (129, 757)
+    ]
+    assert all("run-01" in case.name for case in found.cases)

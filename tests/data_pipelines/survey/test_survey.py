@@ -148,6 +148,58 @@ def test_plain_folders_of_many_kinds(tmp_path, names, channels, subjects, cases)
     assert len(found.cases) == cases
 
 
+@pytest.mark.parametrize(
+    ("image", "label_map", "subject"),
+    [
+        ("images/p{n:02d}.nii.gz", "masks/p{n:02d}.nii.gz", "p07"),
+        ("images/p{n:02d}.nii.gz", "labels/p{n:02d}_seg.nii.gz", "p07"),
+        ("p{n:02d}_img.nii.gz", "p{n:02d}_mask.nii.gz", "p07"),
+        ("volume-{n}.nii", "segmentation-{n}.nii", "7"),
+        ("case_{n:05d}/imaging.nii.gz", "case_{n:05d}/segmentation.nii.gz", "case_00007"),
+        ("s{n:04d}/ct.nii.gz", "s{n:04d}/segmentations/liver.nii.gz", "s0007"),
+        (
+            "patient{n:03d}/patient{n:03d}_frame01.nii.gz",
+            "patient{n:03d}/patient{n:03d}_frame01_gt.nii.gz",
+            "patient007",
+        ),
+        ("p{n:02d}/baseline/flair.nii", "p{n:02d}/baseline/seg.nii", "p07"),
+        ("sub-{n:02d}/t1.nii", "sub-{n:02d}/lesion.nii", "sub-07"),
+        ("p{n:02d}/t1.nii", "p{n:02d}/lesion_mask.nii", "p07"),
+    ],
+)
+def test_label_maps_lie_beside_images_in_many_ways(tmp_path, image, label_map, subject):
+    for n in range(12):
+        scan(tmp_path / image.format(n=n))
+        labels(tmp_path / label_map.format(n=n))
+    found = survey(tmp_path, label_map=True)
+    pairs = {case.name: case.label_map.relative_to(tmp_path).as_posix() for case in found.cases}
+    assert pairs == {image.format(n=n): label_map.format(n=n) for n in range(12)}
+    assert used(found)[image.format(n=7)] == subject and reasons(found) == {}
+
+
+def test_words_that_part_a_persons_files_are_channels_and_others_are_names(tmp_path):
+    scans(tmp_path / "a", [f"{n}_{series}.nii" for n in range(6) for series in ("t2w", "hbv")])
+    found = survey(tmp_path / "a", ("t2w", "hbv"))
+    assert used(found) == {str(n): str(n) for n in range(6)}
+    scans(tmp_path / "b", [f"{n}_{'AD' if n % 2 else 'CN'}.nii" for n in range(6)])
+    assert sorted(used(survey(tmp_path / "b")).values()) == ["0_CN", "1_AD", "2_CN", "3_AD", "4_CN", "5_AD"]
+    scans(tmp_path / "c", [f"{group}_{n}.nii" for n in range(6) for group in ("AD", "CN")])
+    assert len(set(used(survey(tmp_path / "c")).values())) == 12
+
+
+def test_four_digits_are_channels_where_there_is_a_first(tmp_path):
+    scans(tmp_path / "a", [f"FLARE22_{n:04d}.nii" for n in range(1, 13)])
+    assert sorted(used(survey(tmp_path / "a")).values()) == [f"FLARE22_{n:04d}" for n in range(1, 13)]
+    scans(tmp_path / "b", [f"case_{n:03d}_{channel:04d}.nii" for n in range(6) for channel in (0, 1)])
+    found = survey(tmp_path / "b", ("0000", "0001"))
+    assert used(found) == {f"case_{n:03d}": f"case_{n:03d}" for n in range(6)}
+
+
+def test_a_folder_of_a_contrast_of_a_collection_is_nobodys(tmp_path):
+    scans(tmp_path, [f"IXI-T{t}/IXI{n:03d}-Guys-{n + 827:04d}-T{t}.nii.gz" for n in range(6) for t in (1, 2)])
+    assert sorted(used(survey(tmp_path, ("T1", "T2"))).values()) == [f"IXI{n:03d}-Guys-{n + 827:04d}" for n in range(6)]
+
+
 def test_the_channels_of_a_patient_are_one_subject_whatever_the_case_of_letters(tmp_path):
     scans(tmp_path, ["P01_T1.nii", "p01_FLAIR.nii", "Zoe\u0308_T1.nii", "Zo\u00eb_v2_T1.nii"])
     found = survey(tmp_path, ("T1",))

@@ -25,11 +25,13 @@ from data_pipelines.readers.reader import Found, Reader
 from data_pipelines.subjects import subject_of
 from data_pipelines.transforms import Shape, to_orientation
 
-# BraTS-GLI-00000-000-t2f.nii.gz: the patient, the visit, the series; BraTS20_Training_001_flair.nii.gz before.
-NAME = re.compile(r"((BraTS-[A-Za-z]+-\d+)-\d+)-(?P<series>[a-z0-9]+)\.nii(\.gz)?")
+# BraTS-GLI-00000-000-t2f.nii.gz: the patient, the visit, the series; BraTS-MEN-RT-0001-1_t1c.nii.gz in 2024's radiotherapy;
+# BraTS20_Training_001_flair.nii.gz before.
+NAME = re.compile(r"((BraTS(?:-[A-Za-z]+)+-\d+)-\d+)[-_](?P<series>[a-z0-9]+)\.nii(\.gz)?")
 EARLIER_NAME = re.compile(r"((BraTS\d*_\w+))_(?P<series>[a-z0-9]+)\.nii(\.gz)?", re.IGNORECASE)
 EARLIER = {"t1n": "t1", "t1c": "t1ce", "t2w": "t2", "t2f": "flair"}
 SERIES = tuple(EARLIER)
+LABEL_MAPS = ("seg", "gtv")  # of radiotherapy: the gross tumour volume
 GRADES = {"LGG": 0, "HGG": 1}  # gliomas of low and of high grade
 QUANTILES = (0.001, 0.999)
 
@@ -62,17 +64,22 @@ def find_cases(root: Path, channels: Sequence[str] = SERIES[:1]) -> tuple[Case, 
             continue
         path, match = images[channels[0]]
         start, end = match.span("series")
-        label_map = path.with_name(f"{path.name[:start]}seg{path.name[end:]}")
+        beside = (path.with_name(f"{path.name[:start]}{what}{path.name[end:]}") for what in LABEL_MAPS)
+        label_map = next((labels for labels in beside if labels.exists()), None)
         by_folder = [GRADES[part] for part in above.relative_to(root).parts if part in GRADES]
         scans.append(
             Case(
                 name,
                 subject_of(match[2]),
                 {channel: images[channel][0] for channel in channels},
-                label_map if label_map.exists() else None,
+                label_map,
                 by_folder[0] if by_folder else grades.get(name),
             )
         )
+    series = [name for name in SERIES if any(name in images for images in there.values())]
+    if not scans and series:
+        wanted = " and ".join(channels)
+        raise DataError(f"data.root={root}: no scan has {wanted}; set data.series to one there is: {', '.join(series)}")
     if not scans:
         raise DataError(
             f"data.root={root}: {len(files)} files, none named like BraTS-GLI-00000-000-{channels[0]}.nii.gz; "

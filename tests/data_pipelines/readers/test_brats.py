@@ -47,6 +47,19 @@ def test_one_series_of_any_year_with_the_grades_that_are_told(tmp_path):
     assert len(brats.find_cases(tmp_path)) == 2
 
 
+def test_radiotherapy_names_of_2024(tmp_path):
+    for stem in ("BraTS-MEN-RT-0001-1/BraTS-MEN-RT-0001-1", "BraTS-MEN-RT-0002-1/BraTS-MEN-RT-0002-1"):
+        for series in ("t1c", "gtv"):
+            (tmp_path / stem).parent.mkdir(exist_ok=True)
+            (tmp_path / f"{stem}_{series}.nii.gz").touch()
+    scans = brats.find_cases(tmp_path, "t1c")
+    assert [(scan.name, scan.subject, scan.label_map.name) for scan in scans] == [
+        (f"BraTS-MEN-RT-000{n}-1", f"BraTS-MEN-RT-000{n}", f"BraTS-MEN-RT-000{n}-1_gtv.nii.gz") for n in (1, 2)
+    ]
+    with pytest.raises(DataError, match="no t1n scans; set data.series to one there is: t1c"):
+        brats.find_cases(tmp_path)
+
+
 def test_folder_of_other_scans(tmp_path):
     (tmp_path / "sub-01_T1w.nii.gz").touch()
     with pytest.raises(DataError, match="1 files, none named like BraTS-GLI"):

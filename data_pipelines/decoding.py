@@ -51,7 +51,7 @@ def decode_each(
 
 
 def notices_of(arrays: Arrays) -> dict[str, list[dict[str, Any]]]:
-    """Tells what is doubtful in the files that arrays came of, by their names, as JSON data; arrays without doubt are left out."""
+    """Tells what is doubtful in the files that arrays came of, by their names, as JSON data; those without are left out."""
     return {name: notices.as_plain(volume.notices) for name, volume in arrays.items() if volume.notices}
 
 

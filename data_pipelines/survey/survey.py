@@ -162,7 +162,7 @@ def _judged(
         left = [name for name in left if name not in known]
     items = plain.tissue_maps(plain.spelled_alike(items))
     if pattern is not None:
-        return _by_pattern(items, looks, pattern), []
+        return _once(root, _by_pattern(items, looks, pattern)), []
     items = kinds.by_headers(items, looks)
     for name, item in items.items():
         if item.layout == nnunet.NAME and item.reason.startswith("4D") and (said := nnunet.modalities(root, name)):

@@ -56,7 +56,7 @@ def test_radiotherapy_names_of_2024(tmp_path):
     assert [(scan.name, scan.subject, scan.label_map.name) for scan in scans] == [
         (f"BraTS-MEN-RT-000{n}-1", f"BraTS-MEN-RT-000{n}", f"BraTS-MEN-RT-000{n}-1_gtv.nii.gz") for n in (1, 2)
     ]
-    with pytest.raises(DataError, match="no t1n scans; set data.series to one there is: t1c"):
+    with pytest.raises(DataError, match="no scan has t1n; set data.series to one there is: t1c"):
         brats.find_cases(tmp_path)
 
 

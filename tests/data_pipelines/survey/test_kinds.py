@@ -6,7 +6,7 @@ import pytest
 from data_pipelines.formats.read import look
 from data_pipelines.survey import kinds, peek
 from data_pipelines.survey.found import Item, Kind
-from data_pipelines.survey.peek import MOST_LABELS, few_whole_values
+from data_pipelines.survey.peek import few_whole_values
 from scan_trees import SHAPE, labels, save, scan
 
 ORDER = np.arange(np.prod(SHAPE)).reshape(SHAPE)
@@ -16,8 +16,8 @@ ORDER = np.arange(np.prod(SHAPE)).reshape(SHAPE)
     ("array", "few"),
     [
         ((ORDER % 2).astype(np.uint8) * 255, True),
-        ((ORDER % MOST_LABELS).astype(np.float64), True),
-        ((ORDER % (MOST_LABELS + 1)).astype(np.int16), False),
+        ((ORDER % 64).astype(np.float64), True),
+        ((ORDER % 65).astype(np.int16), False),
         ((ORDER % 4).astype(np.float32) / 2, False),
         (np.where(ORDER % 3, np.nan, ORDER % 2).astype(np.float32), True),
         (np.zeros(SHAPE, np.uint8), None),

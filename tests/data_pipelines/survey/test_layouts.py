@@ -179,7 +179,7 @@ def test_a_series_goes_by_the_names_of_all_years(tmp_path):
             "BraTS-GLI-00001-000-t1c.nii.gz",
         ],
     )
-    assert len(survey(tmp_path, ("t1n",)).cases) == 2
+    assert len(survey(tmp_path, ("t1n",)).cases) == len(survey(tmp_path, ("t1", "T1CE")).cases) == 2
     assert same_series("FLAIR") == ("t2f",) and same_series("adc") == ()
 
 
@@ -223,6 +223,13 @@ def test_oasis_has_one_image_a_visit(tmp_path):
         for path in case.images.values()
     )
     assert "has a label map" in refused(tmp_path, label_map=True)
+
+
+def test_a_label_map_of_another_grid_is_not_the_images(tmp_path):
+    scans(tmp_path, [f"sub-0{n}/anat/sub-0{n}_T1w.nii.gz" for n in (1, 2)])
+    labels(tmp_path / "derivatives/x/sub-01/anat/sub-01_space-MNI_dseg.nii.gz")
+    labels(tmp_path / "derivatives/x/sub-02/anat/sub-02_desc-aseg_dseg.nii.gz")
+    assert set(used(survey(tmp_path, label_map=True)).values()) == {"sub-02"}
 
 
 def test_oasis_3_is_named_as_bids_is(tmp_path):

@@ -61,7 +61,11 @@ def test_a_pattern_overrules_what_files_look_like(tmp_path):
     assert sorted(used(survey(tmp_path, pattern="case1/*"))) == ["case1/image.nii.gz", "case1/seg.nii.gz"]
     found = survey(tmp_path, pattern="*/im*.nii.gz", label_map=True)
     assert {case.label_map.name for case in found.cases} == {"seg.nii.gz"} and len(found.cases) == 3
-    assert "data.pattern=*.mgz: matches none of 6 files" in refused(tmp_path, pattern="*.mgz")
+    save(tmp_path / "case0/image4d.nii.gz", np.zeros((8, 8, 8, 3), np.int16))
+    found = survey(tmp_path, pattern="image*")
+    assert len(found.cases) == 3 and reasons(found)["case0/image4d.nii.gz"] == "4D series: 3 volumes"
+    assert reasons(found)["case0/seg.nii.gz"] == "label map: by its name"
+    assert "data.pattern=*.mgz: matches none of 7 files" in refused(tmp_path, pattern="*.mgz")
 
 
 @pytest.mark.parametrize(
@@ -165,6 +169,7 @@ def test_plain_folders_of_many_kinds(tmp_path, names, channels, subjects, cases)
         ("p{n:02d}/baseline/flair.nii", "p{n:02d}/baseline/seg.nii", "p07"),
         ("sub-{n:02d}/t1.nii", "sub-{n:02d}/lesion.nii", "sub-07"),
         ("p{n:02d}/t1.nii", "p{n:02d}/lesion_mask.nii", "p07"),
+        ("p{n:02d}/P{n:02d}_T1.nii", "p{n:02d}/seg.nii", "p07"),
     ],
 )
 def test_label_maps_lie_beside_images_in_many_ways(tmp_path, image, label_map, subject):
@@ -290,7 +295,7 @@ def test_a_file_under_two_names_is_used_once(tmp_path):
     scan(tmp_path / "p01/t1.nii.gz")
     (tmp_path / "p01_t1.nii.gz").symlink_to("p01/t1.nii.gz")
     found = survey(tmp_path)
-    assert list(used(found)) == ["p01/t1.nii.gz"]
+    assert list(used(found)) == ["p01/t1.nii.gz"] == list(used(survey(tmp_path, pattern="*t1.nii.gz")))
     assert reasons(found) == {"p01_t1.nii.gz": "the same file as another: p01/t1.nii.gz"}
 
 

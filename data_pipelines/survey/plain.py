@@ -21,6 +21,7 @@ FEW_CHANNELS = 8  # names with a number in them are channels, not scans, if they
 SHARE = 0.2  # of the subjects, which must have a file of a name that is a channel
 SHARE_NUMBERED = 0.8  # likewise of a name with a number in it
 BEGINNING = re.compile(r"([^\d]+?)[-_. ]+([^-_. ]*\d.*)")
+# Words that tell no image from another.
 GENERAL = (
     "image",
     "images",
@@ -222,7 +223,7 @@ def _item(name: str, parts: Words, channels: set[str]) -> Item:
     plainly = said is not None and not any(character.isdigit() for character in parts.person)  # lesion_mask
     is_channel = parts.unknown and (parts.person.lower() in channels or plainly)
     own = set(parts.rest) | (set(words.split(parts.person)) if is_channel else set())
-    in_order = [word for word in words.split(stem) if word in own]
+    in_order = [word for word in words.split(stem) if word in own and word.lower() not in GENERAL]
     if parts.above and not any(CONTRAST.fullmatch(word) for word in in_order):
         in_order = [*parts.above, *in_order]
     of_case = [] if is_channel or not parts.person else [parts.person]
@@ -235,7 +236,7 @@ def _item(name: str, parts: Words, channels: set[str]) -> Item:
         subject=parts.subject,
         visit="_".join(parts.visits),
         channel="_".join(in_order) or UNNAMED,
-        preference=(len(in_order), name),
+        preference=(len(own), name),
     )
     return item.left_out(said[1], said[0]) if said else item
 

@@ -182,10 +182,11 @@ def _by_pattern(items: Mapping[str, Item], looks: Mapping[str, Look], pattern: s
             judged[name] = item.left_out(why)
         else:
             judged[name] = dataclasses.replace(item, kind=Kind.IMAGE, reason="")
-    if not any(item.kind is Kind.IMAGE for item in judged.values()):
-        example = next(iter(items), None)
-        found = f"none of {len(items)} files, such as {example}," if items else "no file"
-        raise DataError(f'data.pattern={pattern}: matches {found} that holds a volume; write it as in "*/t1*.nii.gz"')
+    if items and not any(item.kind is Kind.IMAGE for item in judged.values()):
+        raise DataError(
+            f"data.pattern={pattern}: matches none of {len(items)} files, such as {next(iter(items))}, that holds a volume; "
+            'write it as in "*/t1*.nii.gz"'
+        )
     return judged
 
 

@@ -182,6 +182,13 @@ def test_label_maps_lie_beside_images_in_many_ways(tmp_path, image, label_map, s
     assert used(found)[image.format(n=7)] == subject and reasons(found) == {}
 
 
+def test_words_that_tell_no_image_from_another_are_no_channels(tmp_path):
+    scans(tmp_path, ["p01.nii", "p02/image.nii", "p03_img.nii", "p04/anat/scan.nii", "p05/volume.nii"])
+    labels(tmp_path / "p03_mask.nii")
+    found = survey(tmp_path)
+    assert found.channels == {"image": 5} and sorted(used(found).values()) == [f"p0{n}" for n in range(1, 6)]
+
+
 def test_words_that_part_a_persons_files_are_channels_and_others_are_names(tmp_path):
     scans(tmp_path / "a", [f"{n}_{series}.nii" for n in range(6) for series in ("t2w", "hbv")])
     found = survey(tmp_path / "a", ("t2w", "hbv"))
@@ -330,6 +337,7 @@ def test_dicom_files_are_handed_on(tmp_path):
     found = survey(tmp_path)
     assert [path.relative_to(tmp_path).as_posix() for path in found.dicom_files] == ["IM0001", "b/x.IMA", "c/1.2.840.1"]
     assert found.cases == () and found.layout == "DICOM"
+    assert survey(tmp_path, pattern="*.nii").dicom_files == found.dicom_files
     scan(tmp_path / "p01.nii.gz")
     assert len(survey(tmp_path).cases) == 1 and survey(tmp_path).layout == "plain folders, DICOM"
 

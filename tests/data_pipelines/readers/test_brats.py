@@ -52,7 +52,7 @@ def test_radiotherapy_names_of_2024(tmp_path):
         for series in ("t1c", "gtv"):
             (tmp_path / stem).parent.mkdir(exist_ok=True)
             (tmp_path / f"{stem}_{series}.nii.gz").touch()
-    scans = brats.find_cases(tmp_path, "t1c")
+    scans = brats.find_cases(tmp_path, ("t1c",))
     assert [(scan.name, scan.subject, scan.label_map.name) for scan in scans] == [
         (f"BraTS-MEN-RT-000{n}-1", f"BraTS-MEN-RT-000{n}", f"BraTS-MEN-RT-000{n}-1_gtv.nii.gz") for n in (1, 2)
     ]

@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from data_pipelines import transforms
+from data_pipelines import brains, transforms
 from data_pipelines.cases import Case, DicomSource, Source
 from data_pipelines.errors import DataError
 from data_pipelines.far_values import far_value
 from data_pipelines.formats import dicom_convert, read
 from data_pipelines.formats.nifti import Volume
+from data_pipelines.notices import Kind, Notice
 from data_pipelines.preprocessing import OPTION, Arrays, nan_of, of_each, on_one_grid
 from data_pipelines.subjects import subject_of
 from data_pipelines.transforms import Shape
@@ -65,7 +66,7 @@ class Preprocessing:
       window: "quantile" or "fixed": what `window_range` is, a pair of quantiles or of intensities (HU, for a CT).
       window_range: is mapped to [-1, 1], what lies outside clipped to it.
       fit: "crop" crops and pads (with -1) to the shape about the centre, "resize" interpolates to it, "brain" too, but
-        of the box of the brain, padded to be of the shape's proportions: in scans where all else is 0 or less.
+        of the box of the brain (brains.py), padded to be of the shape's proportions: in scans whose skulls are stripped.
       margin: voxels to leave around the brain.
       voxel_size: (I, J, K) mm of files that do not say.
       nan_background: whether voxels that are NaN become the scan's least value, or the file is refused.
@@ -89,14 +90,15 @@ class Preprocessing:
 
     def __call__(self, case: Case) -> Arrays:
         arrays = on_one_grid(case, self._read_and_noted)
-        arrays = {name: transforms.to_orientation(volume, self.orientation) for name, volume in arrays.items()}
-        if self.spacing is not None:
-            arrays = of_each(
-                arrays,
-                lambda image: transforms.resample(image, self.spacing),
-                lambda labels: transforms.resample(labels, self.spacing, order=0),
-            )
-        box = brain_box(case.path, arrays[next(iter(case.images))], self.margin) if self.fit == "brain" else None
+        box, first = None, next(iter(case.images))
+        if self.fit == "brain":
+            brain = brain_of(case.path, arrays[first])
+            share = brain.array[brains.box(brain.array, margin=0)].size / brain.array.size
+            arrays[first] = _noted(arrays[first], Notice(Kind.BRAIN, share=share))
+            box = brains.box(self._placed(brain, order=0).array, self.margin)
+        arrays = of_each(
+            arrays, lambda image: self._placed(image, order=3), lambda labels: self._placed(labels, order=0)
+        )
         for name, path in case.images.items():
             arrays[name] = self._windowed(path, arrays[name])
         return of_each(
@@ -108,8 +110,17 @@ class Preprocessing:
     def _read_and_noted(self, path: Path) -> Volume:
         volume = self.read(path)
         # Here, not later: interpolation leaves no two voxels the same.
-        far = far_value(volume.array) if self.window == "quantile" else None
-        return dataclasses.replace(volume, notices=(*volume.notices, far)) if far else volume
+        if self.window == "quantile" and (far := far_value(volume.array)):
+            volume = _noted(volume, far)
+        if self.fit == "brain":
+            darkest = self.window_range[0] if self.window == "fixed" else np.inf
+            volume = dataclasses.replace(volume, array=brains.with_dark_background(volume.array, darkest))
+        return volume
+
+    def _placed(self, volume: Volume, order: int) -> Volume:
+        """The volume in the orientation and the spacing asked for."""
+        volume = transforms.to_orientation(volume, self.orientation)
+        return volume if self.spacing is None else transforms.resample(volume, self.spacing, order)
 
     def _windowed(self, path: Path, volume: Volume) -> Volume:
         low, high = self.window_range
@@ -135,20 +146,20 @@ class Preprocessing:
         return dataclasses.replace(resized, array=np.clip(resized.array, -1, 1))  # cubic splines overshoot
 
 
-def brain_box(path: Path, volume: Volume, margin: int) -> tuple[slice, ...]:
-    """The smallest box that holds all voxels above 0, and `margin` voxels around it as far as there are any.
+def brain_of(path: Path, volume: Volume) -> Volume:
+    """The voxels that are brain, 1 there and 0 elsewhere.
 
     Raises:
-      DataError: there are none.
+      DataError: no voxel is above 0.
     """
-    inside = volume.array > 0
-    if not inside.any():
+    if not (volume.array > 0).any():
         raise DataError(f"{path}: no voxel is above 0, so there is no brain to crop to; set data.fit or remove it")
-    box = []
-    for axis in range(3):
-        there = np.flatnonzero(inside.any(axis=tuple({0, 1, 2} - {axis})))
-        box.append(slice(max(0, int(there[0]) - margin), int(there[-1]) + 1 + margin))
-    return tuple(box)
+    brain = brains.inside(volume.array, brains.levels(volume.array))
+    return dataclasses.replace(volume, array=brain.astype(np.uint8))
+
+
+def _noted(volume: Volume, notice: Notice) -> Volume:
+    return dataclasses.replace(volume, notices=(*volume.notices, notice))
 
 
 def common_fields(data: Any, shape: Shape) -> dict[str, Any]:

@@ -161,9 +161,13 @@ def batch_spec(config: ConfigDict, task: Task, dataset: Dataset | None) -> Batch
     Without a dataset they are those of volumes, and of what the task is told besides.
 
     Raises:
-      UserError: the task reads labels, and the data have not that many.
+      UserError: the task reads labels, and the data have not that many; or the data have several images.
     """
     classes = config.model.get("classes", 0)
+    if dataset is not None and dataset.channels > 1:
+        raise UserError(
+            f"data.channels is {tuple(config.data.channels)}, but the models learn one image: give one of them"
+        )
     if dataset is None:
         return volume_shapes(tuple(config.data.size), config.data.batch_size) | task.told_spec(config.data.batch_size)
     if classes and not dataset.classes:

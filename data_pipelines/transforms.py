@@ -11,6 +11,7 @@ import nibabel as nib
 import numpy as np
 from scipy import ndimage
 
+from data_pipelines.formats import affines
 from data_pipelines.formats.nifti import Volume
 
 Shape = tuple[int, int, int]
@@ -112,11 +113,23 @@ def onto(volume: Volume, grid: Volume, order: int = 3) -> Volume:
     """
     if same_grid(volume, grid):
         return dataclasses.replace(volume, affine=grid.affine)
-    matrix = np.linalg.solve(volume.affine, grid.affine)
+    # Rounded, so that what lies on the outermost voxels is not beyond them by an error in the last digit.
+    matrix = np.round(np.linalg.solve(volume.affine, grid.affine), 9)
     smooth = _without_aliasing(volume, np.linalg.norm(matrix[:3, :3], axis=1), order).array
     beyond = 0 if order == 0 else float(volume.array.min())
     array = ndimage.affine_transform(smooth, matrix, output_shape=grid.array.shape, order=order, cval=beyond)
     return dataclasses.replace(volume, array=array, affine=grid.affine)
+
+
+def straightened(volume: Volume, order: int = 3) -> Volume:
+    """Interpolates a volume whose axes are not at right angles onto axes that are; the same volume where they are.
+
+    The grid holds every voxel (`affines.straight_grid`); beyond these it is 0 if a label map, else the least value.
+    """
+    if affines.shear(volume.affine) <= affines.SHEARED:
+        return volume
+    affine, shape = affines.straight_grid(volume.affine, volume.array.shape)
+    return onto(volume, dataclasses.replace(volume, array=np.broadcast_to(np.float32(0), shape), affine=affine), order)
 
 
 def window(volume: Volume, low: float, high: float) -> Volume:

@@ -6,6 +6,8 @@ import numpy as np
 FLAT = 1e-3  # the volume of a voxel with edges of length 1, below which its axes lie in one plane
 SHEARED = 1e-3  # the cosine between two axes from which they are not at right angles; files in float32 stay below 1e-6
 
+ROUNDED = 1e-5  # the cosine below which axes were at right angles before they were rounded to float32; ITK takes less than 1e-4
+
 
 def usable(affine: np.ndarray) -> bool:
     """Whether an affine [4, 4] is finite and maps voxels to a volume, not to a plane, a line or a point."""
@@ -49,6 +51,11 @@ def orthonormal(affine: np.ndarray, shape: tuple[int, int, int] | None = None) -
     fixed = np.zeros(3) if shape is None else (np.asarray(shape, np.float64) - 1) / 2
     straight[:3, 3] = affine[:3, 3] + (affine[:3, :3] - straight[:3, :3]) @ fixed
     return straight
+
+
+def without_shear(affine: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
+    """An affine as ITK takes it: the very same if its axes are at right angles to float32's precision, else `orthonormal`."""
+    return orthonormal(affine, shape) if shear(affine) > ROUNDED else affine
 
 
 def straight_grid(affine: np.ndarray, shape: tuple[int, int, int]) -> tuple[np.ndarray, tuple[int, int, int]]:

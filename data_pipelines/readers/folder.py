@@ -10,9 +10,10 @@ import numpy as np
 
 from data_pipelines import brains, transforms
 from data_pipelines.cases import Case, DicomSource, Source
+from data_pipelines.claims import MOST_VOXELS
 from data_pipelines.errors import DataError
 from data_pipelines.far_values import far_value
-from data_pipelines.formats import dicom_convert, read
+from data_pipelines.formats import affines, dicom_convert, read
 from data_pipelines.formats.nifti import Volume
 from data_pipelines.notices import Kind, Notice
 from data_pipelines.preprocessing import OPTION, Arrays, nan_of, of_each, on_one_grid
@@ -91,6 +92,8 @@ class Preprocessing:
     def __call__(self, case: Case) -> Arrays:
         arrays = on_one_grid(case, self._read_and_noted)
         box, first = None, next(iter(case.images))
+        if self._interpolates:
+            check_straight(case.path, arrays[first])
         if self.fit == "brain":
             brain = brain_of(case.path, arrays[first])
             share = brain.array[brains.box(brain.array, margin=0)].size / brain.array.size
@@ -117,8 +120,14 @@ class Preprocessing:
             volume = dataclasses.replace(volume, array=brains.with_dark_background(volume.array, darkest))
         return volume
 
+    @property
+    def _interpolates(self) -> bool:
+        return self.spacing is not None or self.fit != "crop"
+
     def _placed(self, volume: Volume, order: int) -> Volume:
-        """The volume in the orientation and the spacing asked for."""
+        """The volume in the orientation and the spacing asked for, on straight axes if it is interpolated in any case."""
+        if self._interpolates:
+            volume = transforms.straightened(volume, order)
         volume = transforms.to_orientation(volume, self.orientation)
         return volume if self.spacing is None else transforms.resample(volume, self.spacing, order)
 
@@ -156,6 +165,14 @@ def brain_of(path: Path, volume: Volume) -> Volume:
         raise DataError(f"{path}: no voxel is above 0, so there is no brain to crop to; set data.fit or remove it")
     brain = brains.inside(volume.array, brains.levels(volume.array))
     return dataclasses.replace(volume, array=brain.astype(np.uint8))
+
+
+def check_straight(path: Path, volume: Volume) -> None:
+    """Raises DataError for a volume so sheared that a straight grid of more than `MOST_VOXELS` would have to hold it."""
+    _, shape = affines.straight_grid(volume.affine, volume.array.shape)
+    if affines.shear(volume.affine) > affines.SHEARED and math.prod(shape) > MOST_VOXELS:
+        size = "x".join(str(n) for n in shape)
+        raise DataError(f"{path}: so sheared that {size} voxels are needed to make it straight; correct its affine")
 
 
 def _noted(volume: Volume, notice: Notice) -> Volume:

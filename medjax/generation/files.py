@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from data_pipelines.formats import nifti
+from data_pipelines.formats import affines, nifti
 from data_pipelines.transforms import from_network
 
 INT16_MOST = 32767
@@ -57,15 +57,17 @@ class Writer:
 
 
 def write_sample(path: pathlib.Path, volume: np.ndarray, data: dict[str, Any]) -> None:
-    """A volume [D, H, W] as NIfTI: the training data's voxel order, affine and intensities.
+    """A volume [D, H, W] as NIfTI: the training data's voxel order, affine (without shear) and intensities.
 
     Args:
       volume: float32 in [-1, 1], or int16 as `as_int16` makes it, which the file then holds with its slope and intercept;
         only a volume with NaN is float32 in any case, for no whole number says that.
       data: the run's data.json.
     """
-    (low, high), affine = data["intensity_range"], np.asarray(data["affine"])
+    low, high = data["intensity_range"]
     array = from_network(volume, data["axes"])
+    # Training data may be sheared, which ITK does not open.
+    affine = affines.without_shear(np.asarray(data["affine"]), array.shape)
     if array.dtype == np.int16 and (array == INT16_NAN).any():
         array = np.where(array == INT16_NAN, np.float32(np.nan), array / np.float32(INT16_MOST))
     if array.dtype == np.int16:

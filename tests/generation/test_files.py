@@ -1,6 +1,8 @@
 import nibabel
 import numpy as np
 import pytest
+import SimpleITK
+from scipy.spatial.transform import Rotation
 
 from data_pipelines.errors import DataError
 from data_pipelines.formats import nifti
@@ -58,3 +60,38 @@ def test_a_file_that_cannot_be_written_is_told(tmp_path, monkeypatch):
     monkeypatch.setattr(nifti, "write", full)
     with pytest.raises(DataError, match="0.nii.gz: no space left"), Writer() as writer:
         writer.write(tmp_path / "0.nii.gz", volume(), DATA)
+
+
+def itk_places(path) -> np.ndarray:
+    """The affine that ITK reads, in RAS+."""
+    image = SimpleITK.ReadImage(str(path))
+    affine = np.eye(4)
+    affine[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) * image.GetSpacing()
+    affine[:3, 3] = image.GetOrigin()
+    return np.diag([-1, -1, 1, 1]) @ affine
+
+
+@pytest.mark.parametrize("slant", [2e-4, 1e-3, 0.3])
+@pytest.mark.parametrize("prepared", [np.asarray, lambda drawn: np.asarray(as_int16(drawn))])
+def test_itk_places_samples_of_sheared_data_as_others_do_about_the_same_centre(prepared, slant, tmp_path):
+    affine = np.diag([2.0, 2.0, 3.0, 1.0])
+    affine[:, 2] = [0, 3 * slant, 3, 0]
+    affine[:3, 3] = [10, 20, 30]
+    write_sample(tmp_path / "a.nii.gz", prepared(volume()), DATA | {"affine": affine.tolist()})
+    written = nibabel.load(tmp_path / "a.nii.gz").affine
+    np.testing.assert_allclose(itk_places(tmp_path / "a.nii.gz"), written, atol=1e-4)
+    header = nibabel.load(tmp_path / "a.nii.gz").header
+    np.testing.assert_allclose(header.get_qform(), header.get_sform(), atol=1e-5)
+    centre = [1.5, 2, 2.5, 1]
+    np.testing.assert_allclose(written @ centre, affine @ centre, atol=1e-4)
+    np.testing.assert_allclose(
+        np.linalg.norm(written[:3, :3], axis=0), np.linalg.norm(affine[:3, :3], axis=0), rtol=1e-5
+    )
+
+
+def test_the_affine_of_straight_data_is_written_to_the_bit(tmp_path):
+    turned = Rotation.from_euler("xyz", [0.3, -0.2, 0.1]).as_matrix() * [0.9, 1.1, 2.7]
+    affine = np.eye(4)
+    affine[:3] = np.c_[turned, [1.0, -2.0, 3.0]].astype(np.float32)
+    write_sample(tmp_path / "a.nii.gz", volume(), DATA | {"affine": affine.tolist()})
+    np.testing.assert_array_equal(nibabel.load(tmp_path / "a.nii.gz").affine, affine)

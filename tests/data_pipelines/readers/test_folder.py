@@ -4,8 +4,9 @@ import pytest
 
 from case_of import case_of
 from data_pipelines.errors import DataError
-from data_pipelines.formats import nifti
+from data_pipelines.formats import affines, nifti
 from data_pipelines.formats.nifti import Volume
+from data_pipelines.notices import Kind
 from data_pipelines.readers import folder
 from data_pipelines.readers.folder import Preprocessing
 
@@ -156,3 +157,58 @@ def test_nan_becomes_black_where_it_is_said_to_be_background(tmp_path):
     ]
     expected = (array - np.nanmin(array)) / (np.nanmax(array) - np.nanmin(array)) * 2 - 1
     np.testing.assert_allclose(volume.array, np.nan_to_num(expected, nan=-1.0), atol=1e-5)
+
+
+def wave(world):
+    """A smooth picture of the world [..., 3], in mm."""
+    x, y, z = np.moveaxis(world, -1, 0)
+    return 100 * (np.sin(x / 9) + np.cos(y / 11) + np.sin((z + y) / 13))
+
+
+def at_voxels(affine, shape):
+    return np.moveaxis(np.indices(shape), 0, -1) @ affine[:3, :3].T + affine[:3, 3]
+
+
+@pytest.mark.parametrize("fit, spacing", [("crop", (1.0, 1.0, 1.0)), ("resize", None), ("resize", (2.0, 2.0, 2.0))])
+@pytest.mark.parametrize("stored", [(2, 2, 3), (-2, -2, 3), (2, -2, -3)])
+def test_sheared_voxels_come_to_lie_where_they_are_in_the_world(stored, fit, spacing, tmp_path):
+    affine = np.diag([*stored, 1.0])
+    affine[:, 2] = [0, 1.5, stored[2], 0]
+    nifti.write(tmp_path / "a.nii", Volume(wave(at_voxels(affine, (24, 28, 20))).astype(np.float32), affine))
+    volume = Preprocessing((40, 40, 48), spacing=spacing, fit=fit, window="fixed", window_range=(-300, 300))(
+        case_of(tmp_path / "a.nii")
+    )["image"]
+    assert affines.shear(volume.affine) < 1e-6 and nib.aff2axcodes(volume.affine) == ("R", "A", "S")
+    assert [notice.kind for notice in volume.notices] == [Kind.SHEARED]
+    if fit == "crop":
+        np.testing.assert_allclose(volume.spacing, 1, rtol=1e-6)
+    else:  # 24 rows of 2 mm; 20 slices 3 mm apart, not 3.354; 28 rows and 19 steps of 1.5 mm aside, to whole voxels
+        np.testing.assert_allclose(volume.spacing * volume.array.shape, [48, 86, 60], atol=2.1)
+    # Inside the source, some voxels from its faces, where what is beyond begins.
+    at = at_voxels(np.linalg.inv(affine) @ volume.affine, volume.array.shape)
+    inside = ((at > 5) & (at < np.array([24, 28, 20]) - 6)).all(axis=-1)
+    assert inside.sum() > 2000
+    expected = wave(at_voxels(volume.affine, volume.array.shape)) / 300
+    np.testing.assert_allclose(volume.array[inside], expected[inside], atol=0.02)
+    if fit == "resize":
+        beyond = (at < -3).any(axis=-1)
+        assert beyond.sum() > 5000
+        np.testing.assert_allclose(volume.array[beyond], wave(at_voxels(affine, (24, 28, 20))).min() / 300, atol=0.03)
+
+
+def test_sheared_voxels_that_are_only_cropped_stay_as_they_are(tmp_path):
+    affine = np.diag([2.0, 2.0, 3.0, 1.0])
+    affine[1, 2] = 1.5
+    array = np.random.default_rng(0).uniform(0, 10, (8, 8, 8)).astype(np.float32)
+    nifti.write(tmp_path / "a.nii", Volume(array, affine))
+    volume = Preprocessing((8, 8, 8), window="fixed", window_range=(0, 10))(case_of(tmp_path / "a.nii"))["image"]
+    np.testing.assert_allclose(volume.array, array / 5 - 1, atol=1e-6)
+    np.testing.assert_array_equal(volume.affine, affine)
+
+
+def test_shear_that_no_grid_can_hold_is_refused(tmp_path):
+    affine = np.eye(4)
+    affine[:2, 2] = 60, 60
+    nifti.write(tmp_path / "a.nii", Volume(np.arange(2.0 * 2 * 600, dtype=np.float32).reshape(2, 2, 600), affine))
+    with pytest.raises(DataError, match=r"a.nii: so sheared that 35942x35942x600 voxels are needed"):
+        Preprocessing((4, 4, 4), fit="resize")(case_of(tmp_path / "a.nii"))

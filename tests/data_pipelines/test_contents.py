@@ -74,3 +74,11 @@ def test_what_differs_is_said_in_words():
 def test_what_is_no_record_of_data_says_nothing():
     assert difference({"identity": "damaged"}, {"identity": {"fingerprint": "0"}}) is None
     assert changed_scan("damaged", {"a": "1"}) is None
+
+
+def test_a_pair_is_known_by_both_of_its_files(tmp_path):
+    (tmp_path / "a.hdr").write_bytes(bytes(348))
+    (tmp_path / "a.img").write_bytes(bytes(100))
+    before = contents.digest(tmp_path / "a.hdr")
+    (tmp_path / "a.img").write_bytes(bytes(99) + b"1")
+    assert contents.digest(tmp_path / "a.hdr") != before

@@ -79,6 +79,6 @@ def test_what_is_no_record_of_data_says_nothing():
 def test_a_pair_is_known_by_both_of_its_files(tmp_path):
     (tmp_path / "a.hdr").write_bytes(bytes(348))
     (tmp_path / "a.img").write_bytes(bytes(100))
-    before = contents.digest(tmp_path / "a.hdr")
+    before = digest(tmp_path / "a.hdr")
     (tmp_path / "a.img").write_bytes(bytes(99) + b"1")
-    assert contents.digest(tmp_path / "a.hdr") != before
+    assert digest(tmp_path / "a.hdr") != before

@@ -5,6 +5,10 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+import nibabel as nib
+import numpy as np
+from scipy.linalg import block_diag
+
 from data_pipelines import notices
 from data_pipelines.cases import Case, DicomSource
 from data_pipelines.errors import DataError
@@ -15,6 +19,8 @@ from data_pipelines.readers.reader import Chosen, Found, Reader
 from data_pipelines.subjects import subject_of
 from data_pipelines.survey import survey, telling
 from data_pipelines.survey.found import Row
+
+LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0])
 
 
 def find(root: Path, chosen: Chosen) -> Found:
@@ -87,14 +93,22 @@ def _cases(root: Path, used: list[Series], cache: Path) -> list[Case]:
 def _row(root: Path, one: Series, case: Case | None = None) -> Row:
     folder = one.files[0].parent.relative_to(root).as_posix() if one.files else ""
     shape = (one.columns, one.rows, one.slices) if one.slices else ()
-    row = Row(
-        folder, one.patient, files=(f"{folder} ({len(one.files)} files)",), shape=shape, spacing=one.spacing or ()
-    )
+    files = (f"{folder} ({len(one.files)} files)",)
+    row = Row(folder, one.patient, "", files, shape, one.spacing or (), _directions(one))
     if case is None:
         return dataclasses.replace(
             row, reason=one.reason if one.status != "use" else "another modality than is asked for"
         )
     return dataclasses.replace(row, name=case.name, subject=case.subject, status="used", reason=one.reason)
+
+
+def _directions(one: Series) -> str:
+    """Where columns, rows and slices run, nearly, such as "LPS"; empty where slices are no stack."""
+    if one.orientation is None:
+        return ""
+    across, down = np.reshape(one.orientation, (2, 3))
+    in_lps = np.column_stack([across, down, np.cross(across, down)])
+    return "".join(nib.orientations.aff2axcodes(block_diag(LPS_TO_RAS @ in_lps, 1.0)))
 
 
 FOLDER = Reader(find=find, preprocessing=chosen_preprocessing, label_maps=True, surveys=True)

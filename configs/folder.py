@@ -1,4 +1,4 @@
-"""Your own scans: --config.data.root=DIR, any folder of .nii and .nii.gz files, searched to the bottom.
+"""Your own scans: --config.data.root=DIR, any folder of scans, of any layout, or DICOM (docs/data.md).
 
 Variants: 128 (the default), 256, wavunet, bf16, fewstep, flow, published (sampling), and tiny, which runs anywhere, on atlas
 files if no root is given. For CT set data.window to "fixed" and data.window_range to (-1000.0, 1000.0), say, and

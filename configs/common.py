@@ -38,6 +38,10 @@ def base() -> ConfigDict:
     data.nan_background = False  # voxels that are NaN are background: they become the scan's least value
     data.label_name = config_dict.placeholder(str)  # what to label by: mrnet's "acl", brats' "grade", made-up "lesion"
     data.labels = config_dict.placeholder(str)  # or a CSV file of lines NAME,LABEL: scans or subjects, and 0, 1, ...
+    data.scalars = config_dict.placeholder(tuple)  # numbers known of scans, ("age",): columns of
+    data.table = config_dict.placeholder(
+        str
+    )  # a CSV or TSV file with a heading; a BIDS folder's participants.tsv by default
     data.flip = False  # left and right, at random, in training
     # So too, at random and at most, all arrays of a scan alike; 0.0: not. docs/data.md
     data.rotate = 0.0  # degrees about the centre, in any direction
@@ -48,6 +52,7 @@ def base() -> ConfigDict:
     data.noise = 0.0  # deviation, in [-1, 1]; samples have it too
     data.batch_size = 10  # of all devices together
     data.split = (0.8, 0.1, 0.1)  # of the subjects: train, validation, test
+    data.split_table = config_dict.placeholder(str)  # a CSV file subject,split that fixes sides; others by chance
     data.split_seed = 0  # which subject is on which side; with another seed other subjects are
     data.subject_pattern = config_dict.placeholder(
         str

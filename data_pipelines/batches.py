@@ -64,7 +64,8 @@ def train_batches(
 
     Yields:
       image: [b, D, H, W, C] float32 in [-1, 1], or in its place latents: [b, d, h, w, c] float32; of a dataset with label
-      maps labels: [b, D, H, W] int32; and of one with classes class: [b] int32, -1 where it is not known.
+      maps labels: [b, D, H, W] int32; of one with classes class: [b] int32, -1 where it is not known; and of one with numbers
+      scalars: [b, K] float32, NaN where one is not known.
 
     Raises:
       DataError: latents cannot be mirrored or augmented, a record is damaged, or the seed is none.
@@ -86,6 +87,7 @@ def train_batches(
     paths = [path for example in examples for path in example.images]
     read = _record_reader(paths, dataset) if dataset.prepared else _reader(examples, dataset)
     label_of = tf.constant(_labels(examples), tf.int32)
+    scalars_of = tf.constant(_scalars(examples))
     chosen = range(batch_size) if rows is None else rows
     row_of = tf.constant(chosen, tf.int64)
 
@@ -102,6 +104,8 @@ def train_batches(
             axis = left_right[example, tf.newaxis]
             row = {name: tf.where(mirror, tf.reverse(array, axis), array) for name, array in row.items()}
         row = augmenting.augmented(row, augmentation, key, spacing[example])
+        if dataset.scalars:
+            row["scalars"] = scalars_of[example]
         return row | {"class": label_of[example]} if dataset.classes else row
 
     indices = tf.data.Dataset.range(step * len(chosen), np.iinfo(np.int64).max, output_type=tf.int64)
@@ -163,9 +167,10 @@ def label_maps(
 def known(
     dataset: Dataset, side: str, count: int | None = None, chosen: Sequence[int] | None = None
 ) -> dict[str, np.ndarray]:
-    """Tells what is known of the volumes that `volumes` gives: "class" [n] int32, -1 where it is not known."""
+    """Tells what is known of the volumes that `volumes` gives: "class" and "scalars", as in batches, as far as there are any."""
     examples = _chosen(dataset, side, count, chosen)
-    return {"class": np.asarray(_labels(examples), np.int32)} if dataset.classes else {}
+    values = {"scalars": _scalars(examples)} if dataset.scalars else {}
+    return values | ({"class": np.asarray(_labels(examples), np.int32)} if dataset.classes else {})
 
 
 def volume_count(dataset: Dataset, side: str, count: int | None = None) -> int:
@@ -178,6 +183,11 @@ def volume_count(dataset: Dataset, side: str, count: int | None = None) -> int:
 def _chosen(dataset: Dataset, side: str, count: int | None, chosen: Sequence[int] | None) -> Sequence[Example]:
     examples = getattr(dataset, side)[:count]
     return examples if chosen is None else [examples[n] for n in chosen]
+
+
+def _scalars(examples: Sequence[Example]) -> np.ndarray:
+    """[n, K] float32, NaN where a number is not known."""
+    return np.asarray([example.scalars for example in examples], np.float32)
 
 
 def _labels(examples: Sequence[Example]) -> list[int]:

@@ -16,6 +16,7 @@ from data_pipelines.records import Latents, Records
 from data_pipelines.settings import cache_folder, check, check_seed, has_labels, intensity_range, is_made_up, settings
 from data_pipelines.sources import find_sources
 from data_pipelines.survey import rows_of
+from data_pipelines.survey.sides import fixed_sides
 from data_pipelines.survey.table import write_cases_csv
 from data_pipelines.transforms import Shape
 
@@ -40,6 +41,7 @@ class Dataset:
       classes: how many labels there are, 0 to classes - 1; 0 without.
       channels: how many images an example has, of one grid.
       has_label_maps: whether each example has a label map.
+      scalars: names of the numbers that examples have.
       latents: which the examples hold in place of volumes; None where they hold volumes.
       latent_ranges: of latents, the least and the largest value of each channel in each training volume, [n, c] float32
         each.
@@ -60,6 +62,7 @@ class Dataset:
     classes: int = 0
     channels: int = 1
     has_label_maps: bool = False
+    scalars: tuple[str, ...] = ()
     latents: Latents | None = None
     latent_ranges: tuple[np.ndarray, np.ndarray] | None = None
     digests: dict[str, str] = dataclasses.field(default_factory=dict)
@@ -125,7 +128,7 @@ def _prepared_dataset(data: Any, prepared: Records) -> Dataset:
         print(f"{place}: of an earlier layout: {told}", file=sys.stderr)
     subjects.tell(place, [(example.name, example.subject) for example in examples])
     tell_of_empty_sides(data, {example.subject: side for side, example in divided})
-    unlabelled = () if has_labels(data) else ("labels",)
+    unlabelled = (*(() if has_labels(data) else ("labels",)), *(() if data.scalars else ("scalars",)))
     parameters = {k: v for k, v in prepared.identity.items() if k not in ("name", "size", "axes", *unlabelled)}
     dataset = _dataset(data, divided, prepared.skipped, parameters, prepared=True)
     dataset = dataclasses.replace(dataset, digests=prepared.scans)
@@ -159,12 +162,17 @@ def _dataset(
         classes=parameters.get("labels", {}).get("classes", 0),
         channels=len(data.channels or ()) or 1,
         has_label_maps=data.label_map,
+        scalars=tuple(data.scalars or ()),
     )
 
 
 def sides_of_subjects(data: Any, scans: Sequence[Case]) -> dict[str, str]:
-    """The side of the split of each subject of these scans, by data.split and data.split_seed."""
-    return {scan.subject: splits.side(scan.subject, tuple(data.split), data.split_seed) for scan in scans}
+    """The side of the split of each subject of these scans, by data.split_table, else by data.split and data.split_seed."""
+    fixed = fixed_sides(Path(data.split_table).expanduser()) if data.split_table else {}
+    return {
+        subject: fixed.get(subject) or splits.side(subject, tuple(data.split), data.split_seed)
+        for subject in {scan.subject for scan in scans}
+    }
 
 
 def tell_of_empty_sides(data: Any, side_of: dict[str, str]) -> None:
@@ -241,6 +249,11 @@ def _open_records(data: Any, latents: Latents | None) -> Records:
         wanted, there = getattr(data, key) or unset, prepared.settings.get(key, unset)
         if there != (list(wanted) if key == "channels" else wanted):
             raise DataError(f"data.{key} is {wanted}, but {folder} was prepared with {there}; prepare another folder")
+    names = prepared.identity.get("scalars", {}).get("names", [])
+    if data.scalars and list(data.scalars) != list(names):
+        raise DataError(
+            f"data.scalars is {tuple(data.scalars)}, but {folder} was prepared with {names}; prepare another folder"
+        )
     if has_labels(data) and not prepared.classes:
         raise DataError(f"data.label_name, data.labels: {folder} was prepared without labels; prepare another folder")
     return prepared

@@ -12,10 +12,11 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import math
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ import filelock
 import numpy as np
 from etils import epath
 
-from data_pipelines import contents, records, splits, transforms
+from data_pipelines import contents, records, transforms
 from data_pipelines.cases import Case
 from data_pipelines.datasets import sides_of_subjects, tell_of_empty_sides
 from data_pipelines.decoding import decode_each, notices_of, refuse_failures, tell_notices
@@ -56,6 +57,7 @@ class Preparation:
       parameters: of the dataset, the number of usable scans aside.
       skip_bad_files: leave out what cannot be used.
       unreadable: how many files were left out before, by their headers.
+      side_of: side of the split of each subject.
     """
 
     folder: epath.Path
@@ -65,6 +67,7 @@ class Preparation:
     parameters: dict[str, Any]
     skip_bad_files: bool
     unreadable: int = 0
+    side_of: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     @property
     def digests(self) -> dict[str, str]:
@@ -114,6 +117,7 @@ def plan(data: Any, latents: Latents | None = None, cases_csv: Path | None = Non
         parameters=json.loads(json.dumps(sources.parameters)),
         skip_bad_files=data.skip_bad_files,
         unreadable=sources.unreadable,
+        side_of=side_of,
     )
 
 
@@ -196,6 +200,8 @@ def decode(preparation: Preparation, numbers: Sequence[int], encode: Encoder | N
         }
         affine = np.asarray(first.affine, np.float64).tolist()
         note = {"affine": affine, "description": first.description, "label": scan.label, "digest": scan.digest}
+        if scan.scalars:
+            note["scalars"] = [None if math.isnan(value) else value for value in scan.scalars.values()]
         note["notices"] = notices_of(arrays)
         image = np.stack([turned[name] for name in scan.images], axis=-1)
         if content == "latents":
@@ -250,7 +256,6 @@ def _divided(preparation: Preparation) -> Records:
             print(f"skipped {note['error']}", file=sys.stderr)
     usable = [scan for scan in preparation.scans if "error" not in notes[scan.name]]
     tell_notices((scan, notes[scan.name].get("notices", {})) for scan in usable)
-    fractions, seed = tuple(preparation.settings["split"]), preparation.settings["split_seed"]
     chosen = {key: preparation.settings[key] for key in ("name", "size", "axes")}
     return Records(
         settings=preparation.settings,
@@ -259,7 +264,7 @@ def _divided(preparation: Preparation) -> Records:
         shards=tuple(
             Shard(
                 name=scan.name,
-                split=splits.side(scan.subject, fractions, seed),
+                split=preparation.side_of[scan.subject],
                 subject=scan.subject,
                 **{key: value for key, value in notes[scan.name].items() if key not in ("digest", "notices")},
             )

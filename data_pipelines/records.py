@@ -79,6 +79,7 @@ class Shard:
       subject: whose the scan is.
       label: of the scan, if it is known.
       low, high: of latents, the least and the largest value of each channel.
+      scalars: numbers known of the scan, in the order of the dataset; None for one that is not.
     """
 
     name: str
@@ -90,6 +91,7 @@ class Shard:
     label: int | None = None
     low: list[float] | None = None
     high: list[float] | None = None
+    scalars: list[float | None] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,6 +145,7 @@ class Records:
                 affine=np.asarray(shard.affine, np.float64),
                 description=shard.description,
                 label=shard.label,
+                scalars=tuple(np.nan if value is None else value for value in shard.scalars or ()),
             )
             for shard, path in zip(self.shards, self.paths(folder), strict=True)
         )

@@ -129,6 +129,7 @@ def _check_series_and_labels(data: Any) -> None:
             if name not in reader.channels and not reader.is_channel(name):
                 raise DataError(f"data.{key} is {getattr(data, key)!r}; use {CHOICE[key]} {', '.join(reader.channels)}")
     _check_arrays(data, reader)
+    _check_scalars(data)
     if data.label_name and data.labels:
         raise DataError(f"data.label_name is {data.label_name!r} and data.labels is {data.labels}; use one of the two")
     if data.label_name:
@@ -136,6 +137,21 @@ def _check_series_and_labels(data: Any) -> None:
         if data.label_name not in known:
             advice = f"use one of {', '.join(known)}" if known else "give labels by a file, data.labels=FILE.csv"
             raise DataError(f"data.label_name is {data.label_name!r} for data.name={data.name}; {advice}")
+
+
+def _check_scalars(data: Any) -> None:
+    names = tuple(data.scalars or ())
+    if not all(isinstance(name, str) and name for name in names) or len(set(names)) < len(names):
+        raise DataError(f'data.scalars is {names}; give different names of columns, such as ("age",)')
+    if data.table and not names:
+        raise DataError(
+            f"data.table is {data.table}, but no column of it is asked for; set data.scalars, or leave it unset"
+        )
+    for key in ("scalars", "split_table"):
+        if getattr(data, key) and data.name == "synthetic":
+            raise DataError(
+                f"data.{key} is {getattr(data, key)}, but data.name=synthetic has no subjects; leave it unset"
+            )
 
 
 def _check_arrays(data: Any, reader: Reader | None) -> None:

@@ -14,7 +14,7 @@ from data_pipelines.preprocessing import parameters as preprocessing_parameters
 from data_pipelines.readers import READERS, Chosen, atlas_layouts
 from data_pipelines.readers.atlas_layouts import Atlas
 from data_pipelines.settings import arrays_of, cache_folder, channels, has_labels, is_made_up, make_preprocessing
-from data_pipelines.survey import rows_of
+from data_pipelines.survey import rows_of, scalars, sides
 from data_pipelines.survey.found import Row
 from data_pipelines.transforms import Shape
 
@@ -63,6 +63,11 @@ def find_sources(data: Any, atlas_count: int | None = None) -> Sources:
         "fingerprint": fingerprint,
     }
     parameters |= arrays_of(data)
+    if data.scalars:
+        found = _with_scalars(data, found)
+        parameters["scalars"] = _describe_scalars(data, found)
+    if data.split_table:
+        parameters["split_table"] = _describe_sides(data, found)
     if data.labels:
         found = labels.attach(found, Path(data.labels).expanduser())
     if not has_labels(data):
@@ -88,6 +93,40 @@ def _with_what_is_asked_for(data: Any, found: tuple[Case, ...]) -> tuple[Case, .
         )
         print(f"data.label_map is True: {left_out}", file=sys.stderr)
     return having
+
+
+def _with_scalars(data: Any, found: tuple[Case, ...]) -> tuple[Case, ...]:
+    """The cases with the numbers that data.scalars asks for, NaN where one is not known.
+
+    Raises:
+      DataError: there is no table, or it does not serve.
+    """
+    root = Path(data.root).expanduser() if data.root else None
+    path = Path(data.table).expanduser() if data.table else root and scalars.participants(root)
+    if path is None:
+        there = f"and {root} has no participants.tsv" if root else "and there is no data.root"
+        raise DataError(f"data.scalars is {tuple(data.scalars)}, {there}: give a table with data.table=FILE.csv")
+    names = tuple(data.scalars)
+    attached, told = scalars.attach(found, scalars.read_scalars(path, names), names)
+    for line in told:
+        print(line, file=sys.stderr)
+    return attached
+
+
+def _describe_scalars(data: Any, found: tuple[Case, ...]) -> dict[str, Any]:
+    """The names of numbers, and a fingerprint of whose they are."""
+    known = sorted((scan.name, [scan.scalars[name] for name in data.scalars]) for scan in found)
+    return {"names": tuple(data.scalars), "fingerprint": _sha256(f"{known}")}
+
+
+def _describe_sides(data: Any, found: tuple[Case, ...]) -> str:
+    """A fingerprint of the sides that data.split_table fixes for these cases' subjects; tells whom it does not know."""
+    path = Path(data.split_table).expanduser()
+    fixed = sides.fixed_sides(path)
+    subjects_there = {scan.subject for scan in found}
+    for line in sides.unmatched(path, fixed, subjects_there):
+        print(line, file=sys.stderr)
+    return _sha256(f"{sorted((subject, fixed[subject]) for subject in subjects_there & fixed.keys())}")
 
 
 def _chosen(data: Any) -> Chosen:

@@ -243,8 +243,9 @@ def test_prepared_records_are_augmented_as_the_scans_are(tmp_path):
     make(data)
     sources = [datasets.open_dataset(changed_keys(data, records=place), 0) for place in (None, data.records)]
     pairs = [take(batches.train_batches(source, 1, 4, flip=True, augmentation=GEOMETRY), 2) for source in sources]
+    # Sharpening, x less a twelfth of its Laplacian, makes at most twice of what float16 has left out.
     for ours, theirs in zip(*pairs, strict=True):
-        np.testing.assert_allclose(ours["image"], theirs["image"], atol=2.5e-4)
+        np.testing.assert_allclose(ours["image"], theirs["image"], atol=2 * 2.5e-4)
 
 
 def test_volumes_in_batches_turn_in_millimetres(dataset):

@@ -112,7 +112,10 @@ def damaged_json(content: bytes, rng: random.Random) -> bytes:
     tree = json.loads(content)
     for _ in range(rng.choice((1, 1, 1, 3))):
         tree = _changed(tree, rng)
-    return json.dumps(tree, ensure_ascii=rng.random() < 0.9).encode(errors="surrogatepass")
+    try:
+        return json.dumps(tree, ensure_ascii=rng.random() < 0.9).encode(errors="surrogatepass")
+    except ValueError:  # a value was put into itself
+        return damaged(content, rng)
 
 
 def damaged_lines(content: bytes, rng: random.Random) -> bytes:

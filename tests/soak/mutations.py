@@ -114,7 +114,7 @@ def damaged_json(content: bytes, rng: random.Random) -> bytes:
         tree = _changed(tree, rng)
     try:
         return json.dumps(tree, ensure_ascii=rng.random() < 0.9).encode(errors="surrogatepass")
-    except ValueError:  # a value was put into itself
+    except (ValueError, RecursionError):  # a value was put into itself, or is nested too deeply to be written
         return damaged(content, rng)
 
 
@@ -149,10 +149,14 @@ def _changed(tree: Any, rng: random.Random) -> Any:
 
 
 def _places(tree: Any):
-    items = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ()
-    for key, value in list(items):
-        yield tree, key
-        yield from _places(value)
+    """Yields every holder and key in a tree, however deep, as what is damaged may be nested deeper than Python recurses."""
+    waiting = [tree]
+    while waiting:
+        holder = waiting.pop()
+        items = holder.items() if isinstance(holder, dict) else enumerate(holder) if isinstance(holder, list) else ()
+        for key, value in list(items):
+            yield holder, key
+            waiting.append(value)
 
 
 def _number(rng: random.Random) -> bytes:

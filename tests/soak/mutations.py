@@ -3,6 +3,7 @@
 All of it is drawn from a `random.Random`: the same state, the same damage.
 """
 
+import copy
 import gzip
 import io
 import json
@@ -114,7 +115,7 @@ def damaged_json(content: bytes, rng: random.Random) -> bytes:
         tree = _changed(tree, rng)
     try:
         return json.dumps(tree, ensure_ascii=rng.random() < 0.9).encode(errors="surrogatepass")
-    except (ValueError, RecursionError):  # a value was put into itself, or is nested too deeply to be written
+    except RecursionError:  # nested too deeply to be written
         return damaged(content, rng)
 
 
@@ -130,11 +131,11 @@ def _changed(tree: Any, rng: random.Random) -> Any:
     """Changes one of the values or keys of a tree; its inner nodes are as likely as its leaves."""
     places = list(_places(tree))
     if not places:
-        return rng.choice(VALUES)
+        return copy.deepcopy(rng.choice(VALUES))
     holder, key = rng.choice(places)
     match rng.randrange(5):
         case 0 | 1:
-            holder[key] = rng.choice(VALUES)
+            holder[key] = copy.deepcopy(rng.choice(VALUES))  # or one could be put into itself
         case 2:
             del holder[key]
         case 3:

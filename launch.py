@@ -80,6 +80,7 @@ def main(argv: Sequence[str], own_process: bool = False) -> int:
 
     from data_pipelines.errors import DataError
     from medjax.host_memory import keep_freed_memory, only_cpus
+    from medjax.platforms import look_for_what_is_there
     from medjax.runtime import distributed
     from medjax.runtime.compilation_cache import keep_programs
     from medjax.runtime.out_of_memory import explanation, is_out_of_memory
@@ -87,6 +88,7 @@ def main(argv: Sequence[str], own_process: bool = False) -> int:
 
     logging.set_verbosity(logging.FATAL)  # Orbax logs, with its traceback, what it also raises
     keep_programs()
+    look_for_what_is_there()
     if own_process and only_cpus():
         keep_freed_memory()
     job = importlib.import_module(f"medjax.jobs.{mode}")

@@ -6,11 +6,13 @@ JAX takes what is installed for what is there: it then logs at length, and its p
 
 import importlib.metadata
 import importlib.util
-import os
 import pathlib
+import sys
+import types
 
 import jax
 
+CUDA = "jax_plugins.xla_cuda"  # how the names of JAX's plugins for CUDA 12, 13, ... begin
 GOOGLE = "0x1ae0"  # maker of TPUs, as PCI numbers makers
 OTHERS = ("0x01", "0x02")  # its disks and network cards, by their PCI classes, which machines without a TPU have, too
 DEVICES = pathlib.Path("/dev")
@@ -30,20 +32,28 @@ def look_for_what_is_there() -> None:
     there = accelerators_here()
     if installed is None or installed <= there:
         return
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")  # the plugin says that it finds no driver, once a library
     jax.config.update("jax_platforms", ",".join([*sorted(installed & there), "cpu"]))
+    if "cuda" not in there:
+        for name in _plugins():
+            sys.modules.setdefault(name, _SilentPlugin(name))  # JAX loads every plugin, whatever it is told to look for
 
 
 def accelerators_installed() -> set[str] | None:
     """Names the platforms ("cuda", "tpu") that JAX has been given beside the CPU; None if there is one that is not known here."""
-    names = {point.value.partition(":")[0] for point in importlib.metadata.entry_points(group="jax_plugins")}
-    if spec := importlib.util.find_spec("jax_plugins"):
-        folders = (pathlib.Path(place) for place in spec.submodule_search_locations or ())
-        names |= {f"jax_plugins.{path.name}" for place in folders if place.is_dir() for path in place.iterdir()}
-    names = {name for name in names if not name.endswith("__pycache__")}
-    if any(not name.startswith("jax_plugins.xla_cuda") for name in names):
+    names = _plugins()
+    if any(not name.startswith(CUDA) for name in names):
         return None
     return _platforms(cuda=bool(names), tpu=importlib.util.find_spec("libtpu") is not None)
+
+
+def plugin_of_cuda() -> types.ModuleType | None:
+    """Imports JAX's CUDA plugin, whether or not JAX has been kept from it; None where there is none."""
+    for name in sorted(_plugins()):
+        if name.startswith(CUDA):
+            if isinstance(sys.modules.get(name), _SilentPlugin):
+                del sys.modules[name]
+            return importlib.import_module(name)
+    return None
 
 
 def accelerators_here(devices: pathlib.Path = DEVICES, pci: pathlib.Path = PCI) -> set[str]:
@@ -58,6 +68,22 @@ def accelerators_here(devices: pathlib.Path = DEVICES, pci: pathlib.Path = PCI) 
         cuda=any((devices / name).exists() for name in NVIDIA),
         tpu=any(not _first_line(one / "class").startswith(OTHERS) for one in made_by_google),
     )
+
+
+class _SilentPlugin(types.ModuleType):
+    """Stands in for a plugin of JAX that has no device here."""
+
+    def initialize(self) -> None:
+        """Does nothing, where a plugin makes itself known to JAX."""
+
+
+def _plugins() -> set[str]:
+    """Names the modules that JAX takes for plugins."""
+    names = {point.value.partition(":")[0] for point in importlib.metadata.entry_points(group="jax_plugins")}
+    if spec := importlib.util.find_spec("jax_plugins"):
+        folders = [pathlib.Path(place) for place in spec.submodule_search_locations or ()]
+        names |= {f"jax_plugins.{path.name}" for folder in folders if folder.is_dir() for path in folder.iterdir()}
+    return {name for name in names if not name.endswith("__pycache__")}
 
 
 def _platforms(cuda: bool, tpu: bool) -> set[str]:

@@ -17,7 +17,7 @@ def say(text: str, end: str = "\n") -> None:
 
 @contextlib.contextmanager
 def without_lines(noise: tuple[str, ...]) -> Iterator[None]:
-    """Holds back what is printed on stderr meanwhile, by native code as well; afterwards prints it, less lines that hold `noise`."""
+    """Prints what comes to stderr meanwhile, from native code as well, only afterwards, less lines that hold any of `noise`."""
     sys.stderr.flush()
     with tempfile.TemporaryFile("w+", errors="replace") as held, contextlib.ExitStack() as restored:
         stderr = os.dup(2)

@@ -22,7 +22,8 @@ from medjax.runtime.console import say
 from medjax.runtime.mesh import AXES, batch_ways, check_volume_size, make_mesh
 from medjax.runtime.workdir import write_json
 from medjax.tasks import task_class
-from medjax.xla.topologies import GiB, Topology, open_topology
+from medjax.xla.topologies import Topology, open_topology
+from medjax.xla.tpus import GiB
 
 
 def run(config: ConfigDict, workdir: pathlib.Path, topology: str | None = None, meshes: str | None = None) -> dict:

@@ -18,7 +18,8 @@ from medjax.runtime.mesh import AXES, batch_sharding, batch_ways, make_mesh
 from medjax.runtime.sharding import state_shardings
 from medjax.xla import cost, hlo
 from medjax.xla.cost import Collective
-from medjax.xla.topologies import GiB, Topology
+from medjax.xla.topologies import Topology
+from medjax.xla.tpus import GiB
 
 UNITS = {"B": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 

@@ -17,7 +17,8 @@ from medjax.host_memory import memory_size
 from medjax.planning.forecast import Forecast, forecast_denoise, forecast_train
 from medjax.planning.search import changed
 from medjax.runtime.mesh import batch_ways, make_mesh
-from medjax.xla.topologies import GiB, Topology
+from medjax.xla.topologies import Topology
+from medjax.xla.tpus import GiB
 
 REMATS = ("none", "above:32", "above:16", "blocks")  # from the fastest to the one that needs the least memory
 SHARE = 0.9  # of a device's memory for one program: data, other programs and gaps need the rest

@@ -141,7 +141,7 @@ def estimate(program: Program, link_bytes_per_cycle: float) -> Estimate | None:
     loops they are in; a fusion carries those of all that is in it. Prefetches into vector memory have none.
 
     Communication: the compiler notes no cycles on collectives. Its scheduler reckons with the bytes of a transfer at a rate
-    of its own (topologies.Chip), and that rate is used here for every kind: the bytes of `Collective.bytes`, twice for an
+    of its own (tpus.Chip), and that rate is used here for every kind: the bytes of `Collective.bytes`, twice for an
     all-reduce, over one link in one direction, without start-up time. A chip has several links, so this is more than a
     collective over many devices should take. What of it is exposed is read off the schedule: the cycles of an asynchronous
     collective less those of the computation between its start and its end; all of a synchronous one.

@@ -6,7 +6,8 @@ import pytest
 from medjax.errors import UserError
 from medjax.runtime.mesh import AXES, make_mesh
 from medjax.xla import topologies
-from medjax.xla.topologies import GiB, open_topology
+from medjax.xla.topologies import open_topology
+from medjax.xla.tpus import CHIPS, GiB
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -39,7 +40,7 @@ def test_without_libtpu_it_says_what_to_install(monkeypatch):
 
 
 def test_clocks_are_those_that_are_sold():
-    clocks = {name: round(chip.clock / 1e9, 2) for name, chip in topologies.CHIPS.items()}
+    clocks = {name: round(chip.clock / 1e9, 2) for name, chip in CHIPS.items()}
     assert clocks == {"v4": 1.05, "v5e": 1.5, "v5p": 1.75, "v6e": 1.75}
 
 

@@ -66,7 +66,7 @@ def main(argv: Sequence[str], own_process: bool = False) -> int:
     if any(argument in ("-h", "--help", "-help") for argument in argv[1:]):
         print(__doc__.replace("MODES", ", ".join(MODES)))
         return 0
-    from medjax.runtime.console import NO_DRIVER, without_lines
+    from medjax.console import NO_DRIVER, without_lines
 
     with without_lines(NO_DRIVER):
         importlib.import_module("jax")

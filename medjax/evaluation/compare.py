@@ -10,6 +10,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 from data_pipelines.cache import default_folder
+from medjax.console import say
 from medjax.errors import UserError
 from medjax.evaluation import scores as scoring
 from medjax.evaluation.closest_pairs import MOST_PAIRS, closest_pairs
@@ -18,7 +19,6 @@ from medjax.evaluation.volume_set import VolumeSet
 from medjax.evaluation.volume_sets import Sets
 from medjax.metrics.feature_sets import FeatureSet, load_features, save_features
 from medjax.models.features import VERSION, Backbone
-from medjax.runtime.console import say
 
 
 @dataclasses.dataclass(frozen=True)

@@ -21,10 +21,10 @@ from medjax.benchmarking import ceilings, parts
 from medjax.benchmarking.compare_results import compare_with, in_columns, read_result
 from medjax.benchmarking.rig import Bench, Stepping, compile_step
 from medjax.builders.assemble import Needs, assemble
+from medjax.console import say
 from medjax.errors import UserError
 from medjax.planning.memory_fit import decisions
 from medjax.runtime import distributed, multihost
-from medjax.runtime.console import say
 from medjax.tasks import task_class
 from medjax.xla import hlo
 from medjax.xla.profile import Operation, operations

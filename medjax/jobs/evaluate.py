@@ -10,6 +10,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
+from medjax.console import say
 from medjax.errors import UserError
 from medjax.evaluation import scores as scoring
 from medjax.evaluation.compare import check, evaluate_sets, weights_of
@@ -19,7 +20,6 @@ from medjax.evaluation.report import Evaluation, write_report
 from medjax.evaluation.score import Score
 from medjax.evaluation.volume_sets import Sets, sets_of_folders, sets_of_run
 from medjax.models.features import load_backbone
-from medjax.runtime.console import say
 from medjax.runtime.mesh import make_mesh
 from medjax.runtime.workdir import free_name, read_json, sole_use, write_json
 

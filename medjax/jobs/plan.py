@@ -14,11 +14,11 @@ from ml_collections import ConfigDict
 
 from medjax.builders.assemble import Needs, in_force
 from medjax.builders.pretrained import task_of
+from medjax.console import say
 from medjax.errors import UserError
 from medjax.layers.lowering import machine_of
 from medjax.planning.forecast import Forecast, describe_mesh, forecast_denoise, forecast_train
 from medjax.planning.search import ONE_DEVICE, changed, largest_that_fits, until_one_fits
-from medjax.runtime.console import say
 from medjax.runtime.mesh import AXES, batch_ways, check_volume_size, make_mesh
 from medjax.runtime.workdir import write_json
 from medjax.tasks import task_class

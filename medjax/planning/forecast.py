@@ -12,8 +12,8 @@ from ml_collections import ConfigDict
 
 from medjax.builders.assemble import Needs, Run, assemble
 from medjax.builders.steps import denoise_step_of, key_shapes, state_shapes, train_step_of, volume_shapes
+from medjax.console import say
 from medjax.errors import UserError
-from medjax.runtime.console import say
 from medjax.runtime.mesh import AXES, batch_sharding, batch_ways, make_mesh
 from medjax.runtime.sharding import state_shardings
 from medjax.xla import cost, hlo

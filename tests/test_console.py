@@ -3,7 +3,7 @@ import sys
 
 import pytest
 
-from medjax.runtime.console import NO_DRIVER, without_lines
+from medjax.console import NO_DRIVER, without_lines
 
 
 def test_lines_that_libraries_print_of_a_gpu_that_is_not_there_are_left_out(capfd):

@@ -120,6 +120,7 @@ def base() -> ConfigDict:
     mesh.fsdp = 1
     mesh.depth = 1
     mesh.height = 1
+    mesh.across = False  # whether a volume may be cut between TPU slices or GPU nodes, which are on a slow network
 
     config.sample = sample = ConfigDict()
     sample.count = 16

@@ -26,11 +26,12 @@ def make_mesh(sizes: Mapping[str, int], devices: Sequence[jax.Device] | None = N
     """Makes a mesh over the first devices, axes in the order of `AXES`.
 
     Args:
-      sizes: devices along each axis; `data` may be -1 for "what the others leave".
+      sizes: devices along each axis; `data` may be -1 for "what the others leave". `across`, if it is there and true, lets a
+        volume be cut between slices or nodes.
       devices: devices to choose from, all there are by default; described ones, which cannot run anything, do as well.
 
     Raises:
-      UserError: a size is not positive, there are too few devices, or a volume would be cut between TPU slices.
+      UserError: a size is not positive, there are too few devices, or a volume would be cut between slices or nodes.
     """
     devices = jax.devices() if devices is None else devices
     shape = [int(sizes[axis]) for axis in AXES]
@@ -46,7 +47,8 @@ def make_mesh(sizes: Mapping[str, int], devices: Sequence[jax.Device] | None = N
     if jax.process_count() > 1 and wanted != len(devices):
         raise UserError(f"the mesh uses {wanted} of {len(devices)} devices: with several processes it must use all")
     chosen = list(itertools.chain(*islands_of(devices)))[:wanted]
-    arranged = arrange(dict(zip(AXES, shape, strict=True)), chosen, whole=wanted == len(devices))
+    sizes_of_all = dict(zip(AXES, shape, strict=True))
+    arranged = arrange(sizes_of_all, chosen, wanted == len(devices), bool(sizes.get("across", False)))
     # Auto axes let the compiler partition convolutions; under JAX's default, Explicit, they raise a ShardingTypeError.
     return Mesh(arranged, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 

@@ -34,34 +34,38 @@ def islands_of(devices: Sequence[jax.Device]) -> list[list[jax.Device]]:
     return [[d for d, key in zip(devices, keys, strict=True) if key == island] for island in sorted(set(keys))]
 
 
-def arrange(sizes: Mapping[str, int], devices: Sequence[jax.Device], whole: bool = True) -> np.ndarray:
+def arrange(
+    sizes: Mapping[str, int], devices: Sequence[jax.Device], whole: bool = True, across: bool = False
+) -> np.ndarray:
     """Arranges devices as an array of the mesh's shape.
 
     Args:
       sizes: devices along `data`, `fsdp`, `depth` and `height`, in this order.
       devices: devices, as many as the mesh has.
       whole: they are all of the machine's. Some of a TPU's follow no wires and are taken in their order.
+      across: `depth` or `height` may cross from one slice or node into another.
 
     Raises:
-      UserError: `depth` or `height` would cross from one TPU slice into another.
+      UserError: `depth` or `height` would cross from one slice or node into another, and may not.
     """
     shape, islands = tuple(sizes.values()), islands_of(devices)
     if len(islands) == 1:
         return _placed(shape, (1,) * len(shape), islands, whole)
     outer = outer_shape(sizes, len(islands))
-    if outer is None or len({len(island) for island in islands}) > 1:
-        tpu = devices[0].platform == "tpu"
-        kind = "slices" if tpu else "nodes"
-        text = (
-            f"mesh.data x mesh.fsdp is {sizes['data'] * sizes['fsdp']} on {len(devices)} devices of {len(islands)} {kind}: "
-            f"the parts of a volume would lie in different ones and send halos over the slow network; "
-            f"make it a multiple of {len(islands)} and use as many devices of each"
+    if outer is not None and len({len(island) for island in islands}) == 1:
+        return _placed(shape, outer, islands, whole)
+    axes = " and ".join(f"mesh.{axis}={sizes[axis]}" for axis in ("depth", "height") if sizes[axis] > 1)
+    kind = "slices" if devices[0].platform == "tpu" else "nodes"
+    text = (
+        f"mesh.data x mesh.fsdp is {sizes['data'] * sizes['fsdp']} on {len(devices)} devices of {len(islands)} {kind}: "
+        f"the parts of a volume{f' ({axes})' if axes else ''} would lie in different ones and send halos over the slow network"
+    )
+    if not across:
+        raise UserError(
+            f"{text}; make it a multiple of {len(islands)} and use as many devices of each, or set mesh.across=True"
         )
-        if tpu:
-            raise UserError(text)
-        _tell(text)
-        return _placed(shape, (1,) * len(shape), [list(itertools.chain(*islands))], whole)
-    return _placed(shape, outer, islands, whole)
+    _tell(text)
+    return _placed(shape, (1,) * len(shape), [list(itertools.chain(*islands))], whole)
 
 
 def outer_shape(sizes: Mapping[str, int], islands: int) -> tuple[int, ...] | None:

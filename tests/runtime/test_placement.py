@@ -129,12 +129,20 @@ def test_gpus_of_a_node_share_a_volume():
         assert {device.process_index for device in volume.flat} == {number}
 
 
-def test_a_volume_cut_between_nodes_is_told(capsys):
+def test_a_volume_cut_between_nodes_is_refused():
+    with pytest.raises(
+        UserError, match="on 8 devices of 2 nodes: .*mesh.depth=8.* slow network; .* set mesh.across=True$"
+    ):
+        make_mesh(ONE | {"depth": 8}, gpus(2, 4))
+
+
+@pytest.mark.parametrize("devices", [gpus(2, 4), chips(2, 2)])
+def test_a_volume_cut_between_islands_is_told_where_it_is_asked_for(devices, capsys):
     placement._tell.cache_clear()
-    mesh = make_mesh(ONE | {"depth": 8}, gpus(2, 4))
-    assert [device.id for device in mesh.devices.flat] == list(range(8))
-    (line,) = capsys.readouterr().err.splitlines()
-    assert "on 8 devices of 2 nodes" in line and "slow network" in line
+    mesh = make_mesh(ONE | {"depth": 8, "across": True}, devices)
+    assert mesh.shape["depth"] == 8 and {device.id for device in mesh.devices.flat} == set(range(8))
+    line = capsys.readouterr().err.splitlines()[0]
+    assert "on 8 devices of 2" in line and "slow network" in line
 
 
 def test_a_process_a_gpu_tells_of_no_nodes():

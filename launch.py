@@ -50,7 +50,7 @@ PARTS = (
 OPTIONS = {
     "evaluate": ("real", "generated"),
     "benchmark": ("compare", "profile"),
-    "plan": ("topology", "meshes"),
+    "plan": ("topology", "meshes", "compiler"),
     "import_weights": ("checkpoint",),
     "export_weights": ("output",),
 }
@@ -137,8 +137,9 @@ def parse(argv: Sequence[str]) -> tuple[str, ConfigDict, pathlib.Path, flags.Fla
     flags.DEFINE_string("generated", None, "evaluate: a folder of generated volumes", flag_values=values)
     flags.DEFINE_string("compare", None, "benchmark: the file of an earlier result", flag_values=values)
     flags.DEFINE_string("profile", None, "benchmark: a folder for a trace of the training step", flag_values=values)
-    flags.DEFINE_string("topology", None, "plan: v5e:4x4, v4, v5p or v6e likewise, or cpu:8", flag_values=values)
+    flags.DEFINE_string("topology", None, "plan: v5e:4x4, 2*v5e:4x4, h100:8, h100:4x8, cpu:8 ...", flag_values=values)
     flags.DEFINE_string("meshes", None, "plan: data=16;data=4,depth=4 ...", flag_values=values)
+    flags.DEFINE_string("compiler", None, "plan: the folder of the machine's compiler", flag_values=values)
     flags.DEFINE_string("checkpoint", None, "import_weights: the .pt file to read", flag_values=values)
     flags.DEFINE_string("output", None, "export_weights: the .pt file to write", flag_values=values)
     flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, where there are several", flag_values=values)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from medjax.builders.assemble import Needs, Run, assemble
@@ -15,9 +16,11 @@ from medjax.builders.steps import denoise_step_of, key_shapes, state_shapes, tra
 from medjax.console import say
 from medjax.errors import UserError
 from medjax.runtime.mesh import AXES, batch_sharding, batch_ways, make_mesh
+from medjax.runtime.placement import islands_of
 from medjax.runtime.sharding import state_shardings
-from medjax.xla import cost, hlo
+from medjax.xla import cost, flops, hlo, traffic
 from medjax.xla.cost import Collective
+from medjax.xla.roofline import roofline
 from medjax.xla.topologies import Topology
 from medjax.xla.tpus import GiB
 
@@ -39,10 +42,15 @@ class Forecast:
       memory: the parts of it: `parameters` (with their moving average when training), `optimizer` and `batch`, as their
         shapes say, are among the `arguments`, which the device's memory layout pads; `temporaries` are activations and
         gradients; `code`.
-      flops: operations as the compiler counts them, those of recomputed activations included.
+      flops: operations as the compiler counts them, those of recomputed activations included; for GPUs, whose compiler does
+        not count, as xla/flops.py does.
       collectives: counts a step (`count`) and `bytes` by kind, for each the larger of operand's and result's, and
         of these how many are `parameters` that are gathered, `gradients` that are summed, and `activations`.
       communicated_bytes: bytes of all collectives.
+      network_bytes: of these, the bytes of collectives that reach over several slices or nodes.
+      traffic: counts (`count`) and `bytes` by kind of operation, read and written in memory, of GPUs (xla/traffic.py).
+      roofline: seconds below which a GPU cannot come, in its parts (xla/roofline.py), with the most of them (`seconds`)
+        and its name (`binds`).
       cycles, communication_cycles, communication_share, exposed_share: the compiler's estimate (compiled.Estimate).
       seconds_estimated: that estimate at the chip's clock.
       compile_seconds: seconds that finding out took.
@@ -59,12 +67,34 @@ class Forecast:
     flops: float | None = None
     collectives: dict[str, dict[str, int]] | None = None
     communicated_bytes: int | None = None
+    network_bytes: int | None = None
+    traffic: dict[str, dict[str, int]] | None = None
+    roofline: dict[str, Any] | None = None
     cycles: int | None = None
     communication_cycles: int | None = None
     communication_share: float | None = None
     exposed_share: float | None = None
     seconds_estimated: float | None = None
     compile_seconds: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """Holds a step that is made and not run.
+
+    Attributes:
+      function: jitted.
+      arguments: shapes of what it is called with.
+      holdings: bytes of these on a device, by what they are.
+      params: shapes of the parameters.
+      rounds: number of times that the loop in it goes round.
+    """
+
+    function: Any
+    arguments: tuple[Any, ...]
+    holdings: dict[str, int]
+    params: Any
+    rounds: int
 
 
 class OutOfMemory(Exception):
@@ -89,8 +119,7 @@ def forecast_denoise(config: ConfigDict, machine: Topology) -> Forecast:
     return _forecast("denoise", config, machine, batch_size, needs, _denoising)
 
 
-def _training(run: Run) -> tuple[jax.stages.Lowered, dict[str, int], Any]:
-    """Returns the lowered step, the bytes of what it is called with, and the parameters' shapes."""
+def _training(run: Run) -> Step:
     state = state_shapes(run.task, run.optimizer, run.spec)
     step = train_step_of(run.config, run.task, run.optimizer, state, run.spec, run.mesh)
     shardings = state_shardings(state, run.mesh)
@@ -99,31 +128,30 @@ def _training(run: Run) -> tuple[jax.stages.Lowered, dict[str, int], Any]:
         "optimizer": bytes_of(state.opt_state, shardings.opt_state),
         "batch": bytes_of(run.spec, {name: batch_sharding(run.mesh, array) for name, array in run.spec.items()}),
     }
-    return step.lower(state, run.pretrained.arrays, run.spec), holdings, state.params
+    return Step(step, (state, run.pretrained.arrays, run.spec), holdings, state.params, run.config.train.accumulate)
 
 
-def _denoising(run: Run) -> tuple[jax.stages.Lowered, dict[str, int], Any]:
-    """Returns the same of the denoising step."""
+def _denoising(run: Run) -> Step:
     batch_size = run.config.sample.batch_size
     batch = volume_shapes(tuple(run.config.data.size), batch_size)
     params, variables = jax.eval_shape(run.task.init, jax.random.key(0), batch)
     step = denoise_step_of(run.task, params, variables, batch, run.mesh)
     holdings = {"parameters": bytes_of(params, state_shardings(params, run.mesh)), "optimizer": 0, "batch": 0}
-    return step.lower(params, variables, run.pretrained.arrays, key_shapes(batch_size)), holdings, params
+    return Step(step, (params, variables, run.pretrained.arrays, key_shapes(batch_size)), holdings, params, 1)
 
 
 def _forecast(
-    step: str, config: ConfigDict, machine: Topology, batch_size: int, needs: Needs, lower: Callable
+    name: str, config: ConfigDict, machine: Topology, batch_size: int, needs: Needs, make: Callable[[Run], Step]
 ) -> Forecast:
     mesh = make_mesh(config.mesh, machine.devices)
-    blank = Forecast(step, dict(mesh.shape), batch_size, config.train.remat, fits=False)
+    blank = Forecast(name, dict(mesh.shape), batch_size, config.train.remat, fits=False)
     decided = {"sample.batch_size": batch_size} if needs.sampling else {}
     try:
         begin = time.perf_counter()
-        say(f"compiling the {step} step for {describe_mesh(blank.mesh)}, batch {batch_size}, remat {blank.remat}", "")
+        say(f"compiling the {name} step for {describe_mesh(blank.mesh)}, batch {batch_size}, remat {blank.remat}", "")
         run = assemble(config, None, needs, decided, mesh)
-        lowered, holdings, params = lower(run)
-        executable = compile_for(lowered, machine)
+        step = make(run)
+        executable = compile_for(step.function.lower(*step.arguments), machine)
     except UserError as error:
         say(" refused")
         return dataclasses.replace(blank, reason=str(error))
@@ -134,60 +162,90 @@ def _forecast(
         return dataclasses.replace(blank, reason=reason, bytes_per_device=error.needed, compile_seconds=seconds)
     seconds = time.perf_counter() - begin
     say(f" {seconds:.0f} s")
-    rounds = config.train.accumulate if step == "train" else 1
-    return read(dataclasses.replace(blank, compile_seconds=seconds), executable, machine, holdings, params, rounds)
+    return read(
+        dataclasses.replace(blank, compile_seconds=seconds), executable, machine, mesh, step, config.train.dtype
+    )
 
 
 def read(
-    blank: Forecast,
-    executable: jax.stages.Compiled,
-    machine: Topology,
-    holdings: Mapping[str, int],
-    params: Any,
-    accumulate: int,
+    blank: Forecast, executable: jax.stages.Compiled, machine: Topology, mesh: Mesh, step: Step, dtype: str
 ) -> Forecast:
     """Fills `blank` with what a compiled step tells.
 
     The compiler counts the operations of a loop's body once; the only loop that matters is that over microbatches, so its
-    count is multiplied by `accumulate`.
+    count is multiplied by its rounds.
     """
     memory, counted = cost.memory(executable), cost.flops(executable)
-    found, estimate = read_text(executable, machine)
-    summary = None if found is None else summarise(found, blank.mesh, parameter_sizes(params, blank.mesh["fsdp"]))
+    counted = (
+        flops.count(step.function, *step.arguments) / mesh.size if machine.gpu else counted and counted * step.rounds
+    )
+    program = read_text(executable)
     fits = memory.total <= machine.memory
     reason = None if fits else f"needs {memory.total / GiB:.2f} of {machine.memory / GiB:.2f} GiB"
-    return dataclasses.replace(
+    account = {"arguments": memory.arguments, "temporaries": memory.temporaries, "code": memory.code}
+    told = dataclasses.replace(
         blank,
         fits=fits,
         reason=reason,
         bytes_per_device=memory.total,
-        memory=dict(holdings) | {"arguments": memory.arguments, "temporaries": memory.temporaries, "code": memory.code},
-        flops=counted and counted * accumulate,
+        memory=dict(step.holdings) | account,
+        flops=counted,
+    )
+    if program is None:
+        return told
+    found = cost.collectives(program)
+    summary = summarise(found, blank.mesh, parameter_sizes(step.params, blank.mesh["fsdp"]))
+    island = island_of_places(mesh)
+    between = [one for one in found if cost.reaches_over(one, island)]
+    told = dataclasses.replace(
+        told,
         collectives=summary,
-        communicated_bytes=None if summary is None else sum(kind["bytes"] for kind in summary.values()),
-        cycles=estimate and estimate.cycles,
-        communication_cycles=estimate and estimate.communication,
-        communication_share=estimate and estimate.communication_share,
-        exposed_share=estimate and estimate.exposed_share,
-        seconds_estimated=estimate and estimate.cycles / machine.chip.clock,
+        communicated_bytes=sum(one.times * one.bytes for one in found),
+        network_bytes=sum(one.times * one.bytes for one in between),
+    )
+    if machine.gpu:
+        moved = traffic.traffic(program)
+        sent = [sum(one.times * one.ways * one.bytes for one in some) for some in (found, between)]
+        # The GPUs of a node share what crosses, each over a network card of its own.
+        of_each = mesh.size // (max(island) + 1)
+        bound = roofline(
+            machine.gpu, dtype, counted, sum(kind.bytes for kind in moved.values()), sent[0], sent[1] / of_each
+        )
+        parts = dataclasses.asdict(bound) | {"seconds": bound.seconds, "binds": bound.binds}
+        kinds = {kind: dataclasses.asdict(counts) for kind, counts in moved.items()}
+        return dataclasses.replace(told, traffic=kinds, roofline=parts)
+    estimate = cost.estimate(program, machine.chip.link_bytes_per_cycle) if machine.chip else None
+    if estimate is None:
+        return told
+    return dataclasses.replace(
+        told,
+        cycles=estimate.cycles,
+        communication_cycles=estimate.communication,
+        communication_share=estimate.communication_share,
+        exposed_share=estimate.exposed_share,
+        seconds_estimated=estimate.cycles / machine.chip.clock,
     )
 
 
-def read_text(
-    executable: jax.stages.Compiled, machine: Topology
-) -> tuple[list[Collective] | None, cost.Estimate | None]:
-    """Reads what a compiled step sends, and the compiler's estimate of its cycles; None where its text does not tell.
+def read_text(executable: jax.stages.Compiled) -> hlo.Program | None:
+    """Reads the program of a compiled step; None where its text does not tell.
 
     What fits is decided by memory alone, so a text that cannot be read stops nobody.
     """
     try:
         program = hlo.parse(executable.as_text())
-        estimate = cost.estimate(program, machine.chip.link_bytes_per_cycle) if machine.chip else None
-        return cost.collectives(program), estimate
+        cost.collectives(program)
+        return program
     except hlo.UNREADABLE as error:
         reason = " ".join(f"{type(error).__name__} {error}".split())[:100]
         say(f"the compiled step's text cannot be read ({reason}): what it sends and its cycles are not told")
-        return None, None
+        return None
+
+
+def island_of_places(mesh: Mesh) -> list[int]:
+    """Tells the slice or node of each place in the mesh, counted row by row."""
+    number = {device.id: n for n, island in enumerate(islands_of(list(mesh.devices.flat))) for device in island}
+    return [number[device.id] for device in mesh.devices.flat]
 
 
 def compile_for(lowered: jax.stages.Lowered, machine: Topology) -> jax.stages.Compiled:

@@ -8,7 +8,7 @@ import dataclasses
 import itertools
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import jax
 import numpy as np
@@ -68,6 +68,11 @@ class Collective:
     def bytes(self) -> int:
         """Returns the bytes of one execution on one device: the larger of what goes in and what comes out."""
         return sum(array.bytes for array in self.arrays)
+
+    @property
+    def ways(self) -> int:
+        """Returns how often a ring sends these bytes: an all-reduce once to sum and once to hand out the sum."""
+        return 2 if self.kind in SENT_TWICE else 1
 
     def crosses(self, mesh_shape: Mapping[str, int]) -> frozenset[str]:
         """Returns the axes of a mesh, sizes in order, along which devices that exchange lie apart; all of them if unknown."""
@@ -151,8 +156,7 @@ def estimate(program: Program, link_bytes_per_cycle: float) -> Estimate | None:
         return None
     communication = exposed = 0.0
     for collective in collectives(program):
-        ways = 2 if collective.kind in SENT_TWICE else 1
-        cycles = ways * collective.bytes / link_bytes_per_cycle
+        cycles = collective.ways * collective.bytes / link_bytes_per_cycle
         communication += collective.times * cycles
         exposed += collective.times * max(0.0, cycles - collective.overlapped_cycles)
     return Estimate(computation, round(communication), round(exposed))
@@ -179,6 +183,18 @@ def collectives(program: Program) -> list[Collective]:
                 )
             )
     return found
+
+
+def reaches_over(collective: Collective, island: Sequence[int]) -> bool:
+    """Tells whether devices that exchange lie on different islands, a slice or a node each; unknown groups do.
+
+    Args:
+      collective: any.
+      island: number of the island of each place in the mesh, counted row by row.
+    """
+    if not collective.groups or max(itertools.chain(*collective.groups), default=0) >= len(island):
+        return len(set(island)) > 1
+    return any(len({island[place] for place in group}) > 1 for group in collective.groups)
 
 
 def groups(attributes: str) -> tuple[tuple[int, ...], ...] | None:

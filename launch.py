@@ -89,6 +89,7 @@ def main(argv: Sequence[str], own_process: bool = False) -> int:
     from medjax.runtime.compilation_cache import keep_programs
     from medjax.runtime.out_of_memory import explanation, is_out_of_memory
     from medjax.runtime.precision import products_in
+    from medjax.runtime.programs import unknown_option
 
     logging.set_verbosity(logging.FATAL)  # Orbax logs, with its traceback, what it also raises
     keep_programs()
@@ -118,6 +119,10 @@ def main(argv: Sequence[str], own_process: bool = False) -> int:
     except Exception as error:
         if is_out_of_memory(error):
             return complain(explanation(error, mode), error)
+        if unknown := unknown_option(error):
+            return complain(
+                f"train.xla: this version of XLA has no option {unknown}; correct it or leave it out", error
+            )
         raise
     print(json.dumps(result), flush=True)
     return 0

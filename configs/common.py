@@ -105,6 +105,7 @@ def base() -> ConfigDict:
     train.dtype = "float32"  # or "bfloat16", of the network's computations; parameters and losses stay float32
     # Of products of float32 numbers, in every job: "tensorfloat32", "high" or "highest"; by default as exact as is fast here.
     train.precision = "default"
+    train.xla = ""  # options of the compiler for the training step, name=value,name=value; see docs/scaling.md
     train.remat = (
         "none"  # activations to recompute, not keep: of all "blocks", of levels "above:32" voxels an edge; or "auto"
     )

@@ -9,8 +9,9 @@ import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from medjax.runtime.mesh import batch_sharding, on_mesh, process_rows, replicated
+from medjax.runtime.mesh import batch_sharding, process_rows, replicated
 from medjax.runtime.optimizer import Schedule, learning_rate_schedule, make_optimizer
+from medjax.runtime.programs import jit_on, options_of
 from medjax.runtime.sharding import state_shardings
 from medjax.runtime.train_state import TrainState, jit_train_step, make_train_step, state_builder
 from medjax.task import Arrays, Batch, Task
@@ -76,7 +77,7 @@ def train_step_of(
         ema_start=train.ema_start,
         ema_every=train.ema_every,
     )
-    return jit_train_step(step, state, batch, mesh)
+    return jit_train_step(step, state, batch, mesh, options_of(train.xla))
 
 
 def key_shapes(batch_size: int) -> jax.ShapeDtypeStruct:
@@ -94,8 +95,9 @@ def denoise_step_of(
     """
     once = dataclasses.replace(task, sampling=dataclasses.replace(task.sampling, steps=1, levels=None))
     keys = key_shapes(batch["image"].shape[0])
-    return jax.jit(
-        on_mesh(once.sample, mesh),
+    return jit_on(
+        mesh,
+        once.sample,
         in_shardings=(*state_shardings((params, variables), mesh), replicated(mesh), batch_sharding(mesh, keys)),
         out_shardings=batch_sharding(mesh, batch["image"]),
     )

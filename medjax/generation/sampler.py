@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 
 from medjax.runtime import multihost
 from medjax.runtime.mesh import batch_sharding, on_mesh, replicated
+from medjax.runtime.programs import jit_on
 from medjax.task import Arrays, Batch, Generator
 
 STRETCHES = 20  # of a batch's steps
@@ -59,7 +60,7 @@ class CompiledSampler:
             shapes = jax.eval_shape(on_mesh(function, mesh), *arguments)
             whole = mesh.size == 1
             shardings = jax.tree.map(lambda leaf: replicated(mesh) if whole else batch_sharding(mesh, leaf), shapes)
-            program = jax.jit(on_mesh(function, mesh), out_shardings=shardings, donate_argnums=donate)
+            program = jit_on(mesh, function, out_shardings=shardings, donate_argnums=donate)
             program = program.lower(*arguments).compile()
             multihost.barrier()  # before any of them is run
             return program

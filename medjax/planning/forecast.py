@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
@@ -254,9 +255,9 @@ def compile_for(lowered: jax.stages.Lowered, machine: Topology) -> jax.stages.Co
     Raises:
       OutOfMemory: the compiler finds that the program cannot fit.
     """
-    # A program for a TPU that is not there cannot be read back from JAX's cache: asking for it would only warn.
+    # A program for a machine that is not there cannot be read back from JAX's cache: asking for it would only warn.
     cached = jax.config.jax_enable_compilation_cache
-    jax.config.update("jax_enable_compilation_cache", cached and machine.platform == "cpu")
+    _use_cache(cached and machine.platform == "cpu")
     try:
         return lowered.compile()
     except jax.errors.JaxRuntimeError as error:
@@ -265,7 +266,14 @@ def compile_for(lowered: jax.stages.Lowered, machine: Topology) -> jax.stages.Co
         needed, available = memory_numbers(str(error)) or (machine.memory + 1, machine.memory)
         raise OutOfMemory(needed, available) from None
     finally:
-        jax.config.update("jax_enable_compilation_cache", cached)
+        _use_cache(cached)
+
+
+def _use_cache(use: bool) -> None:
+    """Has JAX keep compiled programs, or not; it looks at its setting once, and again after a reset."""
+    if use != jax.config.jax_enable_compilation_cache:
+        jax.config.update("jax_enable_compilation_cache", use)
+        compilation_cache.reset_cache()
 
 
 def memory_numbers(message: str) -> tuple[int, int] | None:

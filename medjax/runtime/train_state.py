@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from medjax.runtime.mesh import batch_sharding, on_mesh, replicated
+from medjax.runtime import programs
+from medjax.runtime.mesh import batch_sharding, replicated
 from medjax.runtime.sharding import state_shardings
 from medjax.task import Arrays, Batch, Metrics, Task
 
@@ -133,12 +134,16 @@ def accumulated(
     )
 
 
-def jit_train_step(step: Callable, state: TrainState, batch: Batch, mesh: Mesh) -> Callable:
+def jit_train_step(
+    step: Callable, state: TrainState, batch: Batch, mesh: Mesh, options: programs.Options = programs.NOTHING
+) -> Callable:
     """Compiles `step` for the mesh: the state's memory is reused in place, metrics are whole on every device."""
     shardings = state_shardings(state, mesh)
     batch_shardings = {name: batch_sharding(mesh, array) for name, array in batch.items()}
-    return jax.jit(
-        on_mesh(step, mesh),
+    return programs.jit_on(
+        mesh,
+        step,
+        options,
         in_shardings=(shardings, replicated(mesh), batch_shardings),
         out_shardings=(shardings, replicated(mesh)),
         donate_argnums=0,

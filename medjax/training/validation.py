@@ -13,12 +13,12 @@ from medjax.pictures import three_planes
 from medjax.runtime.mesh import (
     batch_sharding,
     batch_ways,
-    on_mesh,
     process_rows,
     put_batch,
     replicated,
     row_everywhere,
 )
+from medjax.runtime.programs import jit_on
 from medjax.runtime.train_state import TrainState
 from medjax.task import Batch, Metrics, Task
 
@@ -58,8 +58,8 @@ class Validation:
             return task.previews(state.ema, state.variables, frozen, batch, key)
 
         shape = jax.ShapeDtypeStruct((self._pictured, *dataset.size, 1), np.float32)
-        self._validate = jax.jit(on_mesh(validate, mesh), out_shardings=replicated(mesh))
-        self._previews = jax.jit(on_mesh(previews, mesh), out_shardings=batch_sharding(mesh, shape))
+        self._validate = jit_on(mesh, validate, out_shardings=replicated(mesh))
+        self._previews = jit_on(mesh, previews, out_shardings=batch_sharding(mesh, shape))
 
     def losses(self, state: TrainState, frozen: Any) -> dict[str, float]:
         """Each loss averaged over the volumes, with the moving average of the parameters."""

@@ -18,6 +18,8 @@ def count(function: Callable, *arguments: Any) -> float:
     A loop counts as often as it goes round where that is known (`scan`), else once; of branches the largest counts, of ways
     to do the same on several platforms (`lax.platform_dependent`) the one for all others.
     """
+    if isinstance(function, jax.stages.Wrapped):  # not inside another one, which options of its own would forbid
+        return _in_jaxpr(function.trace(*arguments).jaxpr.jaxpr)
     return _in_jaxpr(jax.make_jaxpr(function)(*arguments).jaxpr)
 
 

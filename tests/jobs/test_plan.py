@@ -11,6 +11,7 @@ from medjax.jobs.plan import rows_of
 from medjax.planning import search
 from medjax.planning.forecast import Forecast
 from medjax.planning.search import alternatives, largest_that_fits
+from medjax.runtime.mesh import AXES
 from medjax.xla.topologies import Topology
 from small_config import small_config
 from small_runs import ROOT, SMALL, ends, launch, result, start
@@ -55,7 +56,7 @@ def test_a_plan_in_a_process_of_its_own(tmp_path):
 
 
 def test_a_table_has_two_lines_for_each_mesh(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(plan, "open_topology", lambda name: machine())
+    monkeypatch.setattr(plan, "open_topology", lambda name, compiler: machine())
     monkeypatch.setattr(plan, "forecast_train", invented(bytes_a_volume=2**28))
     monkeypatch.setattr(plan, "forecast_denoise", invented(bytes_a_volume=1))
     found = plan.run(small_config(), tmp_path, "cpu:8", "data=2,depth=2,batch=4;data=2,remat=blocks;data=1,batch=9")
@@ -95,7 +96,7 @@ def test_what_cannot_be_planned_is_named(arguments, words, tmp_path, capsys):
 def test_rows_have_their_own_batch_and_remat():
     config = small_config(**{"mesh.fsdp": 4})
     rows = rows_of(config, " data=2 , depth=4 ,batch=6; fsdp=8,remat=above:4 ;", machine())
-    assert [(dict(row.mesh), row.data.batch_size, row.train.remat) for row in rows] == [
+    assert [({axis: row.mesh[axis] for axis in AXES}, row.data.batch_size, row.train.remat) for row in rows] == [
         ({"data": 2, "fsdp": 1, "depth": 4, "height": 1}, 6, "none"),
         ({"data": 1, "fsdp": 8, "depth": 1, "height": 1}, 2, "above:4"),
     ]
@@ -161,7 +162,7 @@ def test_a_batch_that_the_machine_cannot_divide_has_its_volumes_cut():
 
 
 def tried_by(config, memory, bytes_a_volume, tmp_path, monkeypatch):
-    monkeypatch.setattr(plan, "open_topology", lambda name: machine(memory))
+    monkeypatch.setattr(plan, "open_topology", lambda name, compiler: machine(memory))
     for module in (plan, search):
         monkeypatch.setattr(module, "forecast_train", invented(bytes_a_volume))
     monkeypatch.setattr(plan, "forecast_denoise", invented(bytes_a_volume=1))

@@ -92,6 +92,9 @@ REFUSAL = (
 
 
 class Refused:
+    def lower(self):
+        return self
+
     def compile(self):
         raise jax.errors.JaxRuntimeError(REFUSAL)
 
@@ -104,7 +107,7 @@ def test_what_the_compiler_refuses_is_out_of_memory(machine):
 
 
 def test_a_refusal_is_a_forecast(machine, monkeypatch):
-    monkeypatch.setattr(forecast, "_training", lambda *_: (Refused(), {}, {}))
+    monkeypatch.setattr(forecast, "_training", lambda *_: forecast.Step(Refused(), (), {}, {}, 1))
     found = forecast_train(small_config(), machine)
     assert (found.fits, found.reason) == (False, "needs 299.64 of 15.75 GiB")
 

@@ -1,4 +1,6 @@
 import importlib.util
+import re
+import sys
 
 import jax
 import pytest
@@ -33,10 +35,24 @@ def test_more_devices_than_jax_has_started_with():
         open_topology("cpu:9")
 
 
-def test_without_libtpu_it_says_what_to_install(monkeypatch):
+@pytest.mark.parametrize(
+    ("name", "packages"),
+    [("v5e:2x2", "libtpu"), ("2*v5e:2x2", "libtpu"), ("h100:8", "--no-deps jax-cuda12-plugin jax-cuda12-pjrt")],
+)
+def test_without_a_compiler_it_says_what_to_install(name, packages, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "prefix", str(tmp_path))
+    monkeypatch.setattr(sys, "path", [place for place in sys.path if not place.endswith(("/tpu", "/gpu"))])
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match="--topology=v5e:2x2 needs .* pip install libtpu$"):
-        open_topology("v5e:2x2")
+    kind = "gpu" if name.startswith("h100") else "tpu"
+    with pytest.raises(
+        UserError, match=f"--topology={re.escape(name)} needs .*: pip install --target=.*/{kind} {packages}$"
+    ):
+        open_topology(name)
+
+
+def test_a_folder_for_a_compiler_that_does_not_exist(tmp_path):
+    with pytest.raises(UserError, match="--compiler=.*/nothing: there is no such folder for --topology=h100:8"):
+        open_topology("h100:8", tmp_path / "nothing")
 
 
 def test_clocks_are_those_that_are_sold():

@@ -3,13 +3,15 @@
 A pickle is a program for a stack machine. Unpickling imports and calls what it names, whatever that is, and Python's own
 machine also trusts sizes and memo numbers that it finds. This one knows the few instructions that tensors, numbers, texts
 and containers need; of functions it knows `FUNCTIONS`, by name, and calls none. What any other would make is, where that is
-allowed, an `Opaque`: training scripts leave their own classes beside the tensors, and nobody here looks into them.
+allowed, an `Opaque`: training scripts leave settings, NumPy's numbers and their own classes beside the tensors, and nobody
+here looks into them.
 
 Reading takes time and memory in proportion to the pickle, whatever is in it: nothing is copied as often as it is referred
 to, only texts are hashed (Python seeds their hashes, so that none can be made to collide), and no value is ever printed.
 """
 
 import dataclasses
+import enum
 import io
 import pickletools
 from typing import Any, BinaryIO
@@ -22,7 +24,34 @@ FUNCTIONS = {
     ("torch._utils", "_rebuild_tensor"),
     ("torch._utils", "_rebuild_tensor_v2"),
     ("torch._utils", "_rebuild_parameter"),
+    ("torch._utils", "_rebuild_parameter_with_state"),
 }
+# Of modules and of Python itself what runs a program or takes a file: no settings need it, attacks do.
+COMMANDS = frozenset(
+    (
+        "os",
+        "posix",
+        "nt",
+        "subprocess",
+        "commands",
+        "pty",
+        "shutil",
+        "socket",
+        "ctypes",
+        "importlib",
+        "runpy",
+        "webbrowser",
+    )
+)
+BUILTINS = frozenset(("eval", "exec", "execfile", "compile", "open", "input", "__import__", "breakpoint"))
+
+
+class Beside(enum.Enum):
+    """Says what may lie beside tensors, plain values and containers; it becomes `Opaque`."""
+
+    NOTHING = enum.auto()
+    SETTINGS = enum.auto()  # anything but what names COMMANDS
+    ANYTHING = enum.auto()
 
 
 class PickleError(ValueError):
@@ -56,31 +85,38 @@ class _Name:
     name: str
 
 
+@dataclasses.dataclass(frozen=True)
 class Opaque:
-    """Stands for an object that was passed over: nothing was called to make it, and nothing is kept of it."""
+    """Stands for an object that was passed over: nothing was called to make it, and nothing is kept of it.
+
+    Attributes:
+      command: whether what would have made it is one of COMMANDS.
+    """
+
+    command: bool = False
 
 
 class _Mark:
     """Returns where the arguments of the next instruction begin."""
 
 
-def interpret(pickle: bytes, pass_over: bool = False) -> Any:
+def interpret(pickle: bytes, beside: Beside = Beside.NOTHING) -> Any:
     """Reads the object in a pickle: a `Tensor`, a plain value, or a list, tuple or dictionary of such.
 
     Args:
       pickle: the bytes.
-      pass_over: whether what else it describes becomes `Opaque`. Entries of dictionaries with other keys than texts and whole
-        numbers are left out then. Whole numbers become texts.
+      beside: what else it may describe. Entries of dictionaries with other keys than texts and whole numbers are left out
+        where anything may be. Whole numbers become texts.
 
     Raises:
-      PickleError: it is damaged, or, unless that is passed over, describes anything else.
+      PickleError: it is damaged or describes what may not be.
     """
-    return interpret_next(io.BytesIO(pickle), pass_over)[0]
+    return interpret_next(io.BytesIO(pickle), beside)[0]
 
 
-def interpret_next(stream: BinaryIO, pass_over: bool = False) -> tuple[Any, dict[str, Storage]]:
+def interpret_next(stream: BinaryIO, beside: Beside = Beside.NOTHING) -> tuple[Any, dict[str, Storage]]:
     """Reads the next pickle in a stream, which is left behind it, and all storages by their keys, passed over or not."""
-    machine = _Machine(pass_over)
+    machine = _Machine(beside)
     try:
         for opcode, argument, _ in pickletools.genops(stream):
             if opcode.name == "STOP":
@@ -96,8 +132,8 @@ def interpret_next(stream: BinaryIO, pass_over: bool = False) -> tuple[Any, dict
 class _Machine:
     """Holds the stack, and the memo of what is used again."""
 
-    def __init__(self, pass_over: bool):
-        self.pass_over = pass_over
+    def __init__(self, beside: Beside):
+        self.beside = beside
         self.stack: list[Any] = []
         self.memo: list[Any] = []
         self.storages: dict[str, Storage] = {}
@@ -149,14 +185,27 @@ class _Machine:
             case "REDUCE":
                 function, arguments = self.pop(2)
                 stack.append(self.applied(function, _of_kind(arguments, tuple)))
-            case "NEWOBJ" if self.pass_over:
-                self.pop(2)
+            case "NEWOBJ" | "NEWOBJ_EX" if self.passes_over:
+                made, *_ = self.pop(2 if opcode == "NEWOBJ" else 3)
+                stack.append(made if isinstance(made, Opaque) else Opaque())
+            case "BINBYTES" | "SHORT_BINBYTES" | "BINBYTES8" | "BYTEARRAY8" | "EMPTY_SET" if self.passes_over:
                 stack.append(Opaque())
+            case "FROZENSET" if self.passes_over:
+                self.pop_to_mark()
+                stack.append(Opaque())
+            case "ADDITEMS" if self.passes_over:
+                self.pop_to_mark()
+                _of_kind(stack[-1], Opaque)
             case "BUILD":  # a state dict's remark on the versions of its modules
                 stack.pop()
                 _of_kind(stack[-1], (dict, Opaque))
             case _:
                 raise PickleError(f"has a pickle with the instruction {opcode}, which no state dict needs: {ADVICE}")
+
+    @property
+    def passes_over(self) -> bool:
+        """Whether there may be objects that become `Opaque`."""
+        return self.beside is not Beside.NOTHING
 
     def remember(self, number: int, value: Any) -> None:
         """Puts a value into the memo; Python numbers what it puts there from 0, versions before 3 from 1."""
@@ -185,8 +234,10 @@ class _Machine:
         _of_kind(module, str), _of_kind(name, str)
         if (module, name) in FUNCTIONS or (module in ("torch", "torch.storage") and name.endswith("Storage")):
             return _Name(module, name)
-        if self.pass_over:
-            return Opaque()
+        root = module.partition(".")[0]
+        command = root in COMMANDS or (root in ("builtins", "__builtin__") and name in BUILTINS)
+        if self.beside is Beside.ANYTHING or (self.beside is Beside.SETTINGS and not command):
+            return Opaque(command)
         named = f"{f'{module:.80}.{name:.80}'!r:.80}"
         raise PickleError(f"names {named}, which a state dict needs not and nothing here runs: {ADVICE}")
 
@@ -207,7 +258,7 @@ class _Machine:
         for key, value in items:
             if isinstance(key, str | int):
                 target[str(key)] = value
-            elif not self.pass_over:
+            elif not self.passes_over:
                 raise TypeError
         return target
 
@@ -215,7 +266,7 @@ class _Machine:
 def _tensor(function: _Name, arguments: tuple[Any, ...]) -> Tensor:
     """Returns what a call of one of `FUNCTIONS` that rebuild tensors would make."""
     match (function.module, function.name), arguments:
-        case ("torch._utils", "_rebuild_parameter"), (tensor, *_):
+        case ("torch._utils", "_rebuild_parameter" | "_rebuild_parameter_with_state"), (tensor, *_):
             return _of_kind(tensor, Tensor)
         case ("torch._utils", _), (storage, offset, shape, strides, *_):
             if max(len(_of_kind(shape, tuple)), len(_of_kind(strides, tuple))) > MOST_AXES:

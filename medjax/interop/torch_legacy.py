@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from medjax.interop.tensor_pickle import PickleError, interpret_next
+from medjax.interop.tensor_pickle import Beside, PickleError, interpret_next
 
 MAGIC, FORMAT = 0x1950A86A20F9469CFC6C, 1001
 START = b"\x80\x02\x8a\nl\xfc\x9cF\xf9"  # of a pickle of the magic number
@@ -18,7 +18,7 @@ COUNT = np.dtype("<i8")
 
 
 def read_stream(
-    content: np.ndarray, largest_pickle: int, itemsizes: Mapping[str, int], pass_over: bool
+    content: np.ndarray, largest_pickle: int, itemsizes: Mapping[str, int], beside: Beside
 ) -> tuple[Any, dict[str, tuple[int, int]]]:
     """Reads the object, and of each storage by its key the first byte and how many bytes it has.
 
@@ -26,19 +26,19 @@ def read_stream(
       content: the bytes of the file.
       largest_pickle: bytes that all pickles together may have.
       itemsizes: bytes of a number, by the kind of storage ("FloatStorage").
-      pass_over: argument of `interpret`.
+      beside: argument of `interpret`.
 
     Raises:
       PickleError: it is another format, damaged, or describes what no state dict needs.
     """
     stream = io.BytesIO(content[:largest_pickle].tobytes())
-    (magic, number, machine), _ = zip(*(interpret_next(stream, True) for _ in range(3)), strict=True)
+    (magic, number, machine), _ = zip(*(interpret_next(stream, Beside.ANYTHING) for _ in range(3)), strict=True)
     if (magic, number) != (MAGIC, FORMAT) or not isinstance(machine, dict):
         raise PickleError("is in a format of PyTorch that is not known: save it again with a recent PyTorch")
     if not machine.get("little_endian", True):
         raise PickleError("was written on a big-endian machine: save it again on another")
-    thing, storages = interpret_next(stream, pass_over)
-    keys, _ = interpret_next(stream, pass_over=False)
+    thing, storages = interpret_next(stream, beside)
+    keys, _ = interpret_next(stream)
     if not isinstance(keys, list) or not all(isinstance(key, str) and key in storages for key in keys):
         raise PickleError("lists storages that it does not describe: download or copy it again")
     places, start = {}, stream.tell()

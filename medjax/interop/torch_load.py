@@ -6,27 +6,31 @@ can call any function. Here it is interpreted by `tensor_pickle`, and the storag
 older versions, without the zip file around, are `torch_legacy`'s.
 """
 
+import collections
 import dataclasses
-import itertools
 import math
 import pathlib
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
 from medjax.errors import UserError
-from medjax.interop.tensor_pickle import PickleError, Tensor, interpret
+from medjax.interop.safetensors_load import SafetensorsError, is_safetensors, load_tensors
+from medjax.interop.state_dict_parts import Found, PartError, choose, listed, quoted, split, state_dicts, tensors
+from medjax.interop.tensor_pickle import Beside, Opaque, PickleError, Tensor, interpret
 from medjax.interop.torch_legacy import START, read_stream
 
 LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature, ..., length of the name, of the extra field
 LARGEST_PICKLE = 16 * 2**20  # bytes; that of a network of 500 tensors has 100 kB
 MOST_SHARED = 16  # times the size of the file: what its tensors may measure together, where they share storages
+MOST_NAMES = 4096  # of one tensor that a network uses in several places
 BYTE_ORDER = b"little"
+ALONE = "save the one you mean alone"  # advice where there are several state dicts
 DTYPES = {
     "DoubleStorage": np.dtype(np.float64),
     "FloatStorage": np.dtype(np.float32),
@@ -45,25 +49,33 @@ class _Unfit(ValueError):
     """Says what is wrong with the file; the message completes "FILE ..."."""
 
 
-def load_state_dict(path: pathlib.Path) -> dict[str, np.ndarray]:
+class _Nothing(_Unfit):
+    """Says that the file holds no state dict."""
+
+
+def load_state_dict(path: pathlib.Path, part: str | None = None, advice: str = ALONE) -> dict[str, np.ndarray]:
     """Reads the state dict in a checkpoint: its tensors by name.
 
-    The file may be the state dict itself or a dictionary that holds one, {"state_dict": ..., "epoch": ...} say; a
-    "module." before every name, which training on several GPUs leaves, is taken off.
+    The file may be the state dict itself or a dictionary that holds one, {"state_dict": ..., "epoch": ...} say; words before
+    the names that wrapped the network are taken off. A file of safetensors is read too.
 
     Args:
       path: file that `torch.save` wrote.
+      part: name of the state dict, as `state_dict_parts` has it, where there are several.
+      advice: what to do where there are several and `part` names none of them.
 
     Returns:
-      Read-only arrays that stay in the file until they are used. bfloat16 is `jnp.bfloat16`.
+      Read-only arrays that, in PyTorch's files, stay there until they are used. bfloat16 is `jnp.bfloat16`.
 
     Raises:
-      UserError: it is no such file, is damaged, holds anything but tensors and plain values, or no state dict.
+      UserError: it is no such file, is damaged, holds no state dict, several, or what would run a program.
     """
-    return _load(path, lambda content: {"": _only_state_dict(content)}, pass_over=False)[""]
+    return _load(path, lambda content, kind: {"": _the_part(content, kind, part, advice)}, Beside.SETTINGS)[""]
 
 
-def load_state_dicts(path: pathlib.Path, names: Sequence[str]) -> dict[str, dict[str, np.ndarray]]:
+def load_state_dicts(
+    path: pathlib.Path, names: Sequence[str], part: str | None = None, advice: str = ALONE
+) -> dict[str, dict[str, np.ndarray]]:
     """Reads the state dicts that a training script's checkpoint holds under some names, whatever else it holds.
 
     Optimisers, settings and objects of whatever classes are passed over: nothing of them is run, or read from the file.
@@ -71,6 +83,8 @@ def load_state_dicts(path: pathlib.Path, names: Sequence[str]) -> dict[str, dict
     Args:
       path: file that `torch.save` wrote.
       names: names to look for, of which those that are there count: "model", "ema"; "" is the whole file, a state dict itself.
+      part: name of the one to read instead.
+      advice: argument of `load_state_dict`.
 
     Returns:
       By these names, each as `load_state_dict` gives it.
@@ -79,43 +93,63 @@ def load_state_dicts(path: pathlib.Path, names: Sequence[str]) -> dict[str, dict
       UserError: the file is not such a one, or has none of them.
     """
 
-    def chosen(content: Any) -> dict[str, dict[str, Tensor]]:
+    def chosen(content: Any, kind: type) -> dict[str, dict[str, Found]]:
+        if part is not None:
+            return {part: _the_part(content, kind, part, advice)}
         there = (content if isinstance(content, dict) else {}) | {"": content}
-        found = {name: there[name] for name in names if name in there and _is_state_dict(there[name])}
+        found = {
+            name: tensors(there[name], kind) for name in names if name in there and _is_state_dict(there[name], kind)
+        }
+        if len(found) > 1:
+            found.pop("", None)  # numbers that were saved as tensors beside the networks
         if not found:
             wanted = " or ".join(repr(name) for name in names if name)
-            held = ", ".join(_quoted(key) for key in list(there)[:6] if key != "") or type(content).__name__
+            held = ", ".join(quoted(key) for key in list(there)[:6] if key != "") or type(content).__name__
             raise _Unfit(f"holds no state dict {wanted} (it holds {held}): name a checkpoint of the published code")
-        return found
+        # A file that is one list of tensors may have them by names that begin with the parts'.
+        return {name: state_dict for key, own in found.items() for name, state_dict in _named(key, own, names, advice)}
 
-    return _load(path, chosen, pass_over=True)
+    return _load(path, chosen, Beside.ANYTHING)
+
+
+def _named(
+    key: str, own: dict[str, Found], names: Sequence[str], advice: str
+) -> Iterator[tuple[str, dict[str, Found]]]:
+    """Yields a state dict with the name it was found by, or, of a whole file, those of its parts that are asked for."""
+    parts = {".".join(path): part for path, part in split(own).items()}
+    wanted = [name for name in names if name in parts and name]
+    if key == "" and wanted:
+        yield from ((name, parts[name]) for name in wanted)
+    else:
+        yield key, choose(parts, None, advice)
 
 
 def _load(
-    path: pathlib.Path, choose: Callable[[Any], dict[str, dict[str, Tensor]]], pass_over: bool
+    path: pathlib.Path, pick: Callable[[Any, type], dict[str, dict[str, Found]]], beside: Beside
 ) -> dict[str, dict[str, np.ndarray]]:
-    """Reads the state dicts that `choose` takes from what a file describes."""
+    """Reads the state dicts that `pick` takes from what a file describes."""
     try:
         with path.open("rb") as file:
             start = file.read(16)
-        if start.startswith(b"PK"):
-            with zipfile.ZipFile(path) as archive:
-                pickle, records = _open(archive, path.stat().st_size)
-            described, content = interpret(pickle, pass_over), np.memmap(path, np.uint8, "r")
-        elif start.startswith(START):
-            content = np.memmap(path, np.uint8, "r")
-            itemsizes = {kind: dtype.itemsize for kind, dtype in DTYPES.items()}
-            described, places = read_stream(content, LARGEST_PICKLE, itemsizes, pass_over)
-            records = {key: _Record(*place) for key, place in places.items()}
-        else:
-            raise _Unfit(_what_else(start))
-        state_dicts, seen = choose(described), set()
-        found = {}
-        for key, tensors in state_dicts.items():
-            arrays = {name: _array(name, tensor, content, records, seen) for name, tensor in tensors.items()}
+        if is_safetensors(path, start):
+            own = pick(load_tensors(path), np.ndarray)
+            return {key: {name: found.tensor for name, found in part.items()} for key, part in own.items()}
+        described, records, content = _described(path, start, beside)
+        try:
+            state_dicts = pick(described, Tensor)
+        except _Nothing:
+            if beside is not Beside.NOTHING:
+                _described(path, start, Beside.NOTHING)  # which may know better why there is nothing
+            raise
+        seen, found = set(), {}
+        for key, own in state_dicts.items():
+            most = max(collections.Counter(id(there.tensor) for there in own.values()).values())
+            if most > MOST_NAMES:
+                raise _Unfit(f"gives one tensor {most} names: save them without sharing")
+            arrays = {name: _array(*there, content, records, seen) for name, there in own.items()}
             if sum(array.nbytes for array in arrays.values()) > MOST_SHARED * len(content):
                 raise _Unfit(f"has tensors that measure over {MOST_SHARED} times the file: save them without sharing")
-            found[key] = _unwrapped(arrays)
+            found[key] = arrays
         return found
     except FileNotFoundError:
         raise UserError(f"{path}: there is no such file") from None
@@ -123,18 +157,25 @@ def _load(
         raise UserError(f"{path} is a folder: name the .pt file") from None
     except PermissionError:
         raise UserError(f"{path} may not be read: allow it or copy it") from None
-    except (_Unfit, PickleError) as error:
+    except (_Unfit, PickleError, PartError, SafetensorsError) as error:
         raise UserError(f"{path} {error}") from error
     except (zipfile.BadZipFile, RuntimeError, EOFError, OSError, ValueError, OverflowError, struct.error) as error:
         reason = " ".join(str(error).split())[:120]
         raise UserError(f"{path} is damaged or cut short ({reason}): download or copy it again") from error
 
 
-def _unwrapped(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Removes the "module." that training on several GPUs leaves before every name."""
-    if all(name.startswith("module.") for name in arrays):
-        return {name.removeprefix("module."): array for name, array in arrays.items()}
-    return arrays
+def _described(path: pathlib.Path, start: bytes, beside: Beside) -> tuple[Any, dict[str, "_Record"], np.ndarray]:
+    """Reads what a file of PyTorch's describes, where the storages are, and the file as bytes that are mapped into memory."""
+    if start.startswith(b"PK"):
+        with zipfile.ZipFile(path) as archive:
+            pickle, records = _open(archive, path.stat().st_size)
+        return interpret(pickle, beside), records, np.memmap(path, np.uint8, "r")
+    if start.startswith(START):
+        content = np.memmap(path, np.uint8, "r")
+        itemsizes = {kind: dtype.itemsize for kind, dtype in DTYPES.items()}
+        described, places = read_stream(content, LARGEST_PICKLE, itemsizes, beside)
+        return described, {key: _Record(*place) for key, place in places.items()}, content
+    raise _Unfit(_what_else(start))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,7 +197,7 @@ def _open(archive: zipfile.ZipFile, size: int) -> tuple[bytes, dict[str, _Record
         raise _Unfit("is a zip file but not of PyTorch's (no data.pkl): name the .pt file as it was downloaded")
     for name, entry in entries.items():
         if entry.compress_type != zipfile.ZIP_STORED or entry.compress_size != entry.file_size:
-            raise _Unfit(f"is compressed ({_quoted(name)}), as torch.save never does: save it again with torch.save")
+            raise _Unfit(f"is compressed ({quoted(name)}), as torch.save never does: save it again with torch.save")
     # Entries that lay in each other would be read as often as there are such.
     if sum(entry.file_size for entry in entries.values()) > size:
         raise _Unfit("is damaged or cut short (its entries claim more than it holds): download or copy it again")
@@ -175,42 +216,28 @@ def _open(archive: zipfile.ZipFile, size: int) -> tuple[bytes, dict[str, _Record
     return archive.read(pickles[0]), storages
 
 
-def _only_state_dict(content: Any) -> dict[str, Tensor]:
-    """Finds the dictionary of tensors in what the pickle describes.
+def _the_part(content: Any, kind: type, part: str | None, advice: str) -> dict[str, Found]:
+    """Finds the dictionary of tensors in what a file describes.
 
     Raises:
-      _Unfit: there is none, or more than one.
+      _Unfit: there is none.
+      PartError: there are several.
     """
+    if isinstance(content, Opaque):
+        raise _Nothing("holds a whole model or another object of the training code: save model.state_dict() alone")
     if not isinstance(content, dict):
-        raise _Unfit(f"holds a {type(content).__name__} and no state dict: save model.state_dict() alone")
-    if _is_state_dict(content):
-        return content
-    # Each once, however many names it has.
-    judged = {id(value): _is_state_dict(value) for value in {id(v): v for v in content.values()}.values()}
-    inside = [key for key, value in content.items() if judged[id(value)]]
-    if len(inside) == 1:
-        return content[inside[0]]
-    if inside:
-        raise _Unfit(f"holds several state dicts ({_listed(inside, 4)}): save the one you mean alone")
-    odd = (key for key, value in content.items() if not isinstance(value, Tensor))
-    raise _Unfit(f"holds no state dict ({_listed(odd, 3) or 'it is empty'}): save model.state_dict() alone")
+        raise _Nothing(f"holds a {type(content).__name__} and no state dict: save model.state_dict() alone")
+    parts = state_dicts(content, kind)
+    if not parts:
+        raise _Nothing(f"holds no state dict ({listed(content, 3) or 'it is empty'}): save model.state_dict() alone")
+    return choose(parts, part, advice)
 
 
-def _quoted(text: str) -> str:
-    """Quotes a text from the file as a message may show it: short, and in one line."""
-    return f"{text[:60]!r:.60}"
-
-
-def _listed(texts: Iterable[str], most: int) -> str:
-    return ", ".join(map(_quoted, itertools.islice(texts, most)))
-
-
-def _is_state_dict(value: Any) -> bool:
-    return (
-        isinstance(value, dict)
-        and bool(value)
-        and all(isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in value.items())
-    )
+def _is_state_dict(value: Any, kind: type) -> bool:
+    """Tells whether a dictionary has tensors of its own, and nothing that would run a program."""
+    if not isinstance(value, dict) or any(isinstance(item, Opaque) and item.command for item in value.values()):
+        return False
+    return bool(tensors(value, kind))
 
 
 def _array(
@@ -225,26 +252,26 @@ def _array(
     """
     storage, shape, strides = tensor.storage, tensor.shape, tensor.strides
     if storage.kind not in DTYPES:
-        raise _Unfit(f"has {_quoted(name)} as {_quoted(storage.kind)}: only plain numbers are read")
+        raise _Unfit(f"has {quoted(name)} as {quoted(storage.kind)}: only plain numbers are read")
     dtype = DTYPES[storage.kind]
     if storage.key not in records:
         raise _Unfit(
-            f"lacks the numbers of {_quoted(name)} ({_quoted('data/' + storage.key)}): download or copy it again"
+            f"lacks the numbers of {quoted(name)} ({quoted('data/' + storage.key)}): download or copy it again"
         )
     record = records[storage.key]
     if storage.numel * dtype.itemsize != record.size:
         raise _Unfit(
-            f"has {record.size} bytes for {_quoted(name)}, not {storage.numel:} numbers of {dtype}: download or copy it again"
+            f"has {record.size} bytes for {quoted(name)}, not {storage.numel:} numbers of {dtype}: download or copy it again"
         )
     # Before anything is made of them: the shape is that of no more numbers than the file holds.
     reach = tensor.offset + sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True)) + 1
     if min((tensor.offset, *shape, *strides)) < 0:
-        raise _Unfit(f"has {_quoted(name)} in a shape that cannot be: download or copy it again")
+        raise _Unfit(f"has {quoted(name)} in a shape that cannot be: download or copy it again")
     if math.prod(shape) > storage.numel or (math.prod(shape) and reach > storage.numel):
-        raise _Unfit(f"has {_quoted(name)} of shape {shape} in {storage.numel} numbers: download or copy it again")
+        raise _Unfit(f"has {quoted(name)} of shape {shape} in {storage.numel} numbers: download or copy it again")
     if storage.key not in seen:
         if record.crc is not None and zlib.crc32(_bytes_of(record, content)) != record.crc:
-            raise _Unfit(f"has damaged numbers (the checksum of {_quoted(name)} is wrong): download or copy it again")
+            raise _Unfit(f"has damaged numbers (the checksum of {quoted(name)} is wrong): download or copy it again")
         seen.add(storage.key)
     numbers = _bytes_of(record, content).view(dtype)[tensor.offset :] if math.prod(shape) else np.empty(0, dtype)
     # Where there is nothing to step to, a stride may be anything.
@@ -271,6 +298,4 @@ def _what_else(start: bytes) -> str:
         return f"is in PyTorch's format before version 0.2: save it again in PyTorch, {again}"
     if not start:
         return "is empty: download or copy it again"
-    if start[8:9] == b"{":
-        return "is a safetensors file: save it in PyTorch, torch.save(safetensors.torch.load_file(OLD), NEW)"
     return "is not a PyTorch checkpoint: name the .pt file as it was downloaded"

@@ -29,6 +29,7 @@ def params_from_state_dict(state_dict: Mapping[str, np.ndarray], like: Params) -
     """
     shapes = {path: tuple(leaf.shape) for path, leaf in traverse_util.flatten_dict(like).items()}
     paths = state_dict_paths(like)
+    state_dict = _with_second_names(state_dict, paths)
     require_match(state_dict, {name: _torch_shape(path, shapes[path]) for name, path in paths.items()})
     arrays: dict[ParamPath, np.ndarray] = {}
     differing = []
@@ -50,6 +51,12 @@ def state_dict_from_params(params: Params) -> dict[str, np.ndarray]:
     """
     arrays = {path: _to_torch(path, leaf) for path, leaf in traverse_util.flatten_dict(params).items()}
     return {name: arrays[path] for name, path in state_dict_paths(params).items()}
+
+
+def _with_second_names(state_dict: Mapping[str, np.ndarray], paths: Mapping[str, ParamPath]) -> dict[str, np.ndarray]:
+    """Adds the names of shared parameters that safetensors leaves out: it saves each tensor once, under any of its names."""
+    there = {paths[name]: array for name, array in state_dict.items() if name in paths}
+    return {name: there[path] for name, path in paths.items() if path in there} | dict(state_dict)
 
 
 def _torch_shape(path: ParamPath, shape: tuple[int, ...]) -> tuple[int, ...]:

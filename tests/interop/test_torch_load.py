@@ -1,6 +1,10 @@
 """Files that PyTorch could have written, and files that nobody should open."""
 
+import argparse
 import collections
+import datetime
+import http
+import io
 import os
 import pathlib
 import pickle
@@ -15,6 +19,7 @@ import numpy as np
 import pytest
 
 from medjax.errors import UserError
+from medjax.interop import torch_load
 from medjax.interop.torch_load import load_state_dict, load_state_dicts
 from torch_files import GOOD, NUMBERS, dictionary, fragment, integer, integers, tensor, text, write
 
@@ -147,6 +152,119 @@ def test_what_lies_beside_state_dicts_is_passed_over(settings, tmp_path):
     assert load_state_dicts(path, ("state_dict",))
     with pytest.raises(UserError, match="5 bytes for 'module.weight'"):
         load_state_dicts(path, ("model",))
+
+
+SETTINGS = {
+    "a number of NumPy's": np.float64(0.9),
+    "an array": np.arange(3),
+    "a namespace": argparse.Namespace(
+        lr=1e-4, size=(128, 128), nested=argparse.Namespace(path=pathlib.PurePosixPath("/a"))
+    ),
+    "ordered": collections.OrderedDict(a=1, b=[2, (3, None)]),
+    "default": collections.defaultdict(list, a=[1]),
+    "plain": [3, "text", 2.5, None, True, {"a": [1]}, 2**70],
+    "time": datetime.datetime(2026, 1, 2),
+    "set": {1, 2},
+    "frozen": frozenset("ab"),
+    "bytes": b"abc",
+    "enumeration": http.HTTPStatus.OK,
+}
+
+
+class Saved:
+    """A tensor that Python pickles as PyTorch's own are, in whatever protocol, while PyTorch's names are made up."""
+
+    def __reduce__(self):
+        module = sys.modules["torch._utils"]
+        return module._rebuild_tensor_v2, (Ellipsis, 0, (2, 3), (3, 1), False, collections.OrderedDict())
+
+
+class Pickler(pickle.Pickler):
+    def persistent_id(self, thing):
+        return ("storage", sys.modules["torch"].FloatStorage, "0", "cpu", 6) if thing is Ellipsis else None
+
+
+def saved(path: pathlib.Path, content, protocol: int, monkeypatch) -> pathlib.Path:
+    """What torch.save(content, path, pickle_protocol=protocol) writes."""
+    with monkeypatch.context() as patch:
+        for name, attribute in (("torch", "FloatStorage"), ("torch._utils", "_rebuild_tensor_v2")):
+            module = types.ModuleType(name)
+            setattr(module, attribute, type(attribute, (), {"__module__": name, "__qualname__": attribute}))
+            patch.setitem(sys.modules, name, module)
+        pickled = io.BytesIO()
+        Pickler(pickled, protocol).dump(content)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("archive/data.pkl", pickled.getvalue())
+        archive.writestr("archive/data/0", NUMBERS.tobytes())
+    return path
+
+
+@pytest.mark.parametrize("protocol", [2, 4, 5])
+@pytest.mark.parametrize("name", SETTINGS)
+def test_settings_beside_tensors_are_passed_over(name, protocol, tmp_path, monkeypatch):
+    """Beside a state dict, and in it."""
+    setting = SETTINGS[name]
+    for content in (
+        {"setting": setting, "weight": Saved()},
+        {"args": setting, "model": {"weight": Saved()}, "n": setting},
+    ):
+        path = saved(tmp_path / "a.pt", content, protocol, monkeypatch)
+        np.testing.assert_array_equal(load_state_dict(path)["weight"], NUMBERS.reshape(2, 3))
+        assert list(load_state_dicts(path, ("model", ""))) in (["model"], [""])
+
+
+def test_sizes_devices_and_types_of_pytorch_are_passed_over(tmp_path):
+    size = b"ctorch\nSize\n(" + integers(1, 2) + b"tR"
+    device = b"ctorch\ndevice\n(" + text("cuda") + integer(0) + b"tR"
+    state = b"ctorch._utils\n_rebuild_parameter_with_state\n(" + GOOD + b"\x88}}tR"
+    content = dictionary(size=size, device=device, dtype=b"ctorch\nfloat32\n", weight=state)
+    assert list(load_state_dict(write(tmp_path / "a.pt", content, DATA))) == ["weight"]
+
+
+def test_a_whole_model_is_told(tmp_path, settings):
+    refused(write(tmp_path / "a.pt", fragment(settings), DATA), "names 'settings_of_theirs.Settings'", "state_dict()")
+    path = write(tmp_path / "a.pt", dictionary(model=fragment(settings), step=integer(1)), DATA)
+    refused(path, "names 'settings_of_theirs.Settings'", "save model.state_dict() alone")
+
+
+@pytest.mark.parametrize(
+    "command", ["os\nsystem", "posix\nsystem", "subprocess\nPopen", "builtins\neval", "__builtin__\nopen"]
+)
+def test_what_would_run_a_program_is_no_setting(command, tmp_path):
+    """Nothing of it is run in any case; whoever made the file meant harm, though."""
+    attack = b"c" + command.encode() + b"\n(" + text(f"touch {tmp_path}/ran") + b"tR"
+    path = write(tmp_path / "a.pt", dictionary(model=dictionary(weight=GOOD), args=attack), DATA)
+    refused(path, f"names '{command}'".replace("\n", "."))
+    assert not (tmp_path / "ran").exists()
+    assert load_state_dicts(path, ("model",))["model"]  # where the rest is anything
+
+
+def test_a_part_is_read_by_its_name(tmp_path):
+    data = DATA | {"1": (2 * NUMBERS).tobytes()}
+    twice = tensor("1", 6, integers(6), integers(1))
+    path = write(
+        tmp_path / "a.pt",
+        dictionary(model=dictionary(**{"_orig_mod.module.a.b": GOOD}), ema=dictionary(**{"a.b": twice})),
+        data,
+    )
+    refused(path, "holds several state dicts ('model', 'ema'): save the one you mean alone")
+    np.testing.assert_array_equal(load_state_dict(path, "model")["a.b"], NUMBERS.reshape(2, 3))
+    np.testing.assert_array_equal(load_state_dict(path, "ema")["a.b"], 2 * NUMBERS)
+    np.testing.assert_array_equal(load_state_dicts(path, ("state_dict",), "ema")["ema"]["a.b"], 2 * NUMBERS)
+    both = load_state_dicts(path, ("model", "ema", ""))
+    assert {name: list(part) for name, part in both.items()} == {"model": ["a.b"], "ema": ["a.b"]}
+    flat = write(tmp_path / "b.pt", dictionary(**{"model.a.b": GOOD, "ema.a.b": twice}), data)
+    assert list(load_state_dicts(flat, ("model", "ema", ""))) == ["model", "ema"]
+    with pytest.raises(UserError, match="has no part 'other' .it holds 'model', 'ema'.: say which"):
+        load_state_dict(path, "other", "say which")
+
+
+def test_one_tensor_of_very_many_names(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch_load, "MOST_NAMES", 3)
+    again = {name: b"h\x01" for name in "bcd"}
+    refused(write(tmp_path / "a.pt", dictionary(a=GOOD + b"q\x01", **again), DATA), "gives one tensor 4 names")
+    del again["d"]
+    assert len(load_state_dict(write(tmp_path / "a.pt", dictionary(a=GOOD + b"q\x01", **again), DATA))) == 3
 
 
 def test_a_state_dict_alone_has_no_name(tmp_path):

@@ -51,7 +51,7 @@ OPTIONS = {
     "evaluate": ("real", "generated"),
     "benchmark": ("compare", "profile"),
     "plan": ("topology", "meshes", "compiler"),
-    "import_weights": ("checkpoint",),
+    "import_weights": ("checkpoint", "part"),
     "export_weights": ("output",),
 }
 
@@ -145,8 +145,9 @@ def parse(argv: Sequence[str]) -> tuple[str, ConfigDict, pathlib.Path, flags.Fla
     flags.DEFINE_string("topology", None, "plan: v5e:4x4, 2*v5e:4x4, h100:8, h100:4x8, cpu:8 ...", flag_values=values)
     flags.DEFINE_string("meshes", None, "plan: data=16;data=4,depth=4 ...", flag_values=values)
     flags.DEFINE_string("compiler", None, "plan: the folder of the machine's compiler", flag_values=values)
-    flags.DEFINE_string("checkpoint", None, "import_weights: the .pt file to read", flag_values=values)
-    flags.DEFINE_string("output", None, "export_weights: the .pt file to write", flag_values=values)
+    flags.DEFINE_string("checkpoint", None, "import_weights: the .pt or .safetensors file to read", flag_values=values)
+    flags.DEFINE_string("part", None, "import_weights: which of its state dicts, as ema", flag_values=values)
+    flags.DEFINE_string("output", None, "export_weights: the .pt or .safetensors file to write", flag_values=values)
     flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, where there are several", flag_values=values)
     flags.DEFINE_integer("num_processes", None, "of all hosts together", flag_values=values)
     flags.DEFINE_integer("process_id", None, "0 to num_processes - 1", flag_values=values)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import jax
 import numpy as np
@@ -11,11 +11,14 @@ from medjax.builders.assemble import Run
 from medjax.builders.steps import volume_shapes
 from medjax.errors import UserError
 from medjax.interop import medical_checkpoints, medical_vqgan
+from medjax.interop.safetensors_load import SUFFIX, save_tensors
 from medjax.interop.torch_load import load_state_dict
 from medjax.interop.torch_save import save_state_dict
 from medjax.interop.wdm import params_from_state_dict, state_dict_from_params
 from medjax.runtime.train_state import TrainState
 from medjax.task import Arrays
+
+ADVICE = "say which with --part=NAME"  # where a file holds several state dicts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,12 +62,13 @@ class Format:
     """Says how one kind of PyTorch file is read and written.
 
     Attributes:
-      read: (path, run, shapes of its state) -> Weights; raises ValueError for a file of another model.
+      read: (path, run, shapes of its state, part) -> Weights; raises ValueError for a file of another model. The part is the
+        name of the state dict to read, where a file holds several; None for the one that it holds, or as published.
       write: (path, run, what was trained) -> the number of tensors; raises ValueError for a model that PyTorch has not.
       has_average: whether a file holds both the parameters and their moving average.
     """
 
-    read: Callable[[pathlib.Path, Run, TrainState], Weights]
+    read: Callable[[pathlib.Path, Run, TrainState, str | None], Weights]
     write: Callable[[pathlib.Path, Run, Trained], int]
     has_average: bool = False
 
@@ -80,32 +84,36 @@ def format_of(run: Run) -> Format:
     return FORMATS[run.task.weights]
 
 
-def _read_wdm(path: pathlib.Path, run: Run, shapes: TrainState) -> Weights:
+def _save(path: pathlib.Path, state_dict: Mapping[str, np.ndarray]) -> int:
+    """Writes a state dict in the format that the file's name says; returns how many tensors it has."""
+    (save_tensors if path.suffix == SUFFIX else save_state_dict)(path, state_dict)
+    return len(state_dict)
+
+
+def _read_wdm(path: pathlib.Path, run: Run, shapes: TrainState, part: str | None) -> Weights:
     del run
-    state_dict = load_state_dict(path)
+    state_dict = load_state_dict(path, part, ADVICE)
     params = params_from_state_dict(state_dict, shapes.params)
     return Weights(params, params, len(state_dict))
 
 
 def _write_wdm(path: pathlib.Path, run: Run, trained: Trained) -> int:
     del run
-    state_dict = state_dict_from_params(trained.params)
-    save_state_dict(path, state_dict)
-    return len(state_dict)
+    return _save(path, state_dict_from_params(trained.params))
 
 
-def _read_vqgan(path: pathlib.Path, run: Run, shapes: TrainState) -> Weights:
+def _read_vqgan(path: pathlib.Path, run: Run, shapes: TrainState, part: str | None) -> Weights:
     del run
-    found = medical_checkpoints.read_vqgan(path, shapes.params, shapes.variables)
+    found = medical_checkpoints.read_vqgan(path, shapes.params, shapes.variables, part, ADVICE)
     return Weights(found.params, found.params, found.tensors, found.variables, found.perceptual)
 
 
 def _write_vqgan(path: pathlib.Path, run: Run, trained: Trained) -> int:
     del run
-    return medical_checkpoints.write_vqgan(path, trained.params, trained.variables)
+    return _save(path, medical_vqgan.to_state_dict(trained.params, trained.variables))
 
 
-def _read_diffusion(path: pathlib.Path, run: Run, shapes: TrainState) -> Weights:
+def _read_diffusion(path: pathlib.Path, run: Run, shapes: TrainState, part: str | None) -> Weights:
     """Reads a milestone, whose VQ-GAN, where it holds one, must be the run's.
 
     Raises:
@@ -115,7 +123,7 @@ def _read_diffusion(path: pathlib.Path, run: Run, shapes: TrainState) -> Weights
         raise UserError(
             f"latents.scaling is {run.config.latents.scaling!r}: published weights were trained with 'codebook'"
         )
-    found = medical_checkpoints.read_diffusion(path, shapes.params, run.task.objective.schedule.betas)
+    found = medical_checkpoints.read_diffusion(path, shapes.params, run.task.objective.schedule.betas, part, ADVICE)
     if found.vqgan:
         like = jax.eval_shape(
             run.task.latents.autoencoder.init, jax.random.key(0), volume_shapes(run.task.latents.size, 1)
@@ -135,6 +143,8 @@ def _read_diffusion(path: pathlib.Path, run: Run, shapes: TrainState) -> Weights
 
 
 def _write_diffusion(path: pathlib.Path, run: Run, trained: Trained) -> int:
+    if path.suffix == SUFFIX:
+        raise ValueError(f"a milestone is a dictionary of state dicts, which {SUFFIX} files have not: name a .pt file")
     whole = run.pretrained.first_stage
     return medical_checkpoints.write_diffusion(
         path,

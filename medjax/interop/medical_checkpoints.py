@@ -13,8 +13,8 @@ import numpy as np
 
 from medjax.interop import medical_ddpm, medical_vqgan
 from medjax.interop.matching import require_none
-from medjax.interop.torch_load import load_state_dicts
-from medjax.interop.torch_save import save_checkpoint, save_state_dict
+from medjax.interop.torch_load import ALONE, load_state_dicts
+from medjax.interop.torch_save import save_checkpoint
 
 StateDict = Mapping[str, np.ndarray]
 Tree = Mapping[str, Any]
@@ -57,19 +57,22 @@ class TrainedDiffusion:
     tensors: int
 
 
-def read_vqgan(path: pathlib.Path, params: Tree, variables: Tree) -> TrainedVQGAN:
+def read_vqgan(
+    path: pathlib.Path, params: Tree, variables: Tree, part: str | None = None, advice: str = ALONE
+) -> TrainedVQGAN:
     """Reads the VQ-GAN of a .ckpt, of a milestone of the diffusion on it, or of a state dict alone.
 
     Args:
       path: the file.
       params, variables: the task's, for their names and shapes.
+      part, advice: arguments of `load_state_dicts`.
 
     Raises:
       UserError: it is no such file.
       ValueError: it is of another model.
     """
     # Not a milestone's "ema": the average of numbers that never changed differs from them by rounding.
-    found = load_state_dicts(path, ("state_dict", "model", ""))
+    found = load_state_dicts(path, ("state_dict", "model", ""), part, advice)
     state_dict = next(iter(found.values()))
     state_dict = vqgan_of(state_dict) or state_dict
     params, variables = medical_vqgan.to_params(state_dict, params, variables)
@@ -77,19 +80,22 @@ def read_vqgan(path: pathlib.Path, params: Tree, variables: Tree) -> TrainedVQGA
     return TrainedVQGAN(params, variables, perceptual, len(state_dict))
 
 
-def read_diffusion(path: pathlib.Path, params: Tree, betas: np.ndarray) -> TrainedDiffusion:
+def read_diffusion(
+    path: pathlib.Path, params: Tree, betas: np.ndarray, part: str | None = None, advice: str = ALONE
+) -> TrainedDiffusion:
     """Reads the U-Net of a milestone, or of the state dict of one; what has no average is its own.
 
     Args:
       path: the file.
       params: the network's, for their names and shapes.
       betas: [T] float64, of the schedule that the milestone's must be.
+      part, advice: arguments of `load_state_dicts`.
 
     Raises:
       UserError: it is no such file.
       ValueError: it is of another model.
     """
-    found = load_state_dicts(path, ("model", "ema", ""))
+    found = load_state_dicts(path, ("model", "ema", ""), part, advice)
     first = next(iter(found.values()))
     for state_dict in found.values():
         _check_tables(state_dict, betas)
@@ -103,20 +109,6 @@ def read_diffusion(path: pathlib.Path, params: Tree, betas: np.ndarray) -> Train
 def vqgan_of(state_dict: StateDict) -> dict[str, np.ndarray]:
     """Picks the VQ-GAN's part of a milestone's "model", by its own names."""
     return {name.removeprefix(VQGAN): array for name, array in state_dict.items() if name.startswith(VQGAN)}
-
-
-def write_vqgan(path: pathlib.Path, params: Tree, variables: Tree) -> int:
-    """Writes the VQ-GAN's state dict, without VGG16, which every instance of the published class loads by itself.
-
-    Returns:
-      How many tensors it has.
-
-    Raises:
-      ValueError: it has parts of which the published model has no like.
-    """
-    state_dict = medical_vqgan.to_state_dict(params, variables)
-    save_state_dict(path, state_dict)
-    return len(state_dict)
 
 
 def write_diffusion(

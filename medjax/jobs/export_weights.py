@@ -22,7 +22,7 @@ def run(config: ConfigDict, workdir: pathlib.Path, output: str | None = None) ->
     Args:
       config: of the run.
       workdir: the run's folder; nothing in it is changed.
-      output: the .pt file to write; must not exist.
+      output: the file to write, of safetensors if its name ends so, else as torch.save does; must not exist.
 
     Returns:
       `output`, `parameters`, `tensors` and the `step` of the checkpoint.

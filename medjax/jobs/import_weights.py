@@ -25,7 +25,9 @@ LONGEST_LIST = 600  # characters of a message that quotes names from a file
 PERCEPTUAL_FILE = "perceptual.pt"
 
 
-def run(config: ConfigDict, workdir: pathlib.Path, checkpoint: str | None = None) -> dict[str, Any]:
+def run(
+    config: ConfigDict, workdir: pathlib.Path, checkpoint: str | None = None, part: str | None = None
+) -> dict[str, Any]:
     """Writes the weights in a PyTorch file as the checkpoint of step 0 of a new run.
 
     The file says nothing of how many updates made them, or of the optimiser's moments: training goes on from step 0, with a
@@ -34,7 +36,8 @@ def run(config: ConfigDict, workdir: pathlib.Path, checkpoint: str | None = None
     Args:
       config: of the model that the weights are of; `data.root` is not needed.
       workdir: must not hold a run.
-      checkpoint: the .pt file.
+      checkpoint: the .pt or .safetensors file.
+      part: which of its state dicts, such as "ema", where it holds several.
 
     Returns:
       `parameters` and `step`, how many `tensors` the file has, and where the weights of a perceptual loss that it holds were
@@ -53,7 +56,7 @@ def run(config: ConfigDict, workdir: pathlib.Path, checkpoint: str | None = None
     run = assemble(config, None, Needs(), mesh=one_device())
     shapes = state_shapes(run.task, run.optimizer, volume_shapes(tuple(config.data.size), 1))
     try:
-        weights = format_of(run).read(path, run, shapes)
+        weights = format_of(run).read(path, run, shapes, part)
     except UserError:
         raise
     except ValueError as error:

@@ -1,13 +1,16 @@
 import json
 import sys
 
+import jax.numpy as jnp
 import nibabel
 import numpy as np
 import pytest
 
 from imported_runs import VARIANTS, arguments, import_run, random_weights, write_weights
 from medjax.errors import UserError
-from medjax.interop.torch_save import save_state_dict
+from medjax.interop.safetensors_load import save_tensors
+from medjax.interop.torch_load import load_state_dict
+from medjax.interop.torch_save import save_checkpoint, save_state_dict
 from medjax.jobs.import_weights import stated_affine
 from small_runs import launch, result, snapshot
 
@@ -73,6 +76,65 @@ def test_what_does_not_fit_is_named_and_nothing_is_made(tmp_path, capsys):
     refused(argv[:-1], capsys, "--checkpoint is missing")
     refused([*argv, "--config.data.affine=((1,0),(0,1))"], capsys, "data.affine is")
     assert not (tmp_path / "run").exists()
+
+
+def test_the_part_that_is_asked_for(tmp_path, capsys):
+    """As a script leaves it that compiles the network, trains it on several GPUs and averages it."""
+    model = random_weights("tiny")
+    ema = {name: array + 1 for name, array in model.items()}
+    path, first = tmp_path / "weights.pt", next(iter(model))
+    wrapped = {
+        "model": {f"_orig_mod.module.{n}": a for n, a in model.items()},
+        "ema": {f"module.{n}": a for n, a in ema.items()},
+    }
+    save_checkpoint(path, wrapped | {"step": 7})
+    argv = arguments("tiny", tmp_path / "run", "import_weights", f"--checkpoint={path}")
+    refused(argv, capsys, str(path), "holds several state dicts ('model', 'ema'): say which with --part=NAME")
+    refused([*argv, "--part=other"], capsys, "has no part 'other'", "--part=NAME")
+    assert not (tmp_path / "run").exists()
+    for part, weights in (("model", model), ("ema", ema)):
+        argv = arguments("tiny", tmp_path / part, "import_weights", f"--checkpoint={path}", f"--part={part}")
+        assert launch(argv, capsys)[0] == 0
+        argv = arguments("tiny", tmp_path / part, "export_weights", f"--output={tmp_path}/{part}.pt")
+        assert launch(argv, capsys)[0] == 0
+        np.testing.assert_array_equal(load_state_dict(tmp_path / f"{part}.pt")[first], weights[first])
+
+
+@pytest.mark.parametrize("variants", VARIANTS)
+def test_safetensors_in_and_out(variants, tmp_path, capsys):
+    """A shared parameter may have one of its names alone, as safetensors.torch.save_model leaves it."""
+    pytest.importorskip("safetensors")
+    weights = random_weights(variants)
+    once = {n: a for n, a in reversed(weights.items()) if sum(a is b for b in weights.values()) == 1}
+    once |= {n: a for n, a in {id(a): (n, a) for n, a in weights.items()}.values()}
+    assert (len(once) < len(weights)) == ("wavunet" in variants)
+    save_tensors(tmp_path / "in.safetensors", once)
+    argv = arguments(variants, tmp_path / "run", "import_weights", f"--checkpoint={tmp_path}/in.safetensors")
+    assert launch(argv, capsys)[0] == 0
+    for name in ("out.safetensors", "out.pt"):
+        argv = arguments(variants, tmp_path / "run", "export_weights", f"--output={tmp_path}/{name}")
+        status, out, lines = launch(argv, capsys)
+        assert status == 0 and result(out)["tensors"] == len(weights), lines
+        back = load_state_dict(tmp_path / name)
+        assert back.keys() == weights.keys()
+        assert all(np.array_equal(back[n], weights[n]) for n in weights)
+    path = tmp_path / "in.safetensors"
+    path.write_bytes(path.read_bytes()[:1000])
+    argv = arguments(variants, tmp_path / "other", "import_weights", f"--checkpoint={path}")
+    refused(argv, capsys, f"{path} is a damaged safetensors file", "copy it again")
+
+
+def test_half_precision(tmp_path, capsys):
+    """bfloat16 becomes float32 as it is."""
+    pytest.importorskip("safetensors")
+    weights = {name: array.astype(jnp.bfloat16) for name, array in random_weights("tiny").items()}
+    save_tensors(tmp_path / "in.safetensors", weights)
+    argv = arguments("tiny", tmp_path / "run", "import_weights", f"--checkpoint={tmp_path}/in.safetensors")
+    assert launch(argv, capsys)[0] == 0
+    argv = arguments("tiny", tmp_path / "run", "export_weights", f"--output={tmp_path}/out.pt")
+    assert launch(argv, capsys)[0] == 0
+    back = load_state_dict(tmp_path / "out.pt")
+    assert all(np.array_equal(back[n], weights[n].astype(np.float32)) for n in weights)
 
 
 def test_a_run_is_never_written_over(tmp_path, capsys):

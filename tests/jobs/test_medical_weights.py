@@ -11,6 +11,7 @@ import pytest
 from configs import medical_diffusion
 from medjax.builders.pretrained import task_of
 from medjax.interop import medical_checkpoints, medical_vqgan
+from medjax.interop.safetensors_load import save_tensors
 from medjax.interop.torch_load import load_state_dict, load_state_dicts
 from medjax.interop.torch_save import save_checkpoint, save_state_dict
 from medjax.runtime.workdir import read_json
@@ -109,6 +110,40 @@ def test_both_stages_in_a_sample_and_out(ckpt, milestone, tmp_path, capsys):
     assert 0 <= sample.get_fdata().min() <= sample.get_fdata().max() <= 1
     run(arguments("ddpm", second, "export_weights", f"--output={tmp_path}/back-1.pt"), capsys)
     assert (tmp_path / "back-1.pt").read_bytes() == milestone.read_bytes()
+
+
+def test_safetensors_of_both_stages(vqgan, milestone, tmp_path, capsys):
+    """Of the second, names begin with the parts of a milestone."""
+    pytest.importorskip("safetensors")
+    first, second = tmp_path / "first", tmp_path / "second"
+    save_tensors(tmp_path / "vqgan.safetensors", medical_vqgan.to_state_dict(*vqgan))
+    parts = load_state_dicts(milestone, ("model", "ema"))
+    flat = {f"{part}.{name}": array for part, of in parts.items() for name, array in of.items()}
+    save_tensors(tmp_path / "model-1.safetensors", flat)
+    run(arguments("vqgan", first, "import_weights", f"--checkpoint={tmp_path}/vqgan.safetensors"), capsys)
+    run(arguments("vqgan", first, "export_weights", f"--output={tmp_path}/back.safetensors"), capsys)
+    back, sent = (load_state_dict(tmp_path / f"{name}.safetensors") for name in ("back", "vqgan"))
+    assert back.keys() == sent.keys() and all(np.array_equal(back[name], sent[name]) for name in sent)
+    more = (f"--checkpoint={tmp_path}/model-1.safetensors", f"--config.latents.vqgan={first}")
+    run(arguments("ddpm", second, "import_weights", *more), capsys)
+    output = tmp_path / "back.pt"
+    refused(
+        arguments("ddpm", second, "export_weights", f"--output={output.with_name('a.safetensors')}"), capsys, ".pt file"
+    )
+    run(arguments("ddpm", second, "export_weights", f"--output={output}"), capsys)
+    assert output.read_bytes() == milestone.read_bytes()
+
+
+def test_one_part_of_a_milestone(milestone, tmp_path, capsys):
+    """It is taken for the parameters and for their average."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    run(arguments("vqgan", first, "import_weights", f"--checkpoint={milestone}", "--part=model"), capsys)
+    more = (f"--checkpoint={milestone}", "--part=ema", f"--config.latents.vqgan={first}")
+    run(arguments("ddpm", second, "import_weights", *more), capsys)
+    run(arguments("ddpm", second, "export_weights", f"--output={tmp_path}/back.pt"), capsys)
+    expected = load_state_dicts(milestone, ("ema",))["ema"]
+    for part in load_state_dicts(tmp_path / "back.pt", ("model", "ema")).values():
+        assert all(np.array_equal(part[name], expected[name]) for name in expected)
 
 
 def test_the_first_stage_of_a_milestone(milestone, ckpt, tmp_path, capsys):

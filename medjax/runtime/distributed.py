@@ -7,7 +7,9 @@ coordination service, through which the others learn of each other and by whose 
 import collections
 import contextlib
 import dataclasses
+import ipaddress
 import os
+import re
 import socket
 import sys
 import threading
@@ -22,6 +24,8 @@ from medjax.runtime.out_of_memory import is_out_of_memory
 JOIN_SECONDS = "MEDJAX_JOIN_SECONDS"  # how long the processes of a run wait for the last of them to start
 LOST_SECONDS = "MEDJAX_LOST_SECONDS"  # how long one may be silent before the others give it up
 DEFAULT_SECONDS = {JOIN_SECONDS: 300, LOST_SECONDS: 100}
+
+PROXY = "grpc_proxy"  # small letters, as gRPC reads it
 
 # In which a launcher lists the GPUs of a process: NVIDIA's, then AMD's.
 VISIBLE = ("CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES")
@@ -42,6 +46,7 @@ class Launcher:
       process_id: number of this process.
       gpus: numbers of the GPUs, of those that this process sees, that are its own; None: all of them.
       names_coordinator: whether JAX can tell from the environment where process 0 is.
+      hosts: number of computers that the processes are on.
     """
 
     name: str
@@ -49,6 +54,7 @@ class Launcher:
     process_id: int
     gpus: tuple[int, ...] | None
     names_coordinator: bool
+    hosts: int = dataclasses.field(default=1, compare=False)
 
 
 def launcher(environment: Mapping[str, str]) -> Launcher | None:
@@ -68,6 +74,7 @@ def launcher(environment: Mapping[str, str]) -> Launcher | None:
             process_id=int(environment["OMPI_COMM_WORLD_RANK"]),
             gpus=own_gpus(environment, together, int(environment["OMPI_COMM_WORLD_LOCAL_RANK"])),
             names_coordinator="OMPI_MCA_orte_hnp_uri" in environment,  # Open MPI 4 and older
+            hosts=-(-int(environment["OMPI_COMM_WORLD_SIZE"]) // together),
         )
     if "SLURM_STEP_NODELIST" in environment and "SLURM_PROCID" in environment:
         tasks = int(environment.get("SLURM_STEP_NUM_TASKS") or environment["SLURM_NTASKS"])
@@ -78,6 +85,7 @@ def launcher(environment: Mapping[str, str]) -> Launcher | None:
             process_id=int(environment["SLURM_PROCID"]),
             gpus=own_gpus(environment, -(-tasks // nodes), int(environment["SLURM_LOCALID"])),
             names_coordinator=True,
+            hosts=nodes,
         )
     return None
 
@@ -146,12 +154,18 @@ def join(coordinator: str | None, num_processes: int | None, process_id: int | N
     if num_processes == 1 or not (coordinator or found or _cluster_known_to_jax(os.environ)):
         return
 
+    if found and found.hosts > 1:
+        _check_reachable(coordinator, os.environ, found.hosts)
+
     # With JAX's own handling, SIGTERM would never reach the handlers of interrupt.py.
     jax.config.update("jax_enable_preemption_service", False)
     seconds = _seconds(JOIN_SECONDS)
     place = f"process {process_id} of {num_processes}" if num_processes else "this process"
+    at = coordinator or "the address found"
+    if coordinator and _is_loopback(coordinator.rpartition(":")[0]):
+        at += ", which every host takes for itself"
     try:
-        with _ends_after(seconds, f"{place} waited {seconds} s for the others at {coordinator or 'the address found'}"):
+        with _ends_after(seconds, f"{place} waited {seconds} s for the others at {at}"), _without_proxy():
             jax.distributed.initialize(
                 coordinator,
                 num_processes,
@@ -248,6 +262,52 @@ def _check_flags(coordinator: str, num_processes: int | None, process_id: int | 
         except OSError as error:
             reason = os.strerror(error.errno).lower()
             raise UserError(f"--coordinator={coordinator}: no listening there ({reason}), give another port") from error
+
+
+def _check_reachable(coordinator: str | None, environment: Mapping[str, str], hosts: int) -> None:
+    """Raises UserError where hosts would look for process 0 on themselves."""
+    if coordinator:
+        host = coordinator.rpartition(":")[0]
+        told = f"--coordinator={coordinator}: every one of the {hosts} hosts takes {host} for itself"
+    else:
+        host = _first_host(environment.get("SLURM_STEP_NODELIST", ""))
+        if environment.get("SLURM_NODEID", "0") == "0":  # where it is its own name, and may well be such an address
+            return
+        told = f"SLURM's first host is {host}, which this one, {socket.gethostname()}, takes for itself"
+    if host and _is_loopback(host):
+        advice = "an address of process 0's host that the others reach, such as its IP"
+        raise UserError(f"{told} (a loopback address): give with --coordinator=HOST:PORT {advice}")
+
+
+def _first_host(nodes: str) -> str:
+    """Finds the first of hosts that SLURM writes as "node[007-010,12],host2"."""
+    found = re.match(r"([^,\[]*)(?:\[([^],-]*))?", nodes)
+    return "".join(part or "" for part in found.groups())
+
+
+def _is_loopback(host: str) -> bool:
+    """Tells whether a name or an address means the computer itself on any computer, as /etc/hosts may have it of its name."""
+    try:
+        found = {place[4][0].partition("%")[0] for place in socket.getaddrinfo(host.strip("[]"), None)}
+    except OSError:  # JAX tells of names that mean nothing
+        return False
+    return bool(found) and all(ipaddress.ip_address(address).is_loopback for address in found)
+
+
+@contextlib.contextmanager
+def _without_proxy() -> Iterator[None]:
+    """Lets the processes speak to process 0 itself: gRPC would go through `http_proxy`, which clusters set for the internet.
+
+    An empty `grpc_proxy` goes before all others, and counts when the connection is made.
+    """
+    before = os.environ.get(PROXY)
+    os.environ[PROXY] = ""
+    try:
+        yield
+    finally:
+        os.environ.pop(PROXY)
+        if before is not None:
+            os.environ[PROXY] = before
 
 
 def _cluster_known_to_jax(environment: Mapping[str, str]) -> bool:

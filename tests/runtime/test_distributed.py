@@ -1,5 +1,6 @@
 """Who joins, and what the loss of a process means to the other one."""
 
+import os
 import signal
 import socket
 import types
@@ -9,7 +10,7 @@ import pytest
 
 from medjax.errors import UserError
 from medjax.runtime import distributed
-from small_runs import ends
+from small_runs import ends, free_port
 from two_processes import begin
 
 
@@ -36,6 +37,110 @@ def test_where_the_others_never_come_it_ends_in_one_line(process):
     ((status, _, err),) = ends(begin("joined", (process,), MEDJAX_JOIN_SECONDS="2"))
     assert status == 2
     assert f"process {process} of 2 waited 2 s for the others at localhost:" in err.splitlines()[-1]
+    assert ", which every host takes for itself: start all of them" in err.splitlines()[-1]
+
+
+@pytest.mark.parametrize("variable", ["http_proxy", "https_proxy", "grpc_proxy"])
+def test_a_proxy_for_the_internet_is_not_asked_for_the_others(variable):
+    """Nothing listens at port 9, so who asks there never joins."""
+    found = ends(begin("joined", (0, 1), devices=1, **{variable: "http://127.0.0.1:9"}, MEDJAX_JOIN_SECONDS="60"))
+    assert [(status, out.splitlines()[-1:]) for status, out, _ in found] == [(0, ["2"])] * 2, found
+
+
+def test_the_proxy_is_as_it_was_afterwards(monkeypatch):
+    for before in ("http://proxy:3128", None):
+        monkeypatch.delenv("grpc_proxy", raising=False)
+        if before:
+            monkeypatch.setenv("grpc_proxy", before)
+        with pytest.raises(KeyError), distributed._without_proxy():
+            assert os.environ[distributed.PROXY] == ""
+            raise KeyError
+        assert os.environ.get(distributed.PROXY) == before
+
+
+NAMES = {
+    "node3": ["127.0.1.1"],
+    "node4": ["10.0.0.4", "127.0.1.1"],
+    "node5": ["::1", "127.0.0.1"],
+    "node6": ["fe80::1%eth0"],
+}
+
+
+def resolved(host, port):
+    if host in NAMES:
+        return [(None, None, 0, "", (address, 0)) for address in NAMES[host]]
+    if host == "nowhere":
+        raise socket.gaierror
+    return [(None, None, 0, "", (host.replace("localhost", "127.0.0.1"), 0))]
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "127.3.0.1", "[::1]", "node3", "node5"])
+@pytest.mark.parametrize("launcher", ["SLURM", "Open MPI"])
+@pytest.mark.parametrize("process", [0, 3])
+def test_hosts_would_look_for_process_0_on_themselves(host, launcher, process, monkeypatch):
+    monkeypatch.setattr(socket, "getaddrinfo", resolved)
+    changes = {
+        "SLURM": SLURM | {"SLURM_PROCID": str(process)},
+        "Open MPI": OPEN_MPI | {"OMPI_COMM_WORLD_RANK": str(process)},
+    }
+    for name, value in changes[launcher].items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=r"--coordinator=.*: every one of the 2 hosts takes .* for itself") as raised:
+        distributed.join(f"{host}:{free_port()}", None, None)
+    assert "\n" not in str(raised.value) and host in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("host", "changes"),
+    [
+        ("10.0.0.3", {}),
+        ("node4", {}),
+        ("node6", {}),
+        ("nowhere", {}),
+        (
+            "localhost",
+            {"SLURM_STEP_NUM_NODES": "1", "SLURM_NTASKS": "4", "SLURM_STEP_NUM_TASKS": "4", "SLURM_PROCID": "1"},
+        ),
+    ],
+)
+def test_other_coordinators_are_tried(host, changes, monkeypatch):
+    tried = []
+    monkeypatch.setattr(socket, "getaddrinfo", resolved)
+    monkeypatch.setattr(jax.distributed, "initialize", lambda where, *_, **__: tried.append(where))
+    for name, value in (SLURM | changes).items():
+        monkeypatch.setenv(name, value)
+    distributed.join(f"{host}:1234", None, None)
+    assert tried == [f"{host}:1234"]
+
+
+@pytest.mark.parametrize(
+    ("nodes", "first"),
+    [
+        ("node3", "node3"),
+        ("node3,host2", "node3"),
+        ("node[3-4]", "node3"),
+        ("node[003,7-9],host2", "node003"),
+        ("", ""),
+    ],
+)
+def test_the_first_host_of_a_step(nodes, first):
+    assert distributed._first_host(nodes) == first
+
+
+@pytest.mark.parametrize(("node", "refused"), [("0", False), ("1", True)])
+def test_the_first_host_as_another_one_resolves_it(node, refused, monkeypatch):
+    """On the first host itself its name may be such an address; the others do not find it then."""
+    tried = []
+    monkeypatch.setattr(socket, "getaddrinfo", resolved)
+    monkeypatch.setattr(jax.distributed, "initialize", lambda where, *_, **__: tried.append(where))
+    for name, value in (SLURM | {"SLURM_NODEID": node}).items():
+        monkeypatch.setenv(name, value)
+    if refused:
+        with pytest.raises(UserError, match="SLURM's first host is node3, which this one, .*, takes for itself"):
+            distributed.join(None, None, None)
+    else:
+        distributed.join(None, None, None)
+    assert len(tried) == (not refused)
 
 
 def test_flags_that_are_not_whole_or_cannot_be(monkeypatch):

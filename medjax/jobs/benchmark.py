@@ -26,12 +26,13 @@ from medjax.errors import UserError
 from medjax.planning.memory_fit import decisions
 from medjax.runtime import distributed, multihost
 from medjax.tasks import task_class
-from medjax.xla import hlo
+from medjax.xla import cudnn, hlo
 from medjax.xla.profile import Operation, operations
 
 PARTS = ("train", "denoise", "sampler", "haar", "data", "checkpoint")
 PROFILED_STEPS = 3
 OPERATIONS_SHOWN = 20
+USED = {"jax": "jax", "cudnn": "cuDNN"}  # versions that the table tells
 
 
 def run(
@@ -97,6 +98,8 @@ def _run(config: ConfigDict, workdir: pathlib.Path, compare: str | None, profile
     result = headline(found) | circumstances(run.config, run.mesh) | {"parts": found}
     if jax.process_index() == 0:
         say("\n" + table(result))
+        if "cudnn" in result["versions"] and (older := cudnn.remark(cudnn.loaded_version(), cudnn.built_version())):
+            say(older)
     if earlier:
         text, ratios = compare_with(earlier, result)
         say("\n" + text)
@@ -185,9 +188,16 @@ def circumstances(config: ConfigDict, mesh: Mesh) -> dict[str, Any]:
         "dtype": config.train.dtype,
         "precision": config.train.precision,
         "config_hash": hashlib.sha256(text.encode()).hexdigest()[:12],
-        "versions": {"python": platform.python_version()} | {name: version(name) for name in ("jax", "jaxlib", "flax")},
+        "versions": versions(device.platform),
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
+
+
+def versions(kind: str) -> dict[str, str | None]:
+    """Of what was used; that of cuDNN on a GPU that has one."""
+    found = {"python": platform.python_version()} | {name: version(name) for name in ("jax", "jaxlib", "flax")}
+    loaded = cudnn.loaded_version() if kind == "gpu" else None
+    return found | ({"cudnn": cudnn.in_words(loaded)} if loaded else {})
 
 
 def table(result: dict[str, Any]) -> str:
@@ -217,7 +227,8 @@ def table(result: dict[str, Any]) -> str:
         rows.append(("checkpoint, saved", duration(numbers["save_seconds"]), "", "", text))
         rows.append(("checkpoint, read", duration(numbers["restore_seconds"]), "", "", ""))
     kind = f"{result['device_kind']} x {result['devices']}, {result['dtype']}, batch {result['batch_size']}"
-    return f"{kind}, {' x '.join(map(str, result['size']))}, jax {result['versions']['jax']}\n{in_columns(rows)}"
+    used = ", ".join(f"{word} {result['versions'][n]}" for n, word in USED.items() if result["versions"].get(n))
+    return f"{kind}, {' x '.join(map(str, result['size']))}, {used}\n{in_columns(rows)}"
 
 
 def remark(part: str, numbers: dict[str, Any]) -> str:

@@ -4,13 +4,16 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+import launch as launcher
 from medjax.benchmarking.ceilings import haar_by_matrices
 from medjax.benchmarking.parts import plain_task
 from medjax.benchmarking.rig import Bench
 from medjax.builders.assemble import Needs, assemble
+from medjax.jobs import benchmark
 from medjax.models.unet import UNet
 from medjax.tasks import make_task
 from medjax.wavelets import haar_dwt3d
+from medjax.xla import cudnn
 from small_config import small_config
 from small_runs import ROOT, SMALL, ends, launch, result, start
 from tolerance import assert_equal_but_for_rounding
@@ -86,6 +89,30 @@ def test_results_are_appended_and_nothing_else_is_left(first):
     assert sorted(path.name for path in (folder / "run").iterdir()) == ["benchmarks.jsonl"]
     (line,) = (folder / "run" / "benchmarks.jsonl").read_text().splitlines()
     assert json.loads(line).items() <= found.items()
+
+
+def test_the_version_of_cudnn_is_told_on_gpus_alone(first, monkeypatch):
+    _, found, text = first
+    assert "cudnn" not in found["versions"] and "cuDNN" not in text
+    monkeypatch.setattr(cudnn, "loaded_version", lambda: (9, 10, 2))
+    assert "cudnn" not in benchmark.versions("cpu")
+    told = benchmark.versions("gpu")
+    assert told["cudnn"] == "9.10.2" and told["jax"] == jax.__version__
+    assert f", jax {jax.__version__}, cuDNN 9.10.2\n" in benchmark.table(found | {"versions": told})
+    monkeypatch.setattr(cudnn, "loaded_version", lambda: None)  # of another maker
+    assert "cudnn" not in benchmark.versions("gpu")
+
+
+def test_a_cudnn_older_than_jax_needs_is_told(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(cudnn, "loaded_version", lambda: (9, 8, 1))
+    monkeypatch.setattr(cudnn, "built_version", lambda: (9, 10, 0))
+    of_gpu = benchmark.versions
+    monkeypatch.setattr(benchmark, "versions", lambda kind: of_gpu("gpu"))
+    argument = "--config.benchmark.parts=haar"
+    status = launcher.main(argv(tmp_path, "folder.py:tiny", *SMALL, argument, *QUICKLY))
+    assert status == 0
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "is loaded" in line]
+    assert line.startswith("cuDNN 9.8.1 is loaded, older than 9.10.0")
 
 
 def test_compared_with_an_earlier_result(first, tmp_path, capsys):

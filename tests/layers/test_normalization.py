@@ -43,6 +43,27 @@ def test_statistics_are_float32_whatever_the_input():
     np.testing.assert_array_equal(y, exact.astype(jnp.bfloat16))
 
 
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32])
+@pytest.mark.parametrize("value", [0.0, 1.0, -300.0, 3e4])
+@pytest.mark.parametrize("fold", [1, 2])
+def test_constant_input_becomes_the_bias(dtype, value, fold):
+    """There is nothing to divide by but epsilon; of gradients too all are finite."""
+    bias = jnp.arange(6.0)
+    params = {"params": {"scale": jnp.full(6, 2.0), "bias": bias}}
+    x = jnp.full((2, 4, 4, 8 // fold, 6 * fold), value, dtype)
+    y = GroupNorm(3, fold=fold).apply(params, x)
+    assert y.dtype == dtype
+    expected = np.broadcast_to(np.tile(bias, fold), x.shape)
+    # Of float32's rounding of the mean, divided by sqrt(epsilon).
+    np.testing.assert_allclose(y.astype(jnp.float32), expected, atol=4 * abs(value) * 2**-24 / 1e-5**0.5 + 1e-6)
+
+    def loss(params, x):
+        return (GroupNorm(3, fold=fold).apply(params, x).astype(jnp.float32) ** 2).sum()
+
+    by_params, by_x = jax.grad(loss, argnums=(0, 1))(params, x)
+    assert all(np.isfinite(leaf.astype(jnp.float32)).all() for leaf in jax.tree.leaves((by_params, by_x)))
+
+
 def test_refuses_channels_that_do_not_group():
     with pytest.raises(ValueError, match="6 channels in 4 groups"):
         GroupNorm(4).init(jax.random.key(0), volume())

@@ -157,6 +157,28 @@ def test_an_unfinished_checkpoint_is_skipped(tmp_path, mesh, capsys):
     assert (folder / "3.unfinished.1").exists()
 
 
+def test_whichever_file_of_the_newest_is_lost(tmp_path, mesh):
+    """The checkpoint before it is taken, or one line names the folder; nothing else is ever restored."""
+    save_all(tmp_path / "whole", {1: 0.5, 2: 0.25}, mesh)
+    newest = tmp_path / "whole/checkpoints/2"
+    outcomes = {}
+    for number, file in enumerate(path.relative_to(newest) for path in sorted(newest.rglob("*")) if path.is_file()):
+        workdir = tmp_path / str(number)
+        shutil.copytree(tmp_path / "whole", workdir)
+        (workdir / "checkpoints/2" / file).unlink()
+        try:
+            with Checkpoints(workdir, 2) as checkpoints:
+                restored = checkpoints.restore(SHAPES, mesh)
+        except UserError as error:
+            assert "checkpoints/2" in str(error) and "\n" not in str(error)
+            outcomes[str(file)] = "refused"
+        else:
+            outcomes[str(file)] = step = int(restored.step)
+            jax.tree.map(np.testing.assert_array_equal, restored, state_at(step, mesh))
+    assert outcomes["_CHECKPOINT_METADATA"] == 1
+    assert outcomes["fingerprints/metadata"] == "refused"
+
+
 def test_a_checkpoint_of_any_mesh_and_process_count_comes_back_on_any_other(tmp_path):
     written = Checkpoints(tmp_path, 3)
     written.save(wide_state(1, make_mesh(ONE | {"data": 2, "fsdp": 4})), 0.7)

@@ -23,6 +23,7 @@ from medjax.metrics.ms_ssim_pairs import mean_ms_ssim
 from medjax.models.features import load_backbone
 from medjax.runtime.mesh import batch_ways, row_everywhere
 from medjax.runtime.metrics_log import MetricsLog
+from medjax.runtime.out_of_memory import is_out_of_memory
 from medjax.runtime.train_state import TrainState
 
 MOST_REAL = 64  # held-out volumes, in memory of process 0
@@ -68,7 +69,7 @@ class Trials:
             drawn = self._drawn(state)
         except jax.errors.JaxRuntimeError as error:
             # With several processes the others would wait for this one.
-            if jax.process_count() > 1 or "RESOURCE_EXHAUSTED" not in str(error):
+            if jax.process_count() > 1 or not is_out_of_memory(error):
                 raise
             failed: Future = Future()
             failed.set_exception(error)

@@ -79,6 +79,7 @@ def resolved(host, port):
 @pytest.mark.parametrize("process", [0, 3])
 def test_hosts_would_look_for_process_0_on_themselves(host, launcher, process, monkeypatch):
     monkeypatch.setattr(socket, "getaddrinfo", resolved)
+    monkeypatch.setattr(jax.distributed, "initialize", lambda *_, **__: pytest.fail("tried"))
     changes = {
         "SLURM": SLURM | {"SLURM_PROCID": str(process)},
         "Open MPI": OPEN_MPI | {"OMPI_COMM_WORLD_RANK": str(process)},

@@ -204,7 +204,7 @@ class _Machine:
 
     @property
     def passes_over(self) -> bool:
-        """Whether there may be objects that become `Opaque`."""
+        """Tells whether there may be objects that become `Opaque`."""
         return self.beside is not Beside.NOTHING
 
     def remember(self, number: int, value: Any) -> None:

@@ -30,6 +30,9 @@ LARGEST_PICKLE = 16 * 2**20  # bytes; that of a network of 500 tensors has 100 k
 MOST_SHARED = 16  # times the size of the file: what its tensors may measure together, where they share storages
 MOST_NAMES = 4096  # of one tensor that a network uses in several places
 BYTE_ORDER = b"little"
+# How texts begin that stand for content which is elsewhere: git LFS's, as Hugging Face has it, and those of git-annex.
+POINTERS = (b"version https://", b"/annex/objects/")
+FETCH = {b"v": "`git lfs pull`", b"/": "`datalad get FILE` or `git annex get FILE`"}
 ALONE = "save the one you mean alone"  # advice where there are several state dicts
 DTYPES = {
     "DoubleStorage": np.dtype(np.float64),
@@ -131,6 +134,8 @@ def _load(
     try:
         with path.open("rb") as file:
             start = file.read(16)
+        if start.startswith(POINTERS):
+            raise _Unfit(f"is a pointer in place of the file: {FETCH[start[:1]]} fetches it")
         if is_safetensors(path, start):
             own = pick(load_tensors(path), np.ndarray)
             return {key: {name: found.tensor for name, found in part.items()} for key, part in own.items()}

@@ -366,6 +366,11 @@ def test_other_files_are_named(tmp_path):
         (b"hello", "not a PyTorch checkpoint"),
         (b"PK\x05\x06", "damaged or cut short"),
         (b"././@LongLink", "before version 0.2"),
+        (
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 130\n",
+            "pointer in place of the file: `git lfs pull`",
+        ),
+        (b"/annex/objects/SHA256E-s1--0.pt\n", "`git annex get FILE` fetches it"),
         ((100).to_bytes(8, "little") + b'{"__metadata__"', "safetensors"),
     ):
         path.write_bytes(content)

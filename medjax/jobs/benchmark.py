@@ -194,7 +194,7 @@ def circumstances(config: ConfigDict, mesh: Mesh) -> dict[str, Any]:
 
 
 def versions(kind: str) -> dict[str, str | None]:
-    """Of what was used; that of cuDNN on a GPU that has one."""
+    """The versions of what was used; on a GPU of NVIDIA's that of cuDNN too."""
     found = {"python": platform.python_version()} | {name: version(name) for name in ("jax", "jaxlib", "flax")}
     loaded = cudnn.loaded_version() if kind == "gpu" else None
     return found | ({"cudnn": cudnn.in_words(loaded)} if loaded else {})

@@ -1,6 +1,9 @@
 import errno
+import fcntl
+import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import filelock
@@ -134,6 +137,22 @@ def test_a_file_system_without_locks_is_told_and_goes_on(tmp_path, monkeypatch, 
         pass
     told = capsys.readouterr().err.splitlines()
     assert len(told) == 1 and "cannot be locked (No locks available): let no other job write" in told[0]
+
+
+@pytest.mark.parametrize("reason", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_whatever_a_file_system_says_that_has_no_locks(reason, tmp_path, monkeypatch, capsys):
+    """Where the call itself is missing, filelock takes a file for a lock and says so."""
+
+    def flock(descriptor, operation):
+        raise OSError(reason, os.strerror(reason))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        with sole_use(tmp_path / "run", "samples"):
+            assert (tmp_path / "run/.lock-samples").exists()
+    told = [*capsys.readouterr().err.splitlines(), *(str(warning.message) for warning in warned)]
+    assert len(told) == 1 and ("cannot be locked" in told[0] or "falling back to SoftFileLock" in told[0])
 
 
 def test_a_damaged_record_is_named(tmp_path):

@@ -126,6 +126,7 @@ def test_a_sample_depends_on_its_key_alone(task, params, sampler, eta):
         ({"model.groups": 3}, "model.groups is 3"),
         ({"model.skip": "none"}, "model.skip is 'none'"),
         ({"train.dtype": "float16"}, "train.dtype is 'float16'"),
+        ({"train.remat": "None"}, "train.remat is 'None': use 'none', 'blocks'"),
         ({"train.remat": "all"}, "train.remat is 'all'"),
         ({"train.remat": "above:"}, "train.remat is 'above:'"),
         ({"train.lowering": "fft"}, "train.lowering is 'fft'"),

@@ -1,4 +1,4 @@
-"""What is known of each GPU: its description for XLA's compiler, and the rates that bound a step on it.
+"""Describes each GPU, for XLA's compiler and by the rates that bound a step on it.
 
 Sizes and clocks are those that XLA itself describes these devices by (openxla/xla, xla/backends/gpu/target_config/specs); matrix
 rates and links are NVIDIA's data sheets', without sparsity. Between nodes a network card a GPU is assumed, as NVIDIA's own

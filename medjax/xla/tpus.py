@@ -1,4 +1,4 @@
-"""What is known of each generation of TPU, and how its compiler (libtpu) is told that none is there."""
+"""Describes each generation of TPU, and tells its compiler (libtpu) that none is there."""
 
 import dataclasses
 

@@ -72,9 +72,19 @@ def decode(
     return {scan.name: _example(scan, paths[scan.name]) for scan in usable}
 
 
+def state_of(scan: Case) -> str:
+    """Path, size and time of change of each file, or of all files of a DICOM series, and the digest where there is one."""
+    lines = []
+    for source in scan.sources:
+        stats = [file.stat() for file in files_of(source)]
+        place = source.series.files[0] if isinstance(source, DicomSource) else source
+        lines.append(f"{place.resolve()} {[(stat.st_size, stat.st_mtime_ns) for stat in stats]} {scan.digest}")
+    return "\n".join(lines)
+
+
 def _paths(folder: Path, scan: Case) -> dict[str, Path]:
     """Names the file of each array of a scan: of its one image by the image's own name alone."""
-    base = folder / f"{_digest(_state_of(scan))}-{read.stem(scan.path)}"
+    base = folder / f"{_digest(state_of(scan))}-{read.stem(scan.path)}"
     if len(scan.images) == 1:
         paths = {name: base.with_name(f"{base.name}.nii") for name in scan.images}
     else:
@@ -136,16 +146,6 @@ def _example(scan: Case, paths: Mapping[str, Path]) -> Example:
     affine, description = nifti.read_header(images[0])
     scalars = tuple(scan.scalars.values())
     return Example(scan.name, scan.subject, images, paths.get(LABELS), affine, description, scan.label, scalars)
-
-
-def _state_of(scan: Case) -> str:
-    """Path, size and time of change of each file, or of all files of a DICOM series, and the digest where there is one."""
-    lines = []
-    for source in scan.sources:
-        stats = [file.stat() for file in files_of(source)]
-        place = source.series.files[0] if isinstance(source, DicomSource) else source
-        lines.append(f"{place.resolve()} {[(stat.st_size, stat.st_mtime_ns) for stat in stats]} {scan.digest}")
-    return "\n".join(lines)
 
 
 def _digest(text: str) -> str:

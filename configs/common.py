@@ -27,6 +27,7 @@ def base() -> ConfigDict:
     data.margin = 0  # voxels left around the brain
     data.window = "quantile"  # what becomes -1 and 1: "quantile"s of the scan, or "fixed" intensities such as HU
     data.window_range = (0.001, 0.999)
+    data.standardise = config_dict.placeholder(str)  # "nyul": MR onto the training scans' common scale of intensities
     data.affine = config_dict.placeholder(tuple)  # voxels to mm, four rows: where samples of imported weights shall lie
     data.series = config_dict.placeholder(str)  # which, of brats, mrnet and duke: "t2f", "sagittal", "Dyn_1"
     data.channels = config_dict.placeholder(

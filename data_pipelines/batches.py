@@ -10,7 +10,7 @@ room; so none is held here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -118,14 +118,17 @@ def train_batches(
         raise records.damaged(paths, error) from error
 
 
-def first_volumes(data: Any, count: int) -> np.ndarray:
+def first_volumes(data: Any, count: int, recorded: Mapping[str, Any] | None = None) -> np.ndarray:
     """At most `count` volumes of the dataset that `data` describes, to look at: [n, D, H, W, C] float32 in [-1, 1].
+
+    Args:
+      data, count, recorded: as for `first_examples`.
 
     Raises:
       DataError: the data cannot be found.
     """
     shape = (*data.size, len(data.channels or ()) or 1)
-    return _volumes(first_examples(data, count), shape, data.axes, prepared=bool(data.records))
+    return _volumes(first_examples(data, count, recorded), shape, data.axes, prepared=bool(data.records))
 
 
 def volumes(dataset: Dataset, side: str, count: int | None = None, chosen: Sequence[int] | None = None) -> np.ndarray:

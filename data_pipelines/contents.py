@@ -93,6 +93,8 @@ def difference(known: Mapping[str, Any], here: Mapping[str, Any]) -> str | None:
             "its subjects were divided, and its scans known, by other rules than these (of an earlier or later version); "
             "go on with the version that made it, or begin anew"
         )
+    if scales := _scales_apart(there, found):
+        return scales
     if there.get("fingerprint") != found.get("fingerprint"):
         for key in sorted((there.keys() | found.keys()) - {"fingerprint", "count"}):
             if there.get(key) != found.get(key):
@@ -100,6 +102,21 @@ def difference(known: Mapping[str, Any], here: Mapping[str, Any]) -> str | None:
         else:
             return changed_scan(known.get("scans") or {}, here.get("scans") or {}) or "whose scans they are differs"
     return None
+
+
+def _scales_apart(there: Mapping[str, Any], here: Mapping[str, Any]) -> str | None:
+    """Says in words that intensities are standardised on one side alone, or on another scale; None where they are alike."""
+    both = [identity.get("preprocessing") for identity in (there, here)]
+    first, second = (known.get("scales") if isinstance(known, Mapping) else None for known in both)
+    if first == second:
+        return None
+    if first is None or second is None:
+        on = ("off there and on", "on there and off")[second is None]
+        return f"data.standardise is {on} here"
+    return (
+        "intensities are on another standard scale (data.standardise); records keep a run's if they are prepared with its "
+        "--workdir"
+    )
 
 
 def changed_scan(there: Mapping[str, str], here: Mapping[str, str]) -> str | None:
@@ -111,6 +128,11 @@ def changed_scan(there: Mapping[str, str], here: Mapping[str, str]) -> str | Non
             how = "is gone" if name not in here else "is new" if name not in there else "holds something else"
             return f"{name} {how}"
     return None
+
+
+def holds_all(known: Any, here: Mapping[str, str]) -> bool:
+    """Whether all scans of a record, of digests by name, are here and hold the same; not where none is recorded."""
+    return isinstance(known, Mapping) and bool(known) and known.items() <= here.items()
 
 
 def _add_blocks(state: Any, path: Path, size: int) -> None:

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from data_pipelines.errors import DataError
 from data_pipelines.records import Latents, Records
 from data_pipelines.settings import cache_folder, check, check_seed, has_labels, intensity_range, is_made_up, settings
 from data_pipelines.sources import find_sources
+from data_pipelines.standard_scale import scales_in, standardised
 from data_pipelines.survey import rows_of
 from data_pipelines.survey.sides import fixed_sides
 from data_pipelines.survey.table import write_cases_csv
@@ -82,7 +83,13 @@ class Dataset:
         return json.loads(json.dumps({"name": self.name, "size": self.size, "axes": self.axes, **self.parameters}))
 
 
-def open_dataset(data: Any, seed: int, latents: Latents | None = None, cases_csv: Path | None = None) -> Dataset:
+def open_dataset(
+    data: Any,
+    seed: int,
+    latents: Latents | None = None,
+    cases_csv: Path | None = None,
+    recorded: Mapping[str, Any] | None = None,
+) -> Dataset:
     """Finds and divides the volumes that a config asks for; what is not prepared is decoded and cached first.
 
     Args:
@@ -93,12 +100,14 @@ def open_dataset(data: Any, seed: int, latents: Latents | None = None, cases_csv
       seed: of the run; only "synthetic" volumes depend on it.
       latents: which of them records may hold in place of volumes; None: no latents.
       cases_csv: where to write, before anything is decoded, what was found; nothing is written of scans that were made up.
+      recorded: the run's data.json, whose standard scale of intensities is kept; None for a new run.
 
     Raises:
       DataError: with one line that says what cannot work.
     """
     check(data)
     check_seed("seed", seed)
+    check_not_latents(data, latents)
     if data.name == "synthetic":
         return Dataset(
             "synthetic", (), (), (), tuple(data.size), data.axes, np.eye(4), (0.0, 1.0), 0, 0, {"seed": seed}
@@ -111,6 +120,7 @@ def open_dataset(data: Any, seed: int, latents: Latents | None = None, cases_csv
     if cases_csv and sources.rows:
         write_cases_csv(cases_csv, rows_of.divided(sources.rows, side_of))
     tell_of_empty_sides(data, side_of)
+    sources = standardised(data, sources, side_of, recorded)
     examples = cache.decode(sources.scans, sources.preprocessing, cache_folder(data), data.skip_bad_files)
     usable = [scan for scan in sources.scans if scan.name in examples]
     divided = [(side_of[scan.subject], examples[scan.name]) for scan in usable]
@@ -202,12 +212,22 @@ def tell_of_empty_sides(data: Any, side_of: dict[str, str]) -> None:
     print(f"{found}: {what}{advice}, or use a larger number in data.split", file=sys.stderr)
 
 
-def first_examples(data: Any, count: int) -> tuple[Example, ...]:
+def check_not_latents(data: Any, latents: Latents | None) -> None:
+    """Raises DataError for volumes on a scale of their own that are to be encoded: the encoder has learned others."""
+    if latents and data.standardise:
+        raise DataError(
+            f"data.standardise is {data.standardise!r}, but this run is on latents, whose encoder has a scale of its own; "
+            "leave it unset"
+        )
+
+
+def first_examples(data: Any, count: int, recorded: Mapping[str, Any] | None = None) -> tuple[Example, ...]:
     """The first few examples of a dataset, on whichever side of the split; no more is read, or made, than these.
 
     Args:
       data: as for `open_dataset`; "synthetic" has none.
       count: how many at most.
+      recorded: as for `open_dataset`.
 
     Raises:
       DataError: the data cannot be found.
@@ -218,14 +238,19 @@ def first_examples(data: Any, count: int) -> tuple[Example, ...]:
     if data.records:
         return _open_records(data, None).examples(records.folder_of(data.records))[:count]
     sources = find_sources(data, min(count, data.atlas_count))
+    sources = standardised(data, sources, sides_of_subjects(data, sources.scans), recorded)
     examples = cache.decode(sources.scans[:count], sources.preprocessing, cache_folder(data), skip_bad_files=True)
     return tuple(examples.values())
 
 
-def found_identity(data: Any) -> dict[str, Any]:
+def found_identity(data: Any, recorded: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Tells of `Dataset.identity` what can be said without decoding a scan: not how many are usable, nor anything of labels.
 
-    Made-up subjects are what the keys say they are, so nothing needs to be looked for: {}.
+    Made-up subjects are what the keys say they are, so nothing needs to be looked for: {}. A standard scale that is not
+    recorded is not looked for either.
+
+    Args:
+      data, recorded: as for `open_dataset`.
 
     Raises:
       DataError: the data cannot be found.
@@ -237,7 +262,10 @@ def found_identity(data: Any) -> dict[str, Any]:
         }
     if data.name == "synthetic" or is_made_up(data):
         return {}
-    parameters = {key: value for key, value in find_sources(data).parameters.items() if key != "labels"}
+    sources = find_sources(data)
+    if recorded and scales_in(recorded):
+        sources = standardised(data, sources, sides_of_subjects(data, sources.scans), recorded)
+    parameters = {key: value for key, value in sources.parameters.items() if key != "labels"}
     return json.loads(json.dumps({"name": data.name, "size": data.size, "axes": data.axes, **parameters}))
 
 

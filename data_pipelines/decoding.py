@@ -3,19 +3,23 @@
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from typing import Any
+from typing import Any, TypeVar
 
 from data_pipelines import notices
 from data_pipelines.cases import Case
 from data_pipelines.errors import DataError
-from data_pipelines.preprocessing import Arrays, Preprocessing
+from data_pipelines.preprocessing import Arrays
 from data_pipelines.progress import progress
 
+T = TypeVar("T")  # what becomes of a scan: arrays, or numbers
 MAX_WORKERS = 16  # a CT on its way to 1 mm takes about a gigabyte
 
 
 def decode_each(
-    scans: Sequence[Case], preprocessing: Preprocessing, keep: Callable[[Case, Arrays], None]
+    scans: Sequence[Case],
+    preprocessing: Callable[[Case], T],
+    keep: Callable[[Case, T], None],
+    what: str = "decoding volumes",
 ) -> dict[str, DataError]:
     """Preprocesses every scan and hands its arrays to `keep`, from several threads, in no order.
 
@@ -23,6 +27,7 @@ def decode_each(
       scans: what to decode.
       preprocessing: called with a scan.
       keep: called with a scan and its arrays; what it raises ends everything.
+      what: is done, for people.
 
     Returns:
       By scan name, in that order, what is wrong with the scans that cannot be used.
@@ -41,7 +46,7 @@ def decode_each(
     with ThreadPoolExecutor(min(os.cpu_count() or 1, MAX_WORKERS)) as pool:
         futures = {pool.submit(decode, scan): scan for scan in scans}
         try:
-            for future in progress(as_completed(futures), len(futures), "decoding volumes"):
+            for future in progress(as_completed(futures), len(futures), what):
                 if error := future.result():
                     failures[futures[future].name] = error
         except BaseException:

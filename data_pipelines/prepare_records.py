@@ -27,7 +27,7 @@ from etils import epath
 
 from data_pipelines import contents, records, transforms
 from data_pipelines.cases import Case
-from data_pipelines.datasets import sides_of_subjects, tell_of_empty_sides
+from data_pipelines.datasets import check_not_latents, sides_of_subjects, tell_of_empty_sides
 from data_pipelines.decoding import decode_each, notices_of, refuse_failures, tell_notices
 from data_pipelines.errors import DataError
 from data_pipelines.formats.nifti import cannot_write
@@ -36,6 +36,7 @@ from data_pipelines.preprocessing import LABELS, Arrays, Preprocessing
 from data_pipelines.records import Latents, Records, Shard
 from data_pipelines.settings import check, settings
 from data_pipelines.sources import find_sources
+from data_pipelines.standard_scale import standardised
 from data_pipelines.survey import rows_of
 from data_pipelines.survey.table import write_cases_csv
 
@@ -87,13 +88,19 @@ class Preparation:
         return self.unfinished / f"scan-{number:05d}.json"
 
 
-def plan(data: Any, latents: Latents | None = None, cases_csv: Path | None = None) -> Preparation:
+def plan(
+    data: Any,
+    latents: Latents | None = None,
+    cases_csv: Path | None = None,
+    recorded: Mapping[str, Any] | None = None,
+) -> Preparation:
     """Finds what a config asks to prepare.
 
     Args:
       data: the `data` part of a config.
       latents: which are to be kept in place of volumes, and `decode` will be given the encoder for.
       cases_csv: where to write what was found; nothing is written of scans that were made up.
+      recorded: data.json of a run that may go on with the records: its standard scale is kept if all its scans are here.
 
     Raises:
       DataError: it cannot work.
@@ -103,12 +110,15 @@ def plan(data: Any, latents: Latents | None = None, cases_csv: Path | None = Non
     if not data.records:
         raise DataError("data.records is not set; give the folder to write with --config.data.records=FOLDER")
     check(data)
+    check_not_latents(data, latents)
     import_tensorflow()
     sources = find_sources(data)
     side_of = sides_of_subjects(data, sources.scans)
     if cases_csv and sources.rows:
         write_cases_csv(cases_csv, rows_of.divided(sources.rows, side_of))
     tell_of_empty_sides(data, side_of)
+    own = recorded and contents.holds_all(recorded.get("scans"), contents.digests_by_name(sources.scans))
+    sources = standardised(data, sources, side_of, recorded if own else None)
     return Preparation(
         folder=records.folder_of(data.records),
         scans=sources.scans,
@@ -311,6 +321,7 @@ def _check_same(
     if planned and "latents" not in made_with:
         raise DataError(f"data.records={folder}: holds volumes, no latents; give another folder for those")
     records.check_settings(made_with, preparation.settings, folder)
+    _check_scales(folder, identity, preparation.parameters)
     if identity.get("labels") != preparation.parameters.get("labels"):
         raise DataError(
             f"data.label_name, data.labels: not the labels that {folder} was prepared with; give another data.records"
@@ -327,6 +338,15 @@ def _check_same(
         raise DataError(
             f"data.root: not the scans that {folder} was prepared from ({changed}); "
             "give another data.records, or train on what is there"
+        )
+
+
+def _check_scales(folder: epath.Path, there: Mapping[str, Any], here: Mapping[str, Any]) -> None:
+    """Raises DataError if a folder was begun with intensities on another standard scale."""
+    if there.get("preprocessing", {}).get("scales") != here["preprocessing"].get("scales"):
+        raise DataError(
+            f"data.standardise: {folder} was prepared on another scale of intensities, that of another run or of other "
+            "training scans; give another data.records, or train on what is there"
         )
 
 

@@ -45,6 +45,7 @@ FILE_NAME = "records.json"
 FRAME_BYTES = 12  # before the one example of a TFRecord file: its length and a checksum of that
 REQUESTS = 32  # to a bucket at a time
 CHECKSUM = "crc32c"  # the key of it, in JSON files: of all else there
+OPTIONS = ("standardise",)  # of `Records.settings`
 COPY = "copy it again, or prepare another folder"
 DTYPES = {"image": np.dtype("<f2"), "latents": np.dtype("<f4"), LABELS: np.dtype("<i2")}  # of what a shard may hold
 
@@ -216,12 +217,14 @@ def save(records: Records, path: epath.Path) -> None:
 def check_settings(prepared: dict[str, Any], settings: dict[str, Any], folder: epath.Path) -> None:
     """Raises DataError, naming the first key of a config's `data` that is not as it was when the records were made.
 
-    Keys that only one of the two has are of scans that were made up, and say nothing of scans that were found.
+    Keys that only one of the two has are of scans that were made up, and say nothing of scans that were found; `OPTIONS` are
+    not set where they are missing.
     """
-    for key, wanted in settings.items():
-        if key in prepared and prepared[key] != wanted:
+    said = [key for key in settings if key in prepared] + [key for key in OPTIONS if key in settings or key in prepared]
+    for key in said:
+        if prepared.get(key) != settings.get(key):
             raise DataError(
-                f"data.{key} is {wanted}, but {folder} was prepared with {prepared[key]}; "
+                f"data.{key} is {settings.get(key)}, but {folder} was prepared with {prepared.get(key)}; "
                 "use that, or prepare another folder"
             )
 

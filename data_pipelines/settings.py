@@ -1,5 +1,6 @@
 """Says what the keys of a config's `data` mean, and which values cannot work, whatever the scans."""
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -24,10 +25,11 @@ def check(data: Any) -> None:
         "orientation": ("RAS", "native"),
         "fit": ("crop", "resize", "brain"),
         "window": ("quantile", "fixed"),
+        "standardise": (None, "", "nyul"),
     }
     for key, allowed in choices.items():
         if (value := getattr(data, key)) not in allowed:
-            raise DataError(f"data.{key} is {value!r}; use one of {', '.join(allowed)}")
+            raise DataError(f"data.{key} is {value!r}; use one of {', '.join(filter(None, allowed))}")
     if data.records and data.name == "synthetic":
         raise DataError(f"data.records is {data.records}, but data.name=synthetic reads no files; leave it unset")
     if len(data.size) != 3 or min(data.size) < 2:
@@ -44,6 +46,7 @@ def check(data: Any) -> None:
     for key in ("spacing", "voxel_size"):
         if (edges := getattr(data, key)) is not None and (len(edges) != 3 or min(edges) <= 0):
             raise DataError(f"data.{key} is {tuple(edges)}; give three edges in millimetres, or None")
+    _check_standardise(data)
     check_seed("data.atlas_seed", data.atlas_seed)
     if data.subject_pattern:
         subjects.compiled(data.subject_pattern)
@@ -66,7 +69,11 @@ def settings(data: Any) -> dict[str, Any]:
     del preprocessing["shape"]  # data.size and data.axes, said otherwise
     made_up = {key: getattr(data, key) for key in MADE_UP_KEYS} if is_made_up(data) else {}
     own = {key: getattr(data, key) for key in ("name", "size", "axes", "split", "split_seed")}
-    chosen = {key: getattr(data, key) for key in ("series", "label_name", "subject_pattern") if getattr(data, key)}
+    chosen = {
+        key: getattr(data, key)
+        for key in ("series", "label_name", "subject_pattern", "standardise")
+        if getattr(data, key)
+    }
     return json.loads(json.dumps(own | preprocessing | made_up | chosen | arrays_of(data)))
 
 
@@ -86,14 +93,23 @@ def make_preprocessing(data: Any, shape: Shape) -> Preprocessing:
     return READERS[data.name].preprocessing(data, shape)
 
 
-def preprocessing_of(data: Any) -> Preprocessing:
+def preprocessing_of(data: Any, scales: tuple[tuple[float, ...], ...] | None = None) -> Preprocessing:
     """Makes a function from a case to its arrays, images in [-1, 1], preprocessed as a config asks.
+
+    Args:
+      data: of a config.
+      scales: the standard scale of each image, which data.standardise needs.
 
     Raises:
       DataError: a key of `data` cannot work; so does what is returned, for a scan that cannot be used.
     """
     check(data)
-    return make_preprocessing(data, transforms.voxel_shape(tuple(data.size), data.axes))
+    preprocessing = make_preprocessing(data, transforms.voxel_shape(tuple(data.size), data.axes))
+    if not data.standardise:
+        return preprocessing
+    if scales is None:
+        raise DataError(f"data.standardise is {data.standardise!r}, but no scale is recorded; train a step first")
+    return dataclasses.replace(preprocessing, scales=scales)
 
 
 def intensity_range(data: Any) -> tuple[float, float]:
@@ -116,6 +132,18 @@ def is_made_up(data: Any) -> bool:
 def cache_folder(data: Any) -> Path:
     """Returns the folder of preprocessed and made-up volumes."""
     return Path(data.cache).expanduser() if data.cache else default_folder()
+
+
+def _check_standardise(data: Any) -> None:
+    if not data.standardise:
+        return
+    asked = f"data.standardise is {data.standardise!r}, but"
+    if data.name == "synthetic" or is_made_up(data):
+        raise DataError(f"{asked} made-up scans are of one scale as they are; leave it unset")
+    if READERS[data.name].own_window(data):
+        raise DataError(f"{asked} data.name={data.name} has intensities as published; leave it unset, or use folder")
+    if data.window == "fixed":
+        raise DataError(f"{asked} data.window='fixed' is for intensities that have a unit; use one of the two")
 
 
 def _check_series_and_labels(data: Any) -> None:

@@ -8,8 +8,9 @@ from typing import Any
 
 from data_pipelines import contents, labels, subjects, transforms
 from data_pipelines.cases import Case
-from data_pipelines.decoding import Preprocessing, refuse_failures
+from data_pipelines.decoding import refuse_failures
 from data_pipelines.errors import DataError
+from data_pipelines.preprocessing import Preprocessing
 from data_pipelines.preprocessing import parameters as preprocessing_parameters
 from data_pipelines.readers import READERS, Chosen, atlas_layouts
 from data_pipelines.readers.atlas_layouts import Atlas

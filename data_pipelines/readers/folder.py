@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from data_pipelines import brains, transforms
+from data_pipelines import brains, nyul, transforms
 from data_pipelines.cases import Case, DicomSource, Source
 from data_pipelines.claims import MOST_VOXELS
 from data_pipelines.errors import DataError
@@ -71,6 +71,8 @@ class Preprocessing:
       margin: voxels to leave around the brain.
       voxel_size: (I, J, K) mm of files that do not say.
       nan_background: whether voxels that are NaN become the scan's least value, or the file is refused.
+      scales: of each image, where its landmarks come to lie in [-1, 1] (nyul.py), in place of the window of its own; None
+        where intensities are not standardised.
     """
 
     shape: Shape
@@ -82,6 +84,7 @@ class Preprocessing:
     margin: int = 0
     voxel_size: tuple[float, float, float] = VOXEL_SIZE
     nan_background: bool = dataclasses.field(default=False, metadata=OPTION)
+    scales: tuple[tuple[float, ...], ...] | None = dataclasses.field(default=None, metadata=OPTION)
 
     def read(self, path: Source) -> Volume:
         """The file as it is. The axes of an .npy are taken to run to the right, the front and the top."""
@@ -90,6 +93,28 @@ class Preprocessing:
         return read.read(path, nan=nan_of(self.nan_background), voxel_size=self.voxel_size)
 
     def __call__(self, case: Case) -> Arrays:
+        arrays, box = self._in_place(case)
+        for n, (name, path) in enumerate(case.images.items()):
+            arrays[name] = self._windowed(path, arrays[name], self.scales and self.scales[n])
+        return of_each(
+            arrays,
+            lambda image: self._fitted(image, box, fill=-1.0, order=3),
+            lambda labels: self._fitted(labels, box, fill=0.0, order=0),
+        )
+
+    def measured(self, case: Case) -> dict[str, nyul.Measured]:
+        """Measures each image as it is where intensities are standardised, for a scale of many.
+
+        Raises:
+          DataError: a file cannot be used.
+        """
+        arrays, _ = self._in_place(case)
+        for name, path in case.images.items():
+            self._check_contrast(path, arrays[name], *np.quantile(arrays[name].array, self.window_range))
+        return {name: nyul.measured(arrays[name].array, self.window_range) for name in case.images}
+
+    def _in_place(self, case: Case) -> tuple[dict[str, Volume], tuple[slice, ...] | None]:
+        """The arrays in the orientation and the spacing asked for, their intensities as they are, and the box of the brain."""
         arrays = on_one_grid(case, self._read_and_noted)
         box, first = None, next(iter(case.images))
         if self._interpolates:
@@ -102,13 +127,7 @@ class Preprocessing:
         arrays = of_each(
             arrays, lambda image: self._placed(image, order=3), lambda labels: self._placed(labels, order=0)
         )
-        for name, path in case.images.items():
-            arrays[name] = self._windowed(path, arrays[name])
-        return of_each(
-            arrays,
-            lambda image: self._fitted(image, box, fill=-1.0, order=3),
-            lambda labels: self._fitted(labels, box, fill=0.0, order=0),
-        )
+        return arrays, box
 
     def _read_and_noted(self, path: Path) -> Volume:
         volume = self.read(path)
@@ -131,16 +150,23 @@ class Preprocessing:
         volume = transforms.to_orientation(volume, self.orientation)
         return volume if self.spacing is None else transforms.resample(volume, self.spacing, order)
 
-    def _windowed(self, path: Path, volume: Volume) -> Volume:
+    def _windowed(self, path: Path, volume: Volume, scale: tuple[float, ...] | None) -> Volume:
         low, high = self.window_range
         if self.window == "quantile":
             low, high = np.quantile(volume.array, self.window_range)
+        self._check_contrast(path, volume, low, high)
+        if scale is None:
+            return transforms.window(volume, low, high)
+        landmarks = nyul.measured(volume.array, self.window_range).landmarks
+        array = nyul.standardised(volume.array, landmarks, np.asarray(scale))
+        return dataclasses.replace(volume, array=np.clip(array, -1, 1, out=array))
+
+    def _check_contrast(self, path: Path, volume: Volume, low: float, high: float) -> None:
         if not low < high or volume.array.min() >= high or volume.array.max() <= low:
             raise DataError(
                 f"{path}: no contrast in the window {low:g} to {high:g} (values are {volume.array.min():g} to "
                 f"{volume.array.max():g}); change data.window_range or remove the file"
             )
-        return transforms.window(volume, low, high)
 
     def _fitted(self, volume: Volume, box: tuple[slice, ...] | None, fill: float, order: int) -> Volume:
         if self.fit == "crop":

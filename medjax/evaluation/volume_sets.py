@@ -120,7 +120,7 @@ def sets_of_run(config: ConfigDict, workdir: pathlib.Path) -> Sets:
         data[key] = config.data[key] or data.get(key)
     if "latents" in trained:
         data.records = config.data.records  # those that it was trained on may hold latents
-    dataset = open_dataset(data, trained["seed"])
+    dataset = open_dataset(data, trained["seed"], recorded=known)
     notes = check_same_data(workdir, known, dataset)
     paths = sample_paths(workdir)
     count = config.evaluate.count or EVERYTHING

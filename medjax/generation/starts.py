@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from data_pipelines.cases import Case
 from data_pipelines.formats import nifti
 from data_pipelines.settings import preprocessing_of
+from data_pipelines.standard_scale import scales_in
 from data_pipelines.transforms import to_network, voxel_shape
 from medjax.errors import UserError
 from medjax.runtime.mesh import process_rows, put_batch
@@ -80,7 +81,7 @@ def open_start(sample: ConfigDict, trained: dict[str, Any], data: dict[str, Any]
         raise UserError(f"sample.start names {len(paths)} files: give FILE for variations, or FILE,FILE to interpolate")
     if len(paths) == 2 and sample.count < 2:
         raise UserError(f"sample.count is {sample.count}: use 2 or more, the ends among them, between two volumes")
-    read = [_read_sample(path, trained, data) if is_sample(path) else _read_scan(path, trained) for path in paths]
+    read = [_read_sample(path, trained, data) if is_sample(path) else _read_scan(path, trained, data) for path in paths]
     arrays = [to_network(volume.array, data["axes"]) for volume in read]
     return Start(paths, np.stack(arrays)[..., None].astype(np.float32), read[0].affine, sample.count)
 
@@ -106,6 +107,6 @@ def _read_sample(path: pathlib.Path, trained: dict[str, Any], data: dict[str, An
     return dataclasses.replace(volume, array=array)
 
 
-def _read_scan(path: pathlib.Path, trained: dict[str, Any]) -> nifti.Volume:
+def _read_scan(path: pathlib.Path, trained: dict[str, Any], data: dict[str, Any]) -> nifti.Volume:
     case = Case(path.name, path.name, {"image": path})
-    return preprocessing_of(ConfigDict(trained["data"]))(case)["image"]
+    return preprocessing_of(ConfigDict(trained["data"]), scales_in(data))(case)["image"]

@@ -22,6 +22,7 @@ from medjax.builders.assemble import Needs, assemble
 from medjax.builders.pretrained import latents_of, local_encoder
 from medjax.runtime import distributed, multihost
 from medjax.runtime.mesh import AXES, make_mesh
+from medjax.runtime.workdir import recorded_data
 
 STREAMED_SECONDS = 3.0
 EVERY_DEVICE = dict.fromkeys(AXES, 1) | {"data": -1}
@@ -33,8 +34,9 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
 
     Args:
       config: of which `data` counts, and `latents` where there is one.
-      workdir: any folder; of a run that has a copy of what it encodes with, that serves where the original is gone. The
-        records go to `data.records`, a folder that all processes share.
+      workdir: any folder; of a run that has a copy of what it encodes with, that serves where the original is gone; of a
+        run on these scans, or fewer of them, that standardises intensities, its scale is kept. The records go to
+        `data.records`, a folder that all processes share.
 
     Raises:
       DataError: a scan cannot be used, or the folder holds something else.
@@ -43,7 +45,7 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     with distributed.one_voice(), distributed.explain_lost_process():
         begin = time.perf_counter()
         latents, encode = encoder_of(config, workdir)
-        rate = write_records(config.data, latents, encode, workdir / CASES_CSV)
+        rate = write_records(config.data, latents, encode, workdir / CASES_CSV, recorded_data(workdir))
         report = dict.fromkeys(RESULTS)
         multihost.on_first_process(lambda: report.update(read_records(config, latents)))
         distributed.leave()
@@ -63,10 +65,14 @@ def encoder_of(config: ConfigDict, workdir: pathlib.Path) -> tuple[Latents | Non
 
 
 def write_records(
-    data: ConfigDict, latents: Latents | None, encode: prepare_records.Encoder | None, cases_csv: pathlib.Path
+    data: ConfigDict,
+    latents: Latents | None,
+    encode: prepare_records.Encoder | None,
+    cases_csv: pathlib.Path,
+    recorded: dict[str, Any] | None,
 ) -> float | None:
     """Writes what is missing; returns how many volumes a second all processes decoded together, None if none was left."""
-    preparation = multihost.on_all_processes(lambda: prepare_records.plan(data, latents, cases_csv))
+    preparation = multihost.on_all_processes(lambda: prepare_records.plan(data, latents, cases_csv, recorded))
     # All have looked before one writes, so that all see the same.
     if multihost.on_all_processes(lambda: prepare_records.is_finished(preparation)):
         return None

@@ -145,7 +145,7 @@ def _run(config: ConfigDict, workdir: pathlib.Path, held: contextlib.ExitStack) 
         if len(found) < count:
             raise UserError(f"{folder}: {count - len(found)} samples cannot be read back: start again")
         failures[:] = tell_failures(found)
-        first = ("start", start.volumes) if start else ("real", real_volumes(run, trained, data.get("identity")))
+        first = ("start", start.volumes) if start else ("real", real_volumes(run, trained, data))
         write_montage(folder, count, first, data)
 
     multihost.on_all_processes(lambda: None)  # until all are written
@@ -163,13 +163,13 @@ def _run(config: ConfigDict, workdir: pathlib.Path, held: contextlib.ExitStack) 
     }
 
 
-def real_volumes(run: Run, trained: dict[str, Any], identity: dict[str, Any] | None) -> np.ndarray:
+def real_volumes(run: Run, trained: dict[str, Any], recorded: dict[str, Any]) -> np.ndarray:
     """A few volumes of the training data, [n, D, H, W, 1]: where it was, or in `data.root`; none if it is not at hand.
 
     Args:
       run: whose `data.root`, `data.cache` and `data.records` count.
       trained: the run's config.json.
-      identity: of the data that the run has learned from, None where it is not known. Other data are not shown.
+      recorded: the run's data.json. Other data than those it has learned from, where that is known, are not shown.
     """
     data, here = ConfigDict(trained["data"]), run.config.data
     data.root = here.root or data.root
@@ -177,11 +177,11 @@ def real_volumes(run: Run, trained: dict[str, Any], identity: dict[str, Any] | N
     # Records may hold latents, which are nothing to look at.
     data.records = None if "latents" in run.task.reads else here.records or data.records
     try:
-        there = found_identity(data)
-        known = {key: (identity or there).get(key) for key in there}
+        there = found_identity(data, recorded)
+        known = {key: (recorded.get("identity") or there).get(key) for key in there}
         if difference := first_difference(known, there, "data"):
             raise DataError(f"what is at hand are not the data of this run, {difference}")
-        return first_volumes(data, PICTURES_A_ROW)
+        return first_volumes(data, PICTURES_A_ROW, recorded)
     except (DataError, OSError) as error:
         print(f"no real volumes in the montage: {error}", file=sys.stderr)
         return np.zeros((0, *here.size, 1), np.float32)

@@ -30,7 +30,7 @@ from medjax.runtime.mesh import process_rows, put_batch
 from medjax.runtime.metrics_log import MetricsLog, last_values
 from medjax.runtime.stopwatch import Stopwatch
 from medjax.runtime.train_state import build_sharded, state_builder
-from medjax.runtime.workdir import open_workdir, sole_use
+from medjax.runtime.workdir import open_workdir, recorded_data, sole_use
 from medjax.training.sample_scores import trials_of
 from medjax.training.validation import Validation
 
@@ -61,7 +61,8 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
 
 def _run(config: ConfigDict, workdir: pathlib.Path, interrupt: Interrupt, held: contextlib.ExitStack) -> dict[str, Any]:
     # What cannot work fails here, as far as it can before any data are touched.
-    needs = Needs(training=True, data=functools.partial(open_dataset, cases_csv=workdir / CASES_CSV))
+    opened = functools.partial(open_dataset, cases_csv=workdir / CASES_CSV, recorded=recorded_data(workdir))
+    needs = Needs(training=True, data=opened)
     run = assemble(config, workdir, needs, decisions(config, workdir, needs))
     task, mesh, optimizer, dataset, frozen = run.task, run.mesh, run.optimizer, run.dataset, run.pretrained
     batch_size = run.config.data.batch_size

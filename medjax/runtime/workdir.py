@@ -92,6 +92,12 @@ def open_workdir(workdir: pathlib.Path, config: Mapping[str, Any], data: Mapping
     write_json(workdir / "data.json", data)
 
 
+def recorded_data(workdir: pathlib.Path) -> dict[str, Any] | None:
+    """Reads data.json, what the run in this folder has recorded of its data; None of a new run."""
+    path = workdir / "data.json"
+    return read_json(path) if path.exists() else None
+
+
 def check_same_model(workdir: pathlib.Path, known: Mapping[str, Any], config: Mapping[str, Any]) -> None:
     """Raises UserError, naming the first key that differs, unless both configurations are of one model."""
     there, here = with_later_keys(known), with_later_keys(as_json(config))

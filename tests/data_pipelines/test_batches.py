@@ -31,7 +31,7 @@ def settings(**changes) -> SimpleNamespace:
         "window_range": (0.0, 1000.0), "atlas_count": 4, "atlas_seed": 0, "lesion_share": 0.25, "atlas_layout": False,
         "margin": 0, "series": None, "voxel_size": None, "label_name": None, "labels": None,
         "split_seed": 2, "subject_pattern": None, "channels": None, "label_map": False, "pattern": None,
-        "scalars": None, "table": None, "split_table": None,
+        "scalars": None, "table": None, "split_table": None, "standardise": None, "take_added": False,
         "rotate": 0.0, "scale": 0.0, "shift": 0.0, "gamma": 0.0, "brightness": 0.0, "noise": 0.0, "nan_background": False,
     }  # fmt: skip
     return SimpleNamespace(**(data | changes))

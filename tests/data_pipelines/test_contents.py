@@ -82,3 +82,15 @@ def test_a_pair_is_known_by_both_of_its_files(tmp_path):
     before = digest(tmp_path / "a.hdr")
     (tmp_path / "a.img").write_bytes(bytes(99) + b"1")
     assert digest(tmp_path / "a.hdr") != before
+
+
+def test_another_standard_scale_is_told_in_words():
+    def identity(scales):
+        preprocessing = {"fit": "crop"} | ({"scales": scales} if scales else {})
+        return {"identity": {"rules": 2, "fingerprint": "x", "count": 9, "preprocessing": preprocessing}}
+
+    one, other, off = identity([[0.0, 1.0]]), identity([[0.0, 2.0]]), identity(None)
+    assert difference(one, one) is None
+    assert "on another standard scale" in difference(one, other)
+    assert difference(one, off) == "data.standardise is on there and off here"
+    assert difference(off, one) == "data.standardise is off there and on here"

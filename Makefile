@@ -5,6 +5,7 @@
 # make soak   what runs withstand: kills, full disks, flipped bits, damaged files (docs/reliability.md); ten minutes, or
 #             MINUTES=60; SEED=1; ONLY=kills,fuzz; COUNT=20 tries of each; FIRST=7, the first of them
 # make lint   ruff and the floors of the house (import-linter)
+# make .venv/tpu, make .venv/gpu   the compilers of machines that are not there, for --mode=plan
 # make .venv  the environment alone; PYTHON=python3.12 picks another interpreter
 
 PYTHON ?= python3
@@ -43,9 +44,20 @@ soak: .venv
 test-tpu: .venv/tpu/complete
 	PYTHONPATH=.venv/tpu $(RUN) -m pytest tests/xla/test_topologies.py tests/xla/test_cost.py
 
+# Compilers for machines that are not there, for --mode=plan.
+.venv/tpu: .venv/tpu/complete
+.venv/gpu: .venv/gpu/complete
+
 .venv/tpu/complete: .venv/complete
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check --upgrade --target .venv/tpu libtpu
 	touch .venv/tpu/complete
+
+# Of the very version of JAX; without what CUDA needs to run, which compiling does not.
+.venv/gpu/complete: JAX = $(shell .venv/bin/python -c "import importlib.metadata as m; print(m.version('jax'))")
+.venv/gpu/complete: .venv/complete
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check --upgrade --no-deps --target .venv/gpu \
+	    jax-cuda12-plugin==$(JAX) jax-cuda12-pjrt==$(JAX)
+	touch .venv/gpu/complete
 
 lint: .venv
 	.venv/bin/ruff check .

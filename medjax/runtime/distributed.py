@@ -298,13 +298,16 @@ def _is_loopback(host: str) -> bool:
 def _without_proxy() -> Iterator[None]:
     """Lets the processes speak to process 0 itself: gRPC would go through `http_proxy`, which clusters set for the internet.
 
-    An empty `grpc_proxy` goes before all others, and counts when the connection is made.
+    An empty `grpc_proxy` goes before all others, and counts when the connection is made. JAX, which would warn of it, is told not
+    to look for such variables.
     """
-    before = os.environ.get(PROXY)
+    before, looks = os.environ.get(PROXY), jax.config.read("jax_check_proxy_envs")
     os.environ[PROXY] = ""
+    jax.config.update("jax_check_proxy_envs", False)
     try:
         yield
     finally:
+        jax.config.update("jax_check_proxy_envs", looks)
         os.environ.pop(PROXY)
         if before is not None:
             os.environ[PROXY] = before
